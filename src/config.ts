@@ -1,0 +1,73 @@
+// The only reader of process.env. Everything else receives what it needs.
+import { resolve } from 'node:path';
+
+export interface Config {
+  host: string;
+  port: number;
+  /** null: embedded Postgres in the data folder */
+  databaseUrl: string | null;
+  /** for what a transaction pooler cannot carry: migrations, worker, runner */
+  databaseDirectUrl: string | null;
+  dataDir: string;
+  /** the bootstrap admin key; null: made once and kept in the data folder */
+  apiKey: string | null;
+  /** folder of the artifact store */
+  artifacts: string;
+  logLevel: string;
+  runner: RunnerConfig;
+}
+
+export interface RunnerConfig {
+  name: string;
+  hardware: string[];
+  labels: string[];
+  leaseSeconds: number;
+  pollSeconds: number;
+  python: string;
+  trainerThreads: number;
+}
+
+/** @throws Error that names the variable and what it should hold */
+export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
+  const dataDir = resolve(env.FINEGRAIN_DATA_DIR || '.finegrain');
+  const databaseUrl = env.DATABASE_URL || null;
+  const artifacts = env.FINEGRAIN_ARTIFACTS || `${dataDir}/artifacts`;
+  if (artifacts.includes('://')) throw new Error(`FINEGRAIN_ARTIFACTS must be a folder, not ${artifacts}: other stores are not built yet.`);
+  const apiKey = env.FINEGRAIN_API_KEY || null;
+  if (apiKey !== null && apiKey.length < 16) throw new Error('FINEGRAIN_API_KEY must have at least 16 characters.');
+  return {
+    host: env.HOST || (databaseUrl ? '0.0.0.0' : '127.0.0.1'),
+    port: integer(env, 'PORT', 3000, 0, 65535),
+    databaseUrl,
+    databaseDirectUrl: env.DATABASE_DIRECT_URL || databaseUrl,
+    dataDir,
+    apiKey,
+    artifacts: resolve(artifacts),
+    logLevel: choice(env, 'LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+    runner: {
+      name: env.FINEGRAIN_RUNNER_NAME || `${env.HOSTNAME || 'runner'}-${process.pid}`,
+      hardware: (env.FINEGRAIN_RUNNER_HARDWARE || 'cpu').split(','),
+      labels: (env.FINEGRAIN_RUNNER_LABELS || '').split(',').filter((label) => label !== ''),
+      leaseSeconds: integer(env, 'FINEGRAIN_LEASE_SECONDS', 60, 2, 3600),
+      pollSeconds: integer(env, 'FINEGRAIN_POLL_SECONDS', 10, 1, 3600),
+      python: env.FINEGRAIN_PYTHON || `${dataDir}/python/bin/python`,
+      trainerThreads: integer(env, 'FINEGRAIN_TRAINER_THREADS', 1, 1, 1024),
+    },
+  };
+}
+
+function integer(env: NodeJS.ProcessEnv, name: string, fallback: number, minimum: number, maximum: number): number {
+  const text = env[name];
+  if (!text) return fallback;
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < minimum || value > maximum) {
+    throw new Error(`${name} must be a whole number from ${minimum} to ${maximum}, not ${JSON.stringify(text)}.`);
+  }
+  return value;
+}
+
+function choice(env: NodeJS.ProcessEnv, name: string, fallback: string, choices: string[]): string {
+  const value = env[name] || fallback;
+  if (!choices.includes(value)) throw new Error(`${name} must be one of ${choices.join(', ')}, not ${JSON.stringify(value)}.`);
+  return value;
+}

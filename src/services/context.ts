@@ -1,0 +1,39 @@
+// What every service function receives: who asks, and the parts that the service may use.
+import type { Database } from '../db/pool.ts';
+import { Problem } from '../errors.ts';
+import type { ScoringEngine } from '../scoring/engine.ts';
+import type { ArtifactStore } from '../storage/artifact-store.ts';
+
+export interface Services {
+  db: Database;
+  artifacts: ArtifactStore;
+  scoring: ScoringEngine;
+}
+
+export const scopes = {
+  read: 'Read datasets, pairs, edits, snapshots, models, runs and artifacts; stateless computations',
+  'pairs:write': 'Create and change datasets and pairs',
+  'edits:write': 'Submit edits',
+  'snapshots:write': 'Create snapshots',
+  'models:write': 'Upload artifacts, set aliases, delete models',
+  score: 'Score responses',
+  'runs:write': 'Create and cancel runs',
+  admin: 'Everything in the project, API keys included',
+  operator: 'Create and list projects: the bootstrap key only',
+} as const;
+
+export type Scope = keyof typeof scopes;
+
+/** An authenticated caller. */
+export interface Caller {
+  projectId: string;
+  /** null for the bootstrap key, which is not stored */
+  keyId: string | null;
+  scopes: readonly string[];
+}
+
+/** `admin` includes every scope but `operator`. @throws Problem missing_scope */
+export function requireScope(caller: Caller, scope: Scope): void {
+  const held = caller.scopes.includes(scope) || (scope !== 'operator' && caller.scopes.includes('admin'));
+  if (!held) throw new Problem('missing_scope', `This needs the scope "${scope}"; the key has: ${caller.scopes.join(', ') || 'none'}. Ask an admin of the project for a key with it.`);
+}
