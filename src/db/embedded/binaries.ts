@@ -62,14 +62,16 @@ function findPackage(): string {
 
 /** npm packages cannot hold links; the package lists them for an install script, which we do not let run. */
 function makeLinks(native: string): string | null {
-  const list = JSON.parse(readFileSync(path.join(native, 'pg-symlinks.json'), 'utf8'));
-  for (const { source, target } of list as { source: string; target: string }[]) {
-    const link = path.join(native, '..', target);
+  const list: { source: string; target: string }[] = JSON.parse(
+    readFileSync(path.join(native, 'pg-symlinks.json'), 'utf8'),
+  );
+  for (const { source, target } of list) {
+    const link = path.join(native, path.relative('native', target));
     if (existsSync(link)) continue;
     try {
-      symlinkSync(path.relative(path.dirname(link), path.join(native, '..', source)), link);
+      symlinkSync(path.relative(path.dirname(target), source), link);
     } catch (error) {
-      if (!existsSync(link)) return String(error); // another process may just have made it
+      if (!existsSync(link)) return messageOf(error); // it exists when another process was faster
     }
   }
   return null;
@@ -80,7 +82,7 @@ async function tryToRun(native: string, user: ServiceUser | null): Promise<strin
     for (const program of ['postgres', 'initdb']) await versionOf(native, program, user);
     return null;
   } catch (error) {
-    return error instanceof Error ? error.message.trim() : String(error);
+    return messageOf(error);
   }
 }
 
@@ -106,26 +108,48 @@ function copyToTemporaryFolder(packageFolder: string): string {
   const base = existsSync('/var/tmp') ? '/var/tmp' : tmpdir();
   const copy = path.join(base, `finegrain-postgres-${version}-${process.getuid?.()}`);
   const source = path.join(packageFolder, 'native');
-  const files = listFiles(source);
-  if (isComplete(copy, files)) return copy;
+  const files = filesBelow(source);
+  if (isComplete(copy, source, files)) return copy;
 
   const fresh = `${copy}.new-${process.pid}`;
-  rmSync(fresh, { recursive: true, force: true });
-  for (const { name } of files) {
-    const target = path.join(fresh, name);
-    mkdirSync(path.dirname(target), { recursive: true });
-    copyFileSync(path.join(source, name), target);
-    chmodSync(target, 0o755);
-  }
-  for (const folder of [fresh, ...listFolders(fresh)]) chmodSync(folder, 0o755); // whatever the umask is
-  const refusal = makeLinks(fresh.replace(/$/, ''));
-  if (refusal !== null) throw new Error(`Cannot copy the Postgres programs to ${fresh}: ${refusal}`);
   try {
+    rmSync(fresh, { recursive: true, force: true });
+    for (const file of files) {
+      mkdirSync(path.dirname(path.join(fresh, file)), { recursive: true });
+      copyFileSync(path.join(source, file), path.join(fresh, file));
+    }
+    for (const name of ['', ...readdirSync(fresh, { recursive: true, encoding: 'utf8' })]) {
+      chmodSync(path.join(fresh, name), 0o755); // whatever the umask is
+    }
+    const refusal = makeLinks(fresh);
+    if (refusal !== null) throw new Error(refusal);
     rmSync(copy, { recursive: true, force: true });
     renameSync(fresh, copy);
   } catch (error) {
     rmSync(fresh, { recursive: true, force: true });
-    if (!isComplete(copy, files)) throw error; // else another process was faster
+    if (!isComplete(copy, source, files)) {
+      throw new Error(`Cannot keep a copy of the Postgres programs in ${copy}: ${messageOf(error)}`);
+    }
   }
   return copy;
+}
+
+/** Temporary folders are swept file by file, and anyone may create a folder there: so sizes and owner are compared. */
+function isComplete(copy: string, source: string, files: string[]): boolean {
+  const folder = lstatSync(copy, { throwIfNoEntry: false });
+  if (!folder?.isDirectory() || folder.uid !== process.getuid?.() || (folder.mode & 0o022) !== 0)
+    return false;
+  const size = (root: string, file: string) =>
+    statSync(path.join(root, file), { throwIfNoEntry: false })?.size;
+  return files.every((file) => size(copy, file) === size(source, file)) && makeLinks(copy) === null;
+}
+
+function filesBelow(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.relative(folder, path.join(entry.parentPath, entry.name)));
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message.trim() : String(error);
 }
