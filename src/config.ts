@@ -32,9 +32,13 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const dataDir = resolve(env.FINEGRAIN_DATA_DIR || '.finegrain');
   const databaseUrl = env.DATABASE_URL || null;
   const artifacts = env.FINEGRAIN_ARTIFACTS || `${dataDir}/artifacts`;
-  if (artifacts.includes('://')) throw new Error(`FINEGRAIN_ARTIFACTS must be a folder, not ${artifacts}: other stores are not built yet.`);
+  if (artifacts.includes('://'))
+    throw new Error(
+      `FINEGRAIN_ARTIFACTS must be a folder, not ${artifacts}: other stores are not built yet.`,
+    );
   const apiKey = env.FINEGRAIN_API_KEY || null;
-  if (apiKey !== null && apiKey.length < 16) throw new Error('FINEGRAIN_API_KEY must have at least 16 characters.');
+  if (apiKey !== null && apiKey.length < 16)
+    throw new Error('FINEGRAIN_API_KEY must have at least 16 characters.');
   return {
     host: env.HOST || (databaseUrl ? '0.0.0.0' : '127.0.0.1'),
     port: integer(env, 'PORT', 3000, 0, 65535),
@@ -43,7 +47,15 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     dataDir,
     apiKey,
     artifacts: resolve(artifacts),
-    logLevel: choice(env, 'LOG_LEVEL', 'info', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+    logLevel: choice(env, 'LOG_LEVEL', 'info', [
+      'fatal',
+      'error',
+      'warn',
+      'info',
+      'debug',
+      'trace',
+      'silent',
+    ]),
     runner: {
       name: env.FINEGRAIN_RUNNER_NAME || `${env.HOSTNAME || 'runner'}-${process.pid}`,
       hardware: (env.FINEGRAIN_RUNNER_HARDWARE || 'cpu').split(','),
@@ -56,18 +68,27 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   };
 }
 
-function integer(env: NodeJS.ProcessEnv, name: string, fallback: number, minimum: number, maximum: number): number {
+function integer(
+  env: NodeJS.ProcessEnv,
+  name: string,
+  fallback: number,
+  minimum: number,
+  maximum: number,
+): number {
   const text = env[name];
   if (!text) return fallback;
   const value = Number(text);
   if (!Number.isInteger(value) || value < minimum || value > maximum) {
-    throw new Error(`${name} must be a whole number from ${minimum} to ${maximum}, not ${JSON.stringify(text)}.`);
+    throw new Error(
+      `${name} must be a whole number from ${minimum} to ${maximum}, not ${JSON.stringify(text)}.`,
+    );
   }
   return value;
 }
 
 function choice(env: NodeJS.ProcessEnv, name: string, fallback: string, choices: string[]): string {
   const value = env[name] || fallback;
-  if (!choices.includes(value)) throw new Error(`${name} must be one of ${choices.join(', ')}, not ${JSON.stringify(value)}.`);
+  if (!choices.includes(value))
+    throw new Error(`${name} must be one of ${choices.join(', ')}, not ${JSON.stringify(value)}.`);
   return value;
 }

@@ -36,7 +36,11 @@ export class Problem extends Error {
   readonly errors: ProblemDetail[] | undefined;
   readonly retryAfterSeconds: number | undefined;
 
-  constructor(code: ProblemCode, detail: string, extra: { errors?: ProblemDetail[]; retryAfterSeconds?: number } = {}) {
+  constructor(
+    code: ProblemCode,
+    detail: string,
+    extra: { errors?: ProblemDetail[]; retryAfterSeconds?: number } = {},
+  ) {
     super(detail);
     this.name = 'Problem';
     this.code = code;
@@ -47,7 +51,11 @@ export class Problem extends Error {
 
 /** 404 for an id that does not exist, is of another kind, or belongs to another project: the answers do not differ. */
 export function notFound(what: string, id: string, pointer?: string): Problem {
-  return new Problem('not_found', `There is no ${what} ${JSON.stringify(id)} in this project.`, pointer === undefined ? {} : { errors: [{ pointer, detail: `no such ${what}` }] });
+  return new Problem(
+    'not_found',
+    `There is no ${what} ${JSON.stringify(id)} in this project.`,
+    pointer === undefined ? {} : { errors: [{ pointer, detail: `no such ${what}` }] },
+  );
 }
 
 /** RFC 6901 escaping of one reference token. */

@@ -11,7 +11,10 @@ export interface DatasetRow {
 
 const columns = 'id, name, description, created_at, archived_at';
 
-export async function insertDataset(tx: Transaction, dataset: { projectId: string; id: string; name: string; description: string | null }): Promise<DatasetRow> {
+export async function insertDataset(
+  tx: Transaction,
+  dataset: { projectId: string; id: string; name: string; description: string | null },
+): Promise<DatasetRow> {
   const rows = await tx.query<DatasetRow>(
     `insert into finegrain.datasets (project_id, id, name, description) values ($1, $2, $3, $4) returning ${columns}`,
     [dataset.projectId, dataset.id, dataset.name, dataset.description],
@@ -24,7 +27,10 @@ export async function selectDataset(tx: Transaction, id: string): Promise<Datase
 }
 
 /** A page in the order of creation, after the given id. */
-export function selectDatasets(tx: Transaction, page: { after: string | null; limit: number; archived: boolean }): Promise<DatasetRow[]> {
+export function selectDatasets(
+  tx: Transaction,
+  page: { after: string | null; limit: number; archived: boolean },
+): Promise<DatasetRow[]> {
   return tx.query<DatasetRow>(
     `select ${columns} from finegrain.datasets
      where ($1::uuid is null or id > $1) and ($3 or archived_at is null)
@@ -37,7 +43,11 @@ export function selectDatasets(tx: Transaction, page: { after: string | null; li
 export async function updateDataset(
   tx: Transaction,
   id: string,
-  change: { name?: string | undefined; description?: string | null | undefined; archived?: boolean | undefined },
+  change: {
+    name?: string | undefined;
+    description?: string | null | undefined;
+    archived?: boolean | undefined;
+  },
 ): Promise<DatasetRow | undefined> {
   const rows = await tx.query<DatasetRow>(
     `update finegrain.datasets set
@@ -45,7 +55,13 @@ export async function updateDataset(
        description = case when $3 then $4 else description end,
        archived_at = case when $5::boolean is null then archived_at when $5 then coalesce(archived_at, now()) end
      where id = $1 returning ${columns}`,
-    [id, change.name ?? null, change.description !== undefined, change.description ?? null, change.archived ?? null],
+    [
+      id,
+      change.name ?? null,
+      change.description !== undefined,
+      change.description ?? null,
+      change.archived ?? null,
+    ],
   );
   return rows[0];
 }

@@ -20,7 +20,12 @@ async function readMigrations(): Promise<Migration[]> {
   return Promise.all(
     names.map(async (name) => {
       const sql = await readFile(new URL(name, migrationsFolder), 'utf8');
-      return { version: Number(name.slice(0, 4)), name, sql, sha256: createHash('sha256').update(sql).digest('hex') };
+      return {
+        version: Number(name.slice(0, 4)),
+        name,
+        sql,
+        sha256: createHash('sha256').update(sql).digest('hex'),
+      };
     }),
   );
 }
@@ -48,7 +53,10 @@ export async function migrate(url: string): Promise<string[]> {
     for (const { version, name, sql, sha256 } of pending) {
       await client.query(sql);
       await client.query('set local role finegrain_owner');
-      await client.query('insert into finegrain_migrations.applied (version, name, sha256) values ($1, $2, $3)', [version, name, sha256]);
+      await client.query(
+        'insert into finegrain_migrations.applied (version, name, sha256) values ($1, $2, $3)',
+        [version, name, sha256],
+      );
     }
     await client.query('commit');
     await migrateJobQueue(url);
@@ -68,25 +76,40 @@ interface AppliedMigration {
 }
 
 async function readApplied(client: pg.ClientBase): Promise<AppliedMigration[]> {
-  return (await client.query('select version, name, sha256 from finegrain_migrations.applied order by version')).rows;
+  return (
+    await client.query('select version, name, sha256 from finegrain_migrations.applied order by version')
+  ).rows;
 }
 
 function compareMigrations(migrations: Migration[], applied: AppliedMigration[]): Migration[] {
   const known = new Map(migrations.map((migration) => [migration.version, migration]));
   for (const { version, name, sha256 } of applied) {
     const migration = known.get(version);
-    if (!migration) throw new Error(`The database has migration ${name}, which this version of finegrain does not know. Run a newer version.`);
-    if (migration.sha256 !== sha256) throw new Error(`Migration ${name} was edited after it was applied. Restore the file; put changes into a new one.`);
+    if (!migration)
+      throw new Error(
+        `The database has migration ${name}, which this version of finegrain does not know. Run a newer version.`,
+      );
+    if (migration.sha256 !== sha256)
+      throw new Error(
+        `Migration ${name} was edited after it was applied. Restore the file; put changes into a new one.`,
+      );
   }
   const done = new Set(applied.map(({ version }) => version));
   return migrations.filter(({ version }) => !done.has(version));
 }
 
 /** Says how the database differs from this program's migrations; null when it does not. */
-export async function migrationDrift(query: (text: string) => Promise<AppliedMigration[]>): Promise<string | null> {
+export async function migrationDrift(
+  query: (text: string) => Promise<Record<string, unknown>[]>,
+): Promise<string | null> {
   try {
-    const pending = compareMigrations(await readMigrations(), await query('select version, name, sha256 from finegrain_migrations.applied'));
-    return pending.length === 0 ? null : `${pending.length} migration(s) are not applied: run "finegrain migrate".`;
+    const applied = (await query(
+      'select version, name, sha256 from finegrain_migrations.applied',
+    )) as unknown as AppliedMigration[];
+    const pending = compareMigrations(await readMigrations(), applied);
+    return pending.length === 0
+      ? null
+      : `${pending.length} migration(s) are not applied: run "finegrain migrate".`;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }

@@ -18,7 +18,11 @@ export interface Database {
 pg.types.setTypeParser(pg.types.builtins.INT8, Number); // counts and sequence numbers, far below 2^53
 
 /** @param url a login that is, or is a member of, `role` */
-export function openDatabase(url: string, role: DatabaseRole, options: { max?: number; onError?: (error: Error) => void } = {}): Database {
+export function openDatabase(
+  url: string,
+  role: DatabaseRole,
+  options: { max?: number; onError?: (error: Error) => void } = {},
+): Database {
   const pool = new pg.Pool({
     connectionString: url,
     max: options.max ?? 10,
@@ -35,7 +39,10 @@ export function openDatabase(url: string, role: DatabaseRole, options: { max?: n
       let broken: Error | undefined;
       try {
         await client.query('begin');
-        await client.query("select set_config('role', $1, true), set_config('finegrain.project', $2, true)", [role, projectId ?? '']);
+        await client.query("select set_config('role', $1, true), set_config('finegrain.project', $2, true)", [
+          role,
+          projectId ?? '',
+        ]);
         const result = await work({ query: async (text, values) => (await client.query(text, values)).rows });
         await client.query('commit');
         return result;

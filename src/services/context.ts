@@ -35,5 +35,9 @@ export interface Caller {
 /** `admin` includes every scope but `operator`. @throws Problem missing_scope */
 export function requireScope(caller: Caller, scope: Scope): void {
   const held = caller.scopes.includes(scope) || (scope !== 'operator' && caller.scopes.includes('admin'));
-  if (!held) throw new Problem('missing_scope', `This needs the scope "${scope}"; the key has: ${caller.scopes.join(', ') || 'none'}. Ask an admin of the project for a key with it.`);
+  if (!held)
+    throw new Problem(
+      'missing_scope',
+      `This needs the scope "${scope}"; the key has: ${caller.scopes.join(', ') || 'none'}. Ask an admin of the project for a key with it.`,
+    );
 }

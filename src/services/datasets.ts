@@ -25,15 +25,34 @@ function render(row: db.DatasetRow): Dataset {
   };
 }
 
-export function createDataset({ db: database }: Services, caller: Caller, input: { name: string; description?: string | null }): Promise<Dataset> {
+export function createDataset(
+  { db: database }: Services,
+  caller: Caller,
+  input: { name: string; description?: string | null },
+): Promise<Dataset> {
   return database.transaction(caller.projectId, async (tx) =>
-    render(await db.insertDataset(tx, { projectId: caller.projectId, id: uuidv7(), name: input.name, description: input.description ?? null })),
+    render(
+      await db.insertDataset(tx, {
+        projectId: caller.projectId,
+        id: uuidv7(),
+        name: input.name,
+        description: input.description ?? null,
+      }),
+    ),
   );
 }
 
-export function listDatasets({ db: database }: Services, caller: Caller, request: PageRequest & { archived?: boolean }): Promise<Page<Dataset>> {
+export function listDatasets(
+  { db: database }: Services,
+  caller: Caller,
+  request: PageRequest & { archived?: boolean },
+): Promise<Page<Dataset>> {
   return database.transaction(caller.projectId, (tx) =>
-    readPage(request, (page) => db.selectDatasets(tx, { ...page, archived: request.archived ?? false }), render),
+    readPage(
+      request,
+      (page) => db.selectDatasets(tx, { ...page, archived: request.archived ?? false }),
+      render,
+    ),
   );
 }
 
@@ -68,7 +87,11 @@ export interface DatasetStats {
   accepted_edits: number;
 }
 
-export function getDatasetStats({ db: database }: Services, caller: Caller, id: string): Promise<DatasetStats> {
+export function getDatasetStats(
+  { db: database }: Services,
+  caller: Caller,
+  id: string,
+): Promise<DatasetStats> {
   return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await findDataset(tx, id);
     const row = await db.selectDatasetStats(tx, uuid);

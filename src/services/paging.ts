@@ -18,9 +18,13 @@ export function readCursor(cursor: string | undefined): string | null {
   if (cursor === undefined) return null;
   const id = Buffer.from(cursor, 'base64url').toString('latin1');
   if (!uuidPattern.test(id)) {
-    throw new Problem('invalid_cursor', 'Use the next_cursor of an earlier page as it was given, or none to begin at the start.', {
-      errors: [{ pointer: '/cursor', detail: 'not a cursor', in: 'query' }],
-    });
+    throw new Problem(
+      'invalid_cursor',
+      'Use the next_cursor of an earlier page as it was given, or none to begin at the start.',
+      {
+        errors: [{ pointer: '/cursor', detail: 'not a cursor', in: 'query' }],
+      },
+    );
   }
   return id;
 }

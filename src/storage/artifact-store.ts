@@ -1,8 +1,8 @@
 // Content-addressed artifacts in a local folder: sha256/ab/cdef…. A file is written aside, synced and renamed, so that
 // what lies under a digest is always whole and always fits it.
 import { createHash, randomUUID } from 'node:crypto';
-import { createReadStream, createWriteStream } from 'node:fs';
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { constants, createReadStream, createWriteStream } from 'node:fs';
+import { access, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -21,9 +21,12 @@ export interface ArtifactStore {
   /** A path under which the whole artifact can be read, for programs that open files. Never write to it. */
   localPath(digest: string): Promise<string>;
   has(digest: string): Promise<boolean>;
+  /** @throws Error that says why nothing can be stored */
+  checkWritable(): Promise<void>;
 }
 
 export function openArtifactStore(folder: string): ArtifactStore {
+  const aside = join(folder, 'incoming');
   const pathOf = (digest: string): string => {
     const hex = /^sha256:([0-9a-f]{64})$/.exec(digest)?.[1];
     if (!hex) throw new Error(`not an artifact digest: ${digest}`);
@@ -31,7 +34,6 @@ export function openArtifactStore(folder: string): ArtifactStore {
   };
   return {
     async put(source) {
-      const aside = join(folder, 'incoming');
       await mkdir(aside, { recursive: true });
       const temporary = join(aside, randomUUID());
       const hash = createHash('sha256');
@@ -60,6 +62,10 @@ export function openArtifactStore(folder: string): ArtifactStore {
     async localPath(digest) {
       await stat(pathOf(digest));
       return pathOf(digest);
+    },
+    async checkWritable() {
+      await mkdir(aside, { recursive: true });
+      await access(aside, constants.W_OK);
     },
     has: (digest) =>
       stat(pathOf(digest)).then(

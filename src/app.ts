@@ -1,0 +1,66 @@
+// What the API is made of.
+import Fastify from 'fastify';
+import type { Logger } from 'pino';
+import { authentication } from './http/plugins/authentication.ts';
+import { documentation } from './http/plugins/documentation.ts';
+import { problemRendering, renderClientError } from './http/plugins/problems.ts';
+import { requestText } from './http/plugins/request-text.ts';
+import { validation } from './http/plugins/validation.ts';
+import { aliasRoutes } from './http/routes/aliases.ts';
+import { artifactRoutes } from './http/routes/artifacts.ts';
+import { datasetRoutes } from './http/routes/datasets.ts';
+import { editRoutes } from './http/routes/edits.ts';
+import { keyRoutes } from './http/routes/keys.ts';
+import { modelRoutes } from './http/routes/models.ts';
+import { pairRoutes } from './http/routes/pairs.ts';
+import { projectRoutes } from './http/routes/projects.ts';
+import { runRoutes } from './http/routes/runs.ts';
+import { scoreRoutes } from './http/routes/score.ts';
+import { serviceRoutes } from './http/routes/service.ts';
+import { snapshotRoutes } from './http/routes/snapshots.ts';
+import { winRateRoutes } from './http/routes/win-rates.ts';
+import type { Services } from './services/context.ts';
+
+export interface AppOptions {
+  services: Services;
+  /** the bootstrap key; null when there is none */
+  bootstrapKey: string | null;
+  logger?: Logger;
+}
+
+export async function buildApp({ services, bootstrapKey, logger }: AppOptions) {
+  const app = Fastify({
+    ...(logger ? { loggerInstance: logger } : {}),
+    bodyLimit: 8 * 1024 * 1024,
+    requestTimeout: 0, // an import may stream for as long as it likes; idle sockets end below
+    connectionTimeout: 120_000,
+    forceCloseConnections: 'idle',
+    clientErrorHandler: renderClientError,
+    schemaController: validation,
+    routerOptions: { maxParamLength: 200 },
+  });
+
+  await app.register(problemRendering);
+  await app.register(documentation);
+  await app.register(requestText);
+  await app.register(authentication, { services, bootstrapKey });
+
+  for (const routes of [
+    projectRoutes,
+    keyRoutes,
+    datasetRoutes,
+    pairRoutes,
+    editRoutes,
+    snapshotRoutes,
+    artifactRoutes,
+    modelRoutes,
+    aliasRoutes,
+    scoreRoutes,
+    runRoutes,
+    winRateRoutes,
+    serviceRoutes,
+  ]) {
+    await app.register(routes, { services });
+  }
+  return app;
+}

@@ -1,0 +1,78 @@
+// Statements on snapshots, and the one that reads what a snapshot holds.
+import type { Transaction } from './pool.ts';
+
+export interface SnapshotRow {
+  id: string;
+  digest: string;
+  dataset_ids: string[];
+  split: unknown;
+  counts: unknown;
+  created_at: Date;
+}
+
+const columns = 'id, digest, dataset_ids, split, counts, created_at';
+
+export async function insertSnapshot(
+  tx: Transaction,
+  snapshot: { projectId: string } & Omit<SnapshotRow, 'created_at'>,
+): Promise<SnapshotRow> {
+  const rows = await tx.query<SnapshotRow>(
+    `insert into finegrain.snapshots (project_id, id, digest, dataset_ids, split, counts) values ($1, $2, $3, $4, $5, $6) returning ${columns}`,
+    [snapshot.projectId, snapshot.id, snapshot.digest, snapshot.dataset_ids, snapshot.split, snapshot.counts],
+  );
+  return rows[0]!;
+}
+
+export async function selectSnapshot(tx: Transaction, id: string): Promise<SnapshotRow | undefined> {
+  return (await tx.query<SnapshotRow>(`select ${columns} from finegrain.snapshots where id = $1`, [id]))[0];
+}
+
+export function selectSnapshots(
+  tx: Transaction,
+  page: { after: string | null; limit: number },
+): Promise<SnapshotRow[]> {
+  return tx.query<SnapshotRow>(
+    `select ${columns} from finegrain.snapshots where $1::uuid is null or id > $1 order by id limit $2`,
+    [page.after, page.limit],
+  );
+}
+
+export interface SnapshotSourceRow {
+  external_id: string | null;
+  prompt: unknown;
+  response_a: string;
+  response_b: string;
+  preference: 'a' | 'b' | null;
+  metadata: Record<string, unknown>;
+  edits: { side: 'a' | 'b'; edited_response: string; editor: { kind: string; name: string } }[];
+}
+
+/**
+ * Pairs with their accepted edits, in an order that depends on their content only. One cursor, hence one consistent
+ * view; fetched in pages, hence constant memory.
+ */
+export async function* selectSnapshotSource(
+  tx: Transaction,
+  datasetIds: string[],
+  filter: { hasEdit: boolean | null },
+): AsyncGenerator<SnapshotSourceRow> {
+  await tx.query(
+    `declare snapshot_source no scroll cursor for
+     select p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, coalesce(e.edits, '[]') as edits
+     from finegrain.pairs p
+     left join lateral (
+       select jsonb_agg(
+         jsonb_build_object('side', side, 'edited_response', edited_response, 'editor', jsonb_build_object('kind', editor_kind, 'name', editor_name))
+         order by side, editor_kind, editor_name collate "C", edited_response collate "C") as edits
+       from finegrain.edits where project_id = p.project_id and pair_id = p.id and status = 'accepted') e on true
+     where p.dataset_id = any ($1::uuid[]) and ($2::boolean is null or (e.edits is not null) = $2)
+     order by p.identity_sha256, p.external_id collate "C" nulls first, p.content_sha256, e.edits::text collate "C"`,
+    [datasetIds, filter.hasEdit],
+  );
+  for (;;) {
+    const rows = await tx.query<SnapshotSourceRow>('fetch 500 from snapshot_source');
+    if (rows.length === 0) break;
+    yield* rows;
+  }
+  await tx.query('close snapshot_source');
+}

@@ -1,0 +1,100 @@
+// Embedded mode: Postgres from an npm package, migrated, with a worker and a CPU runner as child processes, each under
+// its own database role. Everything ends with this process; a second start on the same data folder attaches.
+import { type ChildProcess, fork } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import type { Config } from './config.ts';
+import { startEmbeddedPostgres } from './db/embedded-postgres.ts';
+import { enableLogins, loginUrl } from './db/logins.ts';
+import { migrate } from './db/migrate.ts';
+import type { DatabaseRole } from './db/pool.ts';
+import { generateKey } from './services/keys.ts';
+
+export interface EmbeddedStack {
+  apiDatabaseUrl: string;
+  apiKey: string;
+  /** Tells the person at the terminal where the service is and how to use it. */
+  announce(address: string): void;
+  stop(): Promise<void>;
+}
+
+export async function startEmbeddedStack(config: Config, logger: Logger): Promise<EmbeddedStack> {
+  await mkdir(config.dataDir, { recursive: true });
+  const postgres = await startEmbeddedPostgres({
+    dataDir: join(config.dataDir, 'postgres'),
+    log: (line) => logger.info(line),
+  });
+  const children: ChildProcess[] = [];
+  const stop = async (): Promise<void> => {
+    await Promise.all(children.map(stopChild));
+    await postgres.stop();
+  };
+  try {
+    await migrate(postgres.superuserUrl);
+    await enableLogins(postgres.superuserUrl);
+    const urlOf = (role: DatabaseRole): string => loginUrl(postgres.superuserUrl, role);
+    const { apiKey, fresh } = await bootstrapKey(config);
+    children.push(startChild('main-worker.ts', { DATABASE_DIRECT_URL: urlOf('finegrain_system') }, logger));
+    if (existsSync(config.runner.python))
+      children.push(startChild('main-runner.ts', { DATABASE_DIRECT_URL: urlOf('finegrain_runner') }, logger));
+    else
+      logger.warn(
+        `No runner: runs stay queued until there is a Python environment. "npm start -- --with-runner" makes it.`,
+      );
+    return {
+      apiDatabaseUrl: urlOf('finegrain_api'),
+      apiKey,
+      announce: (address) => {
+        process.stdout.write(`finegrain is ready at ${address}   documentation: ${address}/docs\n`);
+        process.stdout.write(
+          `API key: ${apiKey}   (${fresh ? 'made now' : 'as before'}; export FINEGRAIN_API_KEY=… to choose your own)\n`,
+        );
+      },
+      stop,
+    };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** FINEGRAIN_API_KEY, or the key in the data folder, made once. */
+async function bootstrapKey({ apiKey, dataDir }: Config): Promise<{ apiKey: string; fresh: boolean }> {
+  if (apiKey !== null) return { apiKey, fresh: false };
+  const file = join(dataDir, 'api-key');
+  try {
+    await writeFile(file, `${generateKey()}\n`, { mode: 0o600, flag: 'wx' });
+    return { apiKey: (await readFile(file, 'utf8')).trim(), fresh: true };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    return { apiKey: (await readFile(file, 'utf8')).trim(), fresh: false };
+  }
+}
+
+function startChild(entry: string, env: NodeJS.ProcessEnv, logger: Logger): ChildProcess {
+  const child = fork(new URL(entry, import.meta.url), {
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    detached: true, // Ctrl-C in a terminal reaches this process only, which then stops its children in order
+  });
+  child.on('exit', (code, signal) => {
+    if (child.connected) logger.error({ entry, code, signal }, 'a child process ended by itself');
+  });
+  return child;
+}
+
+const stopLimitMs = 30_000;
+
+function stopChild(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve();
+  return new Promise((resolve) => {
+    const overdue = setTimeout(() => child.kill('SIGKILL'), stopLimitMs);
+    child.once('exit', () => {
+      clearTimeout(overdue);
+      resolve();
+    });
+    if (child.connected) child.disconnect(); // the child sees it and stops as on SIGTERM
+  });
+}

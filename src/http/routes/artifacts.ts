@@ -1,0 +1,82 @@
+// /v1/artifacts: demonstrations and prompts in, generated responses and reports out.
+
+import { Readable } from 'node:stream';
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { Type } from 'typebox';
+import * as artifacts from '../../services/artifacts.ts';
+import type { Services } from '../../services/context.ts';
+import { Digest, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { sendStream, streamed } from '../streams.ts';
+
+const Artifact = Type.Object(
+  {
+    digest: Digest,
+    bytes: Type.Integer(),
+    media_type: Type.String({ examples: ['application/x-ndjson'] }),
+    created_at: Timestamp,
+  },
+  { $id: 'Artifact' },
+);
+
+export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (
+  app,
+  { services },
+) => {
+  app.addSchema(Artifact);
+  // whatever the type, the body is passed on as a stream
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', async (_request: unknown, payload: unknown) => payload);
+
+  app.post(
+    '/v1/artifacts',
+    {
+      config: { scope: 'models:write' },
+      schema: {
+        operationId: 'putArtifact',
+        tags: ['artifacts'],
+        summary: 'Store a file under its digest',
+        security: [{ key: [] }],
+        description:
+          'Needs the scope `models:write`. The body is the file, of any content type and of up to 8 GiB; storing it again changes nothing. Runs take digests: NDJSON rows `{id?, prompt, response}` as demonstrations of an `sft` run, `{id, prompt}` as prompts.',
+        response: { 201: Type.Ref('Artifact'), ...problemResponses(413) },
+      },
+    },
+    async (request, reply) => {
+      const mediaType = request.headers['content-type'] ?? 'application/octet-stream';
+      const body = (request.body ?? Readable.from([])) as AsyncIterable<Uint8Array>;
+      return reply.code(201).send(await artifacts.putArtifact(services, request.caller, mediaType, body));
+    },
+  );
+
+  app.get(
+    '/v1/artifacts/:digest',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getArtifact',
+        tags: ['artifacts'],
+        summary: 'Download an artifact',
+        ...secured('read'),
+        params: Type.Object({ digest: Type.String({ examples: [`sha256:${'0'.repeat(64)}`] }) }),
+        response: {
+          200: streamed('application/octet-stream', 'The content'),
+          ...problemResponses(404),
+        },
+      },
+    },
+    async (request, reply) => {
+      const { artifact, content } = await artifacts.getArtifact(
+        services,
+        request.caller,
+        request.params.digest,
+      );
+      reply.headers({
+        'content-length': artifact.bytes,
+        etag: `"${artifact.digest}"`,
+        'x-content-type-options': 'nosniff', // the type is the uploader's word
+        'content-disposition': 'attachment',
+      });
+      return sendStream(reply, artifact.media_type, content);
+    },
+  );
+};

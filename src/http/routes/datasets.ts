@@ -1,0 +1,138 @@
+// /v1/datasets: create, list, get, rename, archive, count.
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { Type } from 'typebox';
+import type { Services } from '../../services/context.ts';
+import * as datasets from '../../services/datasets.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+
+const exampleId = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
+const Name = Type.String({ minLength: 1, maxLength: 200, examples: ['support-chat'] });
+const Description = Nullable(Type.String({ maxLength: 10_000 }), {
+  examples: ['Answers of the support assistant, judged by its users'],
+});
+
+export const Dataset = Type.Object(
+  {
+    id: Id(exampleId),
+    name: Name,
+    description: Description,
+    created_at: Timestamp,
+    archived_at: Nullable(Timestamp, { description: 'When it left the list; its data stay' }),
+  },
+  { $id: 'Dataset' },
+);
+
+const DatasetStats = Type.Object(
+  {
+    pairs: Type.Integer(),
+    preferences: Type.Object({ a: Type.Integer(), b: Type.Integer(), undecided: Type.Integer() }),
+    edited_pairs: Type.Integer({ description: 'Pairs with at least one accepted edit' }),
+    accepted_edits: Type.Integer(),
+  },
+  { $id: 'DatasetStats' },
+);
+
+const params = Type.Object({ dataset_id: Id(exampleId) });
+
+export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
+  app.addSchema(Dataset);
+  app.addSchema(DatasetStats);
+
+  app.post(
+    '/v1/datasets',
+    {
+      config: { scope: 'pairs:write' },
+      schema: {
+        operationId: 'createDataset',
+        tags: ['datasets'],
+        summary: 'Create a dataset',
+        ...secured('pairs:write'),
+        body: Type.Object(
+          { name: Name, description: Type.Optional(Description) },
+          { additionalProperties: false },
+        ),
+        response: { 201: Type.Ref('Dataset'), ...problemResponses(413, 415) },
+      },
+    },
+    async (request, reply) =>
+      reply.code(201).send(await datasets.createDataset(services, request.caller, request.body)),
+  );
+
+  app.get(
+    '/v1/datasets',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listDatasets',
+        tags: ['datasets'],
+        summary: 'List datasets, oldest first',
+        ...secured('read'),
+        querystring: Type.Object(
+          {
+            ...PageQuery,
+            archived: Type.Optional(Type.Boolean({ description: 'Archived ones as well', default: false })),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: Page(Type.Ref('Dataset')), ...problemResponses() },
+      },
+    },
+    (request) => datasets.listDatasets(services, request.caller, request.query),
+  );
+
+  app.get(
+    '/v1/datasets/:dataset_id',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getDataset',
+        tags: ['datasets'],
+        summary: 'Get a dataset',
+        ...secured('read'),
+        params,
+        response: { 200: Type.Ref('Dataset'), ...problemResponses(404) },
+      },
+    },
+    (request) => datasets.getDataset(services, request.caller, request.params.dataset_id),
+  );
+
+  app.patch(
+    '/v1/datasets/:dataset_id',
+    {
+      config: { scope: 'pairs:write' },
+      schema: {
+        operationId: 'updateDataset',
+        tags: ['datasets'],
+        summary: 'Rename, describe, archive or restore a dataset',
+        ...secured('pairs:write'),
+        params,
+        body: Type.Object(
+          {
+            name: Type.Optional(Name),
+            description: Type.Optional(Description),
+            archived: Type.Optional(Type.Boolean()),
+          },
+          { additionalProperties: false, minProperties: 1 },
+        ),
+        response: { 200: Type.Ref('Dataset'), ...problemResponses(404, 413, 415) },
+      },
+    },
+    (request) => datasets.updateDataset(services, request.caller, request.params.dataset_id, request.body),
+  );
+
+  app.get(
+    '/v1/datasets/:dataset_id/stats',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getDatasetStats',
+        tags: ['datasets'],
+        summary: 'Count pairs, preferences and edits',
+        ...secured('read'),
+        params,
+        response: { 200: Type.Ref('DatasetStats'), ...problemResponses(404) },
+      },
+    },
+    (request) => datasets.getDatasetStats(services, request.caller, request.params.dataset_id),
+  );
+};

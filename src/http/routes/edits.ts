@@ -1,0 +1,193 @@
+// Minimal edits: submit, preview, list, get.
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { Type } from 'typebox';
+import type { Services } from '../../services/context.ts';
+import * as edits from '../../services/edits.ts';
+import { maxTextLength } from '../../services/pair-rows.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+
+const editExample = 'edit_019356f0c5d67e8f9a0b1c2d3e4f5a6b';
+const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
+const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
+const original = 'It was opened in 1936, and it is the best bridge of all.';
+const edited = 'It was opened in 1932.';
+
+const Span = Type.Tuple([Type.Integer({ minimum: 0 }), Type.Integer({ minimum: 0 })], {
+  description: 'Half-open: start, end',
+});
+const Side = Type.Enum(['a', 'b']);
+const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
+  default: 'utf16',
+  description: 'What offsets count: UTF-16 code units, Unicode code points or UTF-8 bytes',
+});
+const Status = Type.Enum(['accepted', 'unchanged', 'stale', 'rejected'], {
+  description:
+    '`accepted`: snapshots take it. `unchanged`: equal to its original, kept out. `stale`: the preference of its pair is now on its side; it is `accepted` again when the preference moves back. `rejected`: by a reviewer.',
+});
+
+const Alignment = Type.Object(
+  {
+    segments: Type.Array(
+      Type.Object({ kind: Type.Enum(['keep', 'replace', 'insert', 'delete']), original: Span, edited: Span }),
+      { description: 'In order; they tile both texts' },
+    ),
+    changed_original: Type.Array(Span),
+    changed_edited: Type.Array(Span),
+    stats: Type.Object({
+      changed_fraction_original: Type.Number(),
+      changed_fraction_edited: Type.Number(),
+      similarity: Type.Number({ description: '1 for equal texts' }),
+      hunks: Type.Integer({ description: 'Changed places' }),
+    }),
+    minimal: Type.Boolean({ description: 'An edit rather than a rewrite: only then its tokens train a reward model' }),
+    warnings: Type.Array(Type.Object({ code: Type.String(), detail: Type.String() })),
+  },
+  { $id: 'Alignment', description: 'What an edit changed, with offsets in UTF-16 code units unless another unit was asked for' },
+);
+
+const TokenSide = Type.Object({
+  token_ids: Type.Array(Type.Integer()),
+  offsets: Type.Array(Span),
+  changed: Type.Array(Type.Boolean()),
+});
+
+const Preview = Type.Intersect(
+  [
+    Type.Ref('Alignment'),
+    Type.Object({
+      tokens: Type.Optional(Type.Object({ original: TokenSide, edited: TokenSide }, { description: 'When a model is named: the texts as its tokenizer sees them' })),
+    }),
+  ],
+  { $id: 'EditPreview' },
+);
+
+const Editor = Type.Object(
+  { kind: Type.Enum(['person', 'llm', 'program']), name: Type.String({ minLength: 1, maxLength: 200, examples: ['annotator-7'] }) },
+  { additionalProperties: false },
+);
+
+const Edit = Type.Object(
+  {
+    id: Id(editExample),
+    pair_id: Id(pairExample),
+    side: Side,
+    edited_response: Type.String({ examples: [edited] }),
+    editor: Editor,
+    comment: Nullable(Type.String()),
+    status: Status,
+    alignment: Type.Ref('Alignment'),
+    created_at: Timestamp,
+  },
+  { $id: 'Edit' },
+);
+
+const NewEdit = Type.Object(
+  {
+    pair_id: Type.Optional(Id(pairExample, 'The pair; or name it by dataset_id and pair_external_id')),
+    dataset_id: Type.Optional(Id(datasetExample)),
+    pair_external_id: Type.Optional(Type.String({ examples: ['conversation-17'] })),
+    side: Type.Optional(Type.Enum(['a', 'b'], { description: 'Which response was edited; the less-preferred one unless given. Required while the preference is null.' })),
+    edited_response: Type.String({ maxLength: maxTextLength, examples: [edited] }),
+    editor: Editor,
+    comment: Type.Optional(Nullable(Type.String({ maxLength: 10_000 }))),
+  },
+  {
+    $id: 'NewEdit',
+    additionalProperties: false,
+    examples: [{ pair_id: pairExample, edited_response: edited, editor: { kind: 'person', name: 'annotator-7' } }],
+  },
+);
+
+export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
+  for (const schema of [Alignment, Preview, Edit, NewEdit]) app.addSchema(schema);
+
+  app.post(
+    '/v1/edits',
+    {
+      config: { scope: 'edits:write' },
+      bodyLimit: 32 * 1024 * 1024,
+      schema: {
+        operationId: 'createEdits',
+        tags: ['edits'],
+        summary: 'Submit up to 1,000 edits, all or none',
+        security: [{ key: [] }],
+        description:
+          'Needs the scope `edits:write`. For pipelines that have edits already. At most 32 MiB. Each answer says how the edit aligns with its original and whether it is minimal.',
+        body: Type.Object({ edits: Type.Array(Type.Ref('NewEdit'), { minItems: 1, maxItems: 1000 }) }, { additionalProperties: false }),
+        response: {
+          201: Type.Object({
+            items: Type.Array(Type.Object({ id: Id(editExample), status: Status, alignment: Type.Ref('Alignment') }), {
+              description: 'In the order of the request',
+            }),
+          }),
+          ...problemResponses(404, 413, 415, 422),
+        },
+      },
+    },
+    async (request, reply) => reply.code(201).send(await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[])),
+  );
+
+  app.post(
+    '/v1/edits/preview',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'previewEdit',
+        tags: ['edits'],
+        summary: 'Align an edit with its original, storing nothing',
+        ...secured('read'),
+        body: Type.Object(
+          {
+            original: Type.String({ maxLength: maxTextLength, examples: [original] }),
+            edited: Type.String({ maxLength: maxTextLength, examples: [edited] }),
+            model: Type.Optional(Type.String({ description: 'Id or alias: adds the tokens of its tokenizer' })),
+            unit: Type.Optional(Unit),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: Type.Ref('EditPreview'), ...problemResponses(404, 413, 415) },
+      },
+    },
+    (request) => edits.previewEdit(services, request.caller, request.body),
+  );
+
+  app.get(
+    '/v1/edits',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listEdits',
+        tags: ['edits'],
+        summary: 'List edits, oldest first',
+        ...secured('read'),
+        querystring: Type.Object(
+          {
+            ...PageQuery,
+            dataset_id: Type.Optional(Id(datasetExample)),
+            pair_id: Type.Optional(Id(pairExample)),
+            status: Type.Optional(Status),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: Page(Type.Ref('Edit')), ...problemResponses(404) },
+      },
+    },
+    (request) => edits.listEdits(services, request.caller, request.query),
+  );
+
+  app.get(
+    '/v1/edits/:edit_id',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getEdit',
+        tags: ['edits'],
+        summary: 'Get an edit',
+        ...secured('read'),
+        params: Type.Object({ edit_id: Id(editExample) }),
+        response: { 200: Type.Ref('Edit'), ...problemResponses(404) },
+      },
+    },
+    (request) => edits.getEdit(services, request.caller, request.params.edit_id),
+  );
+};

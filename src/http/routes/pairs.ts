@@ -1,0 +1,265 @@
+// Preference pairs: batch and streamed import, list, export, get, preference, delete.
+
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { Type } from 'typebox';
+import type { Services } from '../../services/context.ts';
+import {
+  completePair,
+  Message,
+  maxTextLength,
+  type NewPair as NewPairInput,
+} from '../../services/pair-rows.ts';
+import * as pairs from '../../services/pairs.ts';
+import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { ndjsonType, sendStream, streamed } from '../streams.ts';
+
+const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
+const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
+
+export const Prompt = Type.Union(
+  [
+    Type.String({ minLength: 1, maxLength: maxTextLength }),
+    Type.Array(Type.Ref('Message'), { minItems: 1, maxItems: 1000 }),
+  ],
+  {
+    $id: 'Prompt',
+    description: 'A text, or a conversation that the response continues',
+    examples: ['When was the harbor bridge opened?'],
+  },
+);
+
+const Response = (example: string) => Type.String({ maxLength: maxTextLength, examples: [example] });
+const Preference = Nullable(Type.Enum(['a', 'b']), {
+  description: 'Which response is better; null while nobody knows',
+  examples: ['a'],
+});
+const ExternalId = Nullable(Type.String({ minLength: 1, maxLength: 500 }), {
+  description: 'Your id of the pair, unique within the dataset',
+  examples: ['conversation-17'],
+});
+
+const content = {
+  prompt: Type.Ref('Prompt'),
+  response_a: Response('It was opened in 1932.'),
+  response_b: Response('It was opened in 1936, and it is the best bridge of all.'),
+};
+
+const Pair = Type.Object(
+  {
+    id: Id(pairExample),
+    dataset_id: Id(datasetExample),
+    external_id: ExternalId,
+    ...content,
+    preference: Preference,
+    metadata: Metadata,
+    created_at: Timestamp,
+  },
+  { $id: 'Pair' },
+);
+
+const NewPair = Type.Object(
+  {
+    external_id: Type.Optional(ExternalId),
+    ...content,
+    preference: Type.Optional(Preference),
+    metadata: Type.Optional(Metadata),
+  },
+  { $id: 'NewPair', additionalProperties: false },
+);
+
+const ImportResult = Type.Object(
+  {
+    received: Type.Integer({ description: 'Lines that were not blank' }),
+    created: Type.Integer(),
+    unchanged: Type.Integer({ description: 'Already there, equal' }),
+    rejected: Type.Integer(),
+    errors: Type.Array(
+      Type.Object({
+        line: Type.Integer({ description: 'Counted from 1' }),
+        code: Type.Enum(['malformed_json', 'ill_formed_text', 'line_too_long', 'invalid_row', 'conflict']),
+        pointer: Type.String({ description: 'JSON pointer into the row' }),
+        detail: Type.String(),
+      }),
+      { description: 'The first 100 rejected rows' },
+    ),
+    errors_truncated: Type.Boolean(),
+  },
+  { $id: 'ImportResult' },
+);
+
+const PairBatchResult = Type.Object(
+  {
+    created: Type.Integer(),
+    unchanged: Type.Integer(),
+    items: Type.Array(
+      Type.Object({
+        id: Id(pairExample),
+        external_id: ExternalId,
+        status: Type.Enum(['created', 'unchanged']),
+      }),
+      {
+        description: 'In the order of the request',
+      },
+    ),
+  },
+  { $id: 'PairBatchResult' },
+);
+
+const datasetParams = Type.Object({ dataset_id: Id(datasetExample) });
+const pairParams = Type.Object({ pair_id: Id(pairExample) });
+
+export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
+  for (const schema of [Message, Prompt, Pair, NewPair, ImportResult, PairBatchResult]) app.addSchema(schema);
+  app.addContentTypeParser(
+    ['application/x-ndjson', 'application/jsonl'],
+    async (_request: unknown, payload: unknown) => payload,
+  );
+
+  app.post(
+    '/v1/datasets/:dataset_id/pairs',
+    {
+      config: { scope: 'pairs:write' },
+      bodyLimit: 32 * 1024 * 1024,
+      schema: {
+        operationId: 'createPairs',
+        tags: ['pairs'],
+        summary: 'Add up to 1,000 pairs, all or none',
+        security: [{ key: [] }],
+        description:
+          'Needs the scope `pairs:write`. At most 32 MiB. A pair that is there already, equal, is `unchanged`; one that contradicts a stored pair refuses the whole batch (409).',
+        params: datasetParams,
+        body: Type.Object(
+          { pairs: Type.Array(Type.Ref('NewPair'), { minItems: 1, maxItems: 1000 }) },
+          { additionalProperties: false },
+        ),
+        response: { 201: Type.Ref('PairBatchResult'), ...problemResponses(404, 409, 413, 415) },
+      },
+    },
+    async (request, reply) => {
+      const inputs = (request.body.pairs as NewPairInput[]).map(completePair);
+      return reply
+        .code(201)
+        .send(await pairs.createPairs(services, request.caller, request.params.dataset_id, inputs));
+    },
+  );
+
+  app.post(
+    '/v1/datasets/:dataset_id/pairs/import',
+    {
+      config: { scope: 'pairs:write' },
+      schema: {
+        operationId: 'importPairs',
+        tags: ['pairs'],
+        summary: 'Import pairs from an NDJSON stream of any length',
+        security: [{ key: [] }],
+        description: `Needs the scope \`pairs:write\`. One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
+\`{instruction, input, output_1, output_2, preference}\`. \`id\` is taken as \`external_id\`; columns that are not ours are kept under \`metadata\`.
+Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
+        consumes: [ndjsonType, 'application/jsonl'],
+        params: datasetParams,
+        response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 415) },
+      },
+    },
+    (request) =>
+      pairs.importPairs(
+        services,
+        request.caller,
+        request.params.dataset_id,
+        request.body as AsyncIterable<Uint8Array>,
+      ),
+  );
+
+  app.get(
+    '/v1/datasets/:dataset_id/pairs',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listPairs',
+        tags: ['pairs'],
+        summary: 'List the pairs of a dataset, oldest first',
+        ...secured('read'),
+        params: datasetParams,
+        querystring: Type.Object(PageQuery, { additionalProperties: false }),
+        response: { 200: Page(Type.Ref('Pair')), ...problemResponses(404) },
+      },
+    },
+    (request) => pairs.listPairs(services, request.caller, request.params.dataset_id, request.query),
+  );
+
+  app.get(
+    '/v1/datasets/:dataset_id/pairs/export',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'exportPairs',
+        tags: ['pairs'],
+        summary: 'Export the pairs of a dataset as NDJSON',
+        ...secured('read'),
+        params: datasetParams,
+        response: {
+          200: streamed(ndjsonType, 'One pair a line'),
+          ...problemResponses(404),
+        },
+      },
+    },
+    async (request, reply) => {
+      const lines = await pairs.exportPairs(services, request.caller, request.params.dataset_id);
+      return sendStream(reply, ndjsonType, lines);
+    },
+  );
+
+  app.get(
+    '/v1/pairs/:pair_id',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getPair',
+        tags: ['pairs'],
+        summary: 'Get a pair',
+        ...secured('read'),
+        params: pairParams,
+        response: { 200: Type.Ref('Pair'), ...problemResponses(404) },
+      },
+    },
+    (request) => pairs.getPair(services, request.caller, request.params.pair_id),
+  );
+
+  app.patch(
+    '/v1/pairs/:pair_id',
+    {
+      config: { scope: 'pairs:write' },
+      schema: {
+        operationId: 'setPreference',
+        tags: ['pairs'],
+        summary: 'Set or withdraw the preference of a pair',
+        security: [{ key: [] }],
+        description: 'Needs the scope `pairs:write`. Edits of the side that is now preferred become `stale`.',
+        params: pairParams,
+        body: Type.Object({ preference: Preference }, { additionalProperties: false }),
+        response: { 200: Type.Ref('Pair'), ...problemResponses(404, 413, 415) },
+      },
+    },
+    (request) =>
+      pairs.setPreference(services, request.caller, request.params.pair_id, request.body.preference),
+  );
+
+  app.delete(
+    '/v1/pairs/:pair_id',
+    {
+      config: { scope: 'pairs:write' },
+      schema: {
+        operationId: 'deletePair',
+        tags: ['pairs'],
+        summary: 'Delete a pair and its edits',
+        security: [{ key: [] }],
+        description: 'Needs the scope `pairs:write`. Snapshots that hold the pair keep it.',
+        params: pairParams,
+        response: { 204: Type.Null({ description: 'Deleted' }), ...problemResponses(404) },
+      },
+    },
+    async (request, reply) => {
+      await pairs.deletePair(services, request.caller, request.params.pair_id);
+      return reply.code(204).send(null);
+    },
+  );
+};

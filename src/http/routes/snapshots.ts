@@ -1,0 +1,134 @@
+// Snapshots: create, list, get, export.
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { Type } from 'typebox';
+import type { Services } from '../../services/context.ts';
+import { splits } from '../../services/snapshot-content.ts';
+import * as snapshots from '../../services/snapshots.ts';
+import { Digest, Id, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { ndjsonType, sendStream, streamed } from '../streams.ts';
+
+const snapshotExample = 'snap_019356f0d7e87f9a8b0c1d2e3f4a5b6c';
+const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
+const Fraction = (example: number) => Type.Number({ minimum: 0, maximum: 1, examples: [example] });
+
+const Split = Type.Object(
+  { train: Fraction(0.8), validation: Fraction(0.1), test: Fraction(0.1), seed: Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1, examples: [0] }) },
+  { additionalProperties: false, description: 'Shares of the prompts, together 1. A prompt is never in two parts.' },
+);
+
+const PartCounts = Type.Object({ pairs: Type.Integer(), edits: Type.Integer() });
+
+const Snapshot = Type.Object(
+  {
+    id: Id(snapshotExample),
+    digest: Digest,
+    dataset_ids: Type.Array(Id(datasetExample)),
+    split: Split,
+    counts: Type.Object({
+      pairs: Type.Integer(),
+      edits: Type.Integer(),
+      undecided: Type.Integer({ description: 'Pairs without a preference' }),
+      splits: Type.Object({ train: PartCounts, validation: PartCounts, test: PartCounts }),
+    }),
+    created_at: Timestamp,
+  },
+  { $id: 'Snapshot' },
+);
+
+const params = Type.Object({ snapshot_id: Id(snapshotExample) });
+
+export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
+  app.addSchema(Snapshot);
+
+  app.post(
+    '/v1/snapshots',
+    {
+      config: { scope: 'snapshots:write' },
+      schema: {
+        operationId: 'createSnapshot',
+        tags: ['snapshots'],
+        summary: 'Freeze pairs and accepted edits',
+        security: [{ key: [] }],
+        description:
+          'Needs the scope `snapshots:write`. The digest covers canonical content (RFC 8785), not ids: equal content has an equal digest on every machine. Pairs deleted later stay in the snapshot.',
+        body: Type.Object(
+          {
+            dataset_ids: Type.Array(Id(datasetExample), { minItems: 1, maxItems: 100, uniqueItems: true }),
+            filter: Type.Optional(
+              Type.Object({ has_edit: Type.Optional(Type.Boolean({ description: 'Only pairs with, or without, an accepted edit' })) }, { additionalProperties: false }),
+            ),
+            split: Split,
+          },
+          { additionalProperties: false },
+        ),
+        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415, 422) },
+      },
+    },
+    async (request, reply) => reply.code(201).send(await snapshots.createSnapshot(services, request.caller, request.body)),
+  );
+
+  app.get(
+    '/v1/snapshots',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listSnapshots',
+        tags: ['snapshots'],
+        summary: 'List snapshots, oldest first',
+        ...secured('read'),
+        querystring: Type.Object(PageQuery, { additionalProperties: false }),
+        response: { 200: Page(Type.Ref('Snapshot')), ...problemResponses() },
+      },
+    },
+    (request) => snapshots.listSnapshots(services, request.caller, request.query),
+  );
+
+  app.get(
+    '/v1/snapshots/:snapshot_id',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getSnapshot',
+        tags: ['snapshots'],
+        summary: 'Get a snapshot',
+        ...secured('read'),
+        params,
+        response: { 200: Type.Ref('Snapshot'), ...problemResponses(404) },
+      },
+    },
+    (request) => snapshots.getSnapshot(services, request.caller, request.params.snapshot_id),
+  );
+
+  app.get(
+    '/v1/snapshots/:snapshot_id/export',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'exportSnapshot',
+        tags: ['snapshots'],
+        summary: 'Export a snapshot as NDJSON, token-labelled when a model is named',
+        security: [{ key: [] }],
+        description:
+          'Needs the scope `read`. Without `model`: pairs with their edits. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
+        params,
+        querystring: Type.Object(
+          {
+            model: Type.Optional(Type.String({ description: 'Id or alias of a model' })),
+            split: Type.Optional(Type.Enum([...splits])),
+            label_rule: Type.Optional(
+              Type.Enum(['mix', 'all', 'none'], {
+                default: 'mix',
+                description:
+                  'Which tokens of an insertion carry a label. `mix`: the token that skipped it and the first inserted one; `all`: every inserted token; `none`: no token',
+              }),
+            ),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: streamed(ndjsonType, 'One pair or edit a line'), ...problemResponses(404) },
+      },
+    },
+    async (request, reply) =>
+      sendStream(reply, ndjsonType, await snapshots.exportSnapshot(services, request.caller, request.params.snapshot_id, request.query)),
+  );
+};

@@ -1,0 +1,100 @@
+// POST /v1/win-rates: a win rate with its uncertainty from posted judgements; nothing is stored.
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { Type } from 'typebox';
+import { computeWinRate } from '../../domain/win-rate.ts';
+import type { Services } from '../../services/context.ts';
+import { Nullable, problemResponses } from '../schemas.ts';
+
+const Fraction = Nullable(Type.Number({ minimum: 0, maximum: 1 }));
+
+const Judgement = Type.Object(
+  {
+    item_id: Type.String({ minLength: 1, maxLength: 500, description: 'The prompt; several judgements of one item make it the cluster of the uncertainty' }),
+    outcome: Nullable(Type.Number(), {
+      description: 'Share of the candidate: 1 won, 0 lost, 0.5 a tie; null when the judge failed. Values outside 0..1 are dropped and counted.',
+    }),
+    length_candidate: Type.Optional(Type.Number({ minimum: 0 })),
+    length_baseline: Type.Optional(Type.Number({ minimum: 0 })),
+    difficulty: Type.Optional(Type.Number({ description: 'Logit with which a baseline of your choice wins this item' })),
+    judge: Type.Optional(Type.String({ maxLength: 200 })),
+    order: Type.Optional(Type.Enum(['candidate_first', 'baseline_first'], { description: 'Which response the judge saw first' })),
+  },
+  { $id: 'Judgement', additionalProperties: false },
+);
+
+const ConfidenceInterval = Type.Object({
+  low: Type.Number(),
+  high: Type.Number(),
+  level: Type.Number({ examples: [0.95] }),
+  method: Type.String({ examples: ['wilson'] }),
+});
+
+const WinRate = Type.Object(
+  {
+    win_rate: Fraction,
+    standard_error: Nullable(Type.Number()),
+    confidence_interval: Nullable(ConfidenceInterval),
+    n: Type.Integer({ description: 'Judgements that count' }),
+    wins: Type.Integer(),
+    losses: Type.Integer(),
+    ties: Type.Integer(),
+    dropped: Type.Object({ null: Type.Integer(), out_of_range: Type.Integer() }),
+    discrete_win_rate: Fraction,
+    clusters: Type.Integer({ description: 'Items' }),
+    length_controlled: Nullable(
+      Type.Object({
+        win_rate: Fraction,
+        standard_error: Nullable(Type.Number()),
+        reason: Type.Optional(Nullable(Type.String())),
+      }),
+      { description: 'The win rate at equal lengths, beside the raw one; null without lengths' },
+    ),
+    position_consistency: Fraction,
+    judge_agreement: Fraction,
+    reason: Type.Optional(Nullable(Type.String(), { description: 'Why there is nothing to compute' })),
+  },
+  { $id: 'WinRate' },
+);
+
+export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app) => {
+  app.addSchema(Judgement);
+  app.addSchema(WinRate);
+
+  app.post(
+    '/v1/win-rates',
+    {
+      config: { scope: 'read' },
+      bodyLimit: 64 * 1024 * 1024,
+      schema: {
+        operationId: 'computeWinRate',
+        tags: ['evaluation'],
+        summary: 'Compute a win rate from judgements',
+        security: [{ key: [] }],
+        description: 'Needs the scope `read`. At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
+        body: Type.Object(
+          {
+            judgements: Type.Array(Type.Ref('Judgement'), {
+              maxItems: 100_000,
+              examples: [
+                [
+                  { item_id: 'prompt-1', outcome: 1 },
+                  { item_id: 'prompt-2', outcome: 0.5 },
+                  { item_id: 'prompt-3', outcome: 0 },
+                ],
+              ],
+            }),
+            options: Type.Optional(
+              Type.Object(
+                { confidence_level: Type.Optional(Type.Number({ exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.95 })) },
+                { additionalProperties: false },
+              ),
+            ),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: Type.Ref('WinRate'), ...problemResponses(413, 415) },
+      },
+    },
+    async (request) => computeWinRate(request.body.judgements as never, request.body.options),
+  );
+};

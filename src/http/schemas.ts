@@ -1,0 +1,85 @@
+// Schemas that several routes share, and the helper that gives every route its error responses.
+import { type TSchema, Type } from 'typebox';
+import { type ProblemCode, problems } from '../errors.ts';
+import type { Scope } from '../services/context.ts';
+
+/** Optional in requests, null allowed. */
+export const Nullable = <T extends TSchema>(schema: T, options: Record<string, unknown> = {}) =>
+  Type.Union([schema, Type.Null()], options);
+
+export const Id = (example: string, description = 'Id') => Type.String({ description, examples: [example] });
+
+export const Timestamp = Type.String({
+  format: 'date-time',
+  description: 'RFC 3339, UTC',
+  examples: ['2026-11-23T09:00:00.000Z'],
+});
+
+export const Digest = Type.String({
+  pattern: '^sha256:[0-9a-f]{64}$',
+  description: 'SHA-256 of the content',
+});
+
+export const Metadata = Type.Record(Type.String(), Type.Unknown(), {
+  description: 'Any JSON object of yours; comes out equal',
+  examples: [{ source: 'chat-2026' }],
+});
+
+export const Problem = Type.Object(
+  {
+    type: Type.String({ format: 'uri' }),
+    title: Type.String(),
+    status: Type.Integer(),
+    code: Type.Enum(Object.keys(problems) as ProblemCode[], { description: 'Stable; decide on this' }),
+    detail: Type.String({ description: 'What happened and what to do' }),
+    instance: Type.Optional(Type.String()),
+    errors: Type.Optional(
+      Type.Array(
+        Type.Object({
+          pointer: Type.String({ description: 'JSON pointer (RFC 6901)' }),
+          detail: Type.String(),
+          in: Type.Optional(Type.Enum(['body', 'query', 'params', 'headers'])),
+        }),
+      ),
+    ),
+  },
+  { $id: 'Problem', description: 'Problem details (RFC 9457)' },
+);
+
+export const Page = <T extends TSchema>(item: T) =>
+  Type.Object({
+    items: Type.Array(item),
+    next_cursor: Nullable(Type.String(), {
+      description: 'Give it as `cursor` for the next page; null on the last',
+    }),
+  });
+
+export const PageQuery = {
+  cursor: Type.Optional(Type.String({ description: '`next_cursor` of the page before' })),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500, default: 50 })),
+};
+
+type ProblemStatus = (typeof problems)[ProblemCode]['status'];
+
+/** The error responses of a route: those every route can give, and the ones named. */
+export function problemResponses(...statuses: ProblemStatus[]) {
+  const all = [...new Set<ProblemStatus>([400, 401, 403, ...statuses, 500, 503])];
+  return Object.fromEntries(
+    all.map((status) => [
+      status,
+      {
+        description: [
+          ...new Set(
+            Object.values(problems).flatMap((problem) => (problem.status === status ? [problem.title] : [])),
+          ),
+        ].join('; '),
+        content: { 'application/problem+json': { schema: Type.Ref('Problem') } },
+      },
+    ]),
+  );
+}
+
+/** What every authenticated route declares. */
+export function secured(scope: Scope) {
+  return { security: [{ key: [] }], description: `Needs the scope \`${scope}\`.` };
+}

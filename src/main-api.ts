@@ -1,0 +1,51 @@
+// The API. With DATABASE_URL: one stateless process. Without: embedded Postgres, worker and CPU runner beside it.
+import { buildApp } from './app.ts';
+import { type Config, readConfig } from './config.ts';
+import { openDatabase } from './db/pool.ts';
+import { type EmbeddedStack, startEmbeddedStack } from './embedded.ts';
+import { createLogger, runMain, untilStopped } from './process.ts';
+import { openScoringEngine } from './scoring/engine.ts';
+import { openArtifactStore } from './storage/artifact-store.ts';
+
+async function main(): Promise<void> {
+  const config = readConfig();
+  const logger = createLogger('api', config.logLevel);
+  const stopped = untilStopped();
+  const stack = config.databaseUrl === null ? await startEmbeddedStack(config, logger) : null;
+  try {
+    await serve(config, stack, logger, stopped);
+  } finally {
+    await stack?.stop();
+  }
+}
+
+async function serve(
+  config: Config,
+  stack: EmbeddedStack | null,
+  logger: ReturnType<typeof createLogger>,
+  stopped: Promise<string>,
+): Promise<void> {
+  const url = stack?.apiDatabaseUrl ?? config.databaseUrl!;
+  const db = openDatabase(url, 'finegrain_api', {
+    onError: (err) => logger.warn({ err }, 'a database connection broke'),
+  });
+  const artifacts = openArtifactStore(config.artifacts);
+  const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, logger });
+  const app = await buildApp({
+    services: { db, artifacts, scoring },
+    bootstrapKey: stack?.apiKey ?? config.apiKey,
+    logger,
+  });
+  try {
+    const address = await app.listen({ host: config.host, port: config.port });
+    logger.info(`finegrain listens at ${address}, documentation at ${address}/docs`);
+    if (stack) stack.announce(address);
+    logger.info({ reason: await stopped }, 'stopping');
+  } finally {
+    await app.close();
+    await scoring.close();
+    await db.close();
+  }
+}
+
+runMain(main);

@@ -1,0 +1,287 @@
+// Preference pairs: batches (all or nothing), streamed imports (row by row), list, export, preference.
+import { createHash } from 'node:crypto';
+import canonicalize from 'canonicalize';
+import { v7 as uuidv7 } from 'uuid';
+import { updateEditsOfPair } from '../db/edits.ts';
+import * as db from '../db/pairs.ts';
+import type { Transaction } from '../db/pool.ts';
+import { formatId, parseId } from '../domain/ids.ts';
+import { notFound, Problem, type ProblemDetail } from '../errors.ts';
+import type { Caller, Services } from './context.ts';
+import { findDataset } from './datasets.ts';
+import { readNdjson, writeNdjson } from './ndjson.ts';
+import { type Page, type PageRequest, readPage } from './paging.ts';
+import { type PairInput, parsePairRow } from './pair-rows.ts';
+
+export interface Pair extends PairInput {
+  id: string;
+  dataset_id: string;
+  created_at: string;
+}
+
+export function renderPair(row: db.PairRow): Pair {
+  return {
+    id: formatId('pair', row.id),
+    dataset_id: formatId('dataset', row.dataset_id),
+    external_id: row.external_id,
+    prompt: row.prompt as Pair['prompt'],
+    response_a: row.response_a,
+    response_b: row.response_b,
+    preference: row.preference,
+    metadata: row.metadata,
+    created_at: row.created_at.toISOString(),
+  };
+}
+
+const sha256 = (value: unknown): Buffer => createHash('sha256').update(canonicalize(value)!).digest();
+
+function newPair(input: PairInput): db.NewPair {
+  const { prompt, response_a, response_b, preference, metadata } = input;
+  return {
+    id: uuidv7(),
+    externalId: input.external_id,
+    prompt,
+    responseA: response_a,
+    responseB: response_b,
+    preference,
+    metadata,
+    identitySha256: sha256([prompt, response_a, response_b]),
+    contentSha256: sha256([prompt, response_a, response_b, preference, metadata]),
+  };
+}
+
+type PairStatus = 'created' | 'unchanged' | 'conflict';
+
+/** Adds pairs to a dataset; says of each whether it is new, was there already, or contradicts one that is there. */
+async function addPairs(
+  tx: Transaction,
+  projectId: string,
+  datasetId: string,
+  inputs: PairInput[],
+): Promise<{ id: string; status: PairStatus }[]> {
+  const pairs = inputs.map(newPair);
+  const created = await db.insertPairs(tx, projectId, datasetId, pairs);
+  if (created.size === pairs.length) return pairs.map(({ id }) => ({ id, status: 'created' }));
+  const others = pairs.filter(({ id }) => !created.has(id));
+  const stored = new Map(
+    (
+      await db.selectPairKeys(
+        tx,
+        datasetId,
+        others.flatMap(({ externalId }) => externalId ?? []),
+        others.map(({ identitySha256 }) => identitySha256),
+      )
+    ).map((row) => [row.external_id ?? row.identity_sha256.toString('hex'), row]),
+  );
+  return pairs.map((pair) => {
+    if (created.has(pair.id)) return { id: pair.id, status: 'created' };
+    const there = stored.get(pair.externalId ?? pair.identitySha256.toString('hex'))!;
+    return {
+      id: there.id,
+      status: there.content_sha256.equals(pair.contentSha256) ? 'unchanged' : 'conflict',
+    };
+  });
+}
+
+const conflictDetail = (pair: PairInput): string =>
+  pair.external_id === null
+    ? 'the dataset has a pair with this prompt and these responses, but with another preference or other metadata'
+    : `the dataset has a pair with the external_id ${JSON.stringify(pair.external_id)} and other content`;
+
+export interface PairBatchResult {
+  created: number;
+  unchanged: number;
+  items: { id: string; external_id: string | null; status: 'created' | 'unchanged' }[];
+}
+
+/** All or nothing. @throws Problem conflict with a pointer to each pair that contradicts a stored one */
+export function createPairs(
+  { db: database }: Services,
+  caller: Caller,
+  datasetId: string,
+  inputs: PairInput[],
+): Promise<PairBatchResult> {
+  return database.transaction(caller.projectId, async (tx) => {
+    const dataset = await findDataset(tx, datasetId);
+    const added = await addPairs(tx, caller.projectId, dataset.id, inputs);
+    const errors: ProblemDetail[] = added.flatMap(({ status }, index) =>
+      status === 'conflict'
+        ? [{ pointer: `/pairs/${index}`, detail: conflictDetail(inputs[index]!), in: 'body' }]
+        : [],
+    );
+    if (errors.length > 0) {
+      throw new Problem(
+        'conflict',
+        `${errors.length} of ${inputs.length} pairs contradict stored ones; nothing was added.`,
+        { errors },
+      );
+    }
+    const items = added.map(({ id, status }, index) => ({
+      id: formatId('pair', id),
+      external_id: inputs[index]!.external_id,
+      status: status as 'created' | 'unchanged',
+    }));
+    const created = items.filter(({ status }) => status === 'created').length;
+    return { created, unchanged: items.length - created, items };
+  });
+}
+
+export interface ImportError {
+  line: number;
+  code: string;
+  pointer: string;
+  detail: string;
+}
+
+export interface ImportResult {
+  received: number;
+  created: number;
+  unchanged: number;
+  rejected: number;
+  errors: ImportError[];
+  errors_truncated: boolean;
+}
+
+const importLimits = {
+  lineBytes: 8 * 1024 * 1024,
+  batchRows: 1000,
+  batchCharacters: 4_000_000,
+  listedErrors: 100,
+};
+
+/**
+ * Imports NDJSON row by row: a bad row is reported and skipped, every good one is kept. Batches commit as they fill, so
+ * that an import cut off in the middle keeps what it has done and a repeat adds only what is missing.
+ */
+export async function importPairs(
+  services: Services,
+  caller: Caller,
+  datasetId: string,
+  source: AsyncIterable<Uint8Array>,
+): Promise<ImportResult> {
+  const dataset = await services.db.transaction(caller.projectId, (tx) => findDataset(tx, datasetId));
+  const result: ImportResult = {
+    received: 0,
+    created: 0,
+    unchanged: 0,
+    rejected: 0,
+    errors: [],
+    errors_truncated: false,
+  };
+  const reject = (error: ImportError): void => {
+    result.rejected++;
+    if (result.errors.length < importLimits.listedErrors) result.errors.push(error);
+    else result.errors_truncated = true;
+  };
+  let batch: { line: number; pair: PairInput }[] = [];
+  let characters = 0;
+  const flush = async (): Promise<void> => {
+    if (batch.length === 0) return;
+    const added = await services.db.transaction(caller.projectId, (tx) =>
+      addPairs(
+        tx,
+        caller.projectId,
+        dataset.id,
+        batch.map(({ pair }) => pair),
+      ),
+    );
+    added.forEach(({ status }, index) => {
+      const { line, pair } = batch[index]!;
+      if (status === 'conflict')
+        reject({
+          line,
+          code: 'conflict',
+          pointer: pair.external_id === null ? '' : '/external_id',
+          detail: conflictDetail(pair),
+        });
+      else result[status]++;
+    });
+    batch = [];
+    characters = 0;
+  };
+  for await (const read of readNdjson(source, importLimits.lineBytes)) {
+    result.received++;
+    const row = 'error' in read ? read.error : parsePairRow(read.value);
+    if ('code' in row) {
+      reject({ line: read.line, ...row });
+      continue;
+    }
+    batch.push({ line: read.line, pair: row });
+    characters += row.response_a.length + row.response_b.length + JSON.stringify(row.prompt).length;
+    if (batch.length === importLimits.batchRows || characters >= importLimits.batchCharacters) await flush();
+  }
+  await flush();
+  result.errors.sort((a, b) => a.line - b.line);
+  return result;
+}
+
+export function listPairs(
+  { db: database }: Services,
+  caller: Caller,
+  datasetId: string,
+  request: PageRequest,
+): Promise<Page<Pair>> {
+  return database.transaction(caller.projectId, async (tx) => {
+    const dataset = await findDataset(tx, datasetId);
+    return readPage(request, (page) => db.selectPairs(tx, dataset.id, page), renderPair);
+  });
+}
+
+/** The pair rows of a dataset in pages, each read in a transaction of its own: constant memory for any size. */
+async function* allPairs(services: Services, caller: Caller, datasetId: string): AsyncGenerator<Pair> {
+  const limit = 500;
+  let after: string | null = null;
+  for (;;) {
+    const rows: db.PairRow[] = await services.db.transaction(caller.projectId, (tx) =>
+      db.selectPairs(tx, datasetId, { after, limit }),
+    );
+    yield* rows.map(renderPair);
+    if (rows.length < limit) return;
+    after = rows.at(-1)!.id;
+  }
+}
+
+/** NDJSON of every pair; importing it into a dataset that has them adds nothing. */
+export async function exportPairs(
+  services: Services,
+  caller: Caller,
+  datasetId: string,
+): Promise<AsyncGenerator<string>> {
+  const dataset = await services.db.transaction(caller.projectId, (tx) => findDataset(tx, datasetId));
+  return writeNdjson(allPairs(services, caller, dataset.id));
+}
+
+/** @throws Problem not_found */
+export async function findPair(tx: Transaction, id: string): Promise<db.PairRow> {
+  const uuid = parseId('pair', id);
+  const row = uuid ? await db.selectPair(tx, uuid) : undefined;
+  if (!row) throw notFound('pair', id);
+  return row;
+}
+
+export function getPair({ db: database }: Services, caller: Caller, id: string): Promise<Pair> {
+  return database.transaction(caller.projectId, async (tx) => renderPair(await findPair(tx, id)));
+}
+
+/** Edits of the side that is now preferred become stale; those of the other side count again. */
+export function setPreference(
+  { db: database }: Services,
+  caller: Caller,
+  id: string,
+  preference: 'a' | 'b' | null,
+): Promise<Pair> {
+  return database.transaction(caller.projectId, async (tx) => {
+    const { id: uuid } = await findPair(tx, id);
+    const row = (await db.updatePreference(tx, uuid, preference))!;
+    if (preference !== null) await updateEditsOfPair(tx, uuid, preference);
+    return renderPair(row);
+  });
+}
+
+/** Deletes a pair with its edits; snapshots that hold it keep it. */
+export async function deletePair({ db: database }: Services, caller: Caller, id: string): Promise<void> {
+  await database.transaction(caller.projectId, async (tx) => {
+    const { id: uuid } = await findPair(tx, id);
+    await db.deletePair(tx, uuid);
+  });
+}

@@ -1,0 +1,483 @@
+// What a run may ask for: one strict schema per kind, with the trainer's own defaults and limits
+// (runners/finegrain_trainer/spec.py; test/runner/spec-parity.test.ts keeps the two equal).
+import { type Static, type TObject, Type } from 'typebox';
+import { Problem } from '../errors.ts';
+import { splits } from './snapshot-content.ts';
+
+export const runKinds = ['sft', 'reward', 'ppo', 'generate'] as const;
+export type RunKind = (typeof runKinds)[number];
+
+const closed = { additionalProperties: false } as const;
+
+const count = (value: number, description: string, minimum = 1) =>
+  Type.Optional(Type.Integer({ minimum, maximum: 2 ** 31 - 1, default: value, description }));
+const atLeast = (minimum: number, value: number, description: string) =>
+  Type.Optional(Type.Number({ minimum, default: value, description }));
+const positive = (value: number, description: string) =>
+  Type.Optional(Type.Number({ exclusiveMinimum: 0, default: value, description }));
+const fraction = (value: number, description: string) =>
+  Type.Optional(Type.Number({ minimum: 0, maximum: 1, default: value, description }));
+
+const learningRate = 'AdamW peak; pretrained models want about a hundredth of this';
+const gradientNorm = 'Gradients are scaled down to this norm';
+const checkpoints = 'Steps between checkpoints';
+
+/** By kind, every key optional, with the default that the trainer takes. */
+export const hyperparameters = {
+  sft: Type.Object(
+    {
+      epochs: count(3, 'Passes over the training rows'),
+      batch_size: count(32, 'Demonstrations per step'),
+      learning_rate: positive(4e-3, learningRate),
+      warmup_steps: count(30, 'Linear warm-up', 0),
+      weight_decay: atLeast(0, 0.01, 'AdamW'),
+      max_grad_norm: positive(1, gradientNorm),
+      checkpoint_every: count(100, checkpoints),
+    },
+    closed,
+  ),
+  reward: Type.Object(
+    {
+      epochs: count(4, 'Passes over the training edits'),
+      batch_size: count(16, 'Edits per step; each brings both of its versions'),
+      learning_rate: positive(3e-3, learningRate),
+      warmup_steps: count(20, 'Linear warm-up', 0),
+      weight_decay: atLeast(0, 0.01, 'AdamW'),
+      max_grad_norm: positive(1, gradientNorm),
+      reward_clip: Type.Optional(
+        Type.Number({ maximum: -0.1, default: -4, description: 'Rewards log(1 - p) are cut off here' }),
+      ),
+      checkpoint_every: count(100, checkpoints),
+    },
+    closed,
+  ),
+  ppo: Type.Object(
+    {
+      steps: count(28, 'Rollout-and-update rounds'),
+      batch_size: count(64, 'Prompts per step', 2),
+      epochs: count(2, 'Passes over each batch of rollouts'),
+      minibatches: count(2, 'Parts of each pass; at most batch_size'),
+      learning_rate: positive(5e-4, 'AdamW, constant'),
+      weight_decay: atLeast(0, 0, 'AdamW'),
+      max_grad_norm: positive(1, gradientNorm),
+      max_new_tokens: count(64, 'Longest response; a longer one counts as truncated'),
+      temperature: positive(1, 'Of sampling, and of every log-probability'),
+      beta: atLeast(0, 0.1, 'Price of one nat of KL against the starting policy'),
+      mu: Type.Optional(
+        Type.Enum(['batch', 'zero'], {
+          default: 'batch',
+          description: 'Taken off each token’s reward: the running batch mean, or nothing',
+        }),
+      ),
+      scale_samples: count(384, 'Samples of the starting policy that set the reward scale', 2),
+      gamma: fraction(1, 'Discount'),
+      gae_lambda: fraction(0.95, 'λ of generalised advantage estimation'),
+      clip: positive(0.2, 'Of the probability ratio'),
+      value_clip: positive(0.2, 'How far a value may move from the one that the rollout saw'),
+      value_coefficient: atLeast(0, 0.5, 'Weight of the value loss'),
+      truncation_cost: atLeast(0, 1, 'Charged on the last token of a response that did not end itself'),
+      critic: Type.Optional(
+        Type.Enum(['shared', 'separate'], {
+          default: 'shared',
+          description: 'A value head on the policy’s backbone, or a network of its own',
+        }),
+      ),
+      checkpoint_every: count(5, checkpoints),
+    },
+    closed,
+  ),
+  generate: Type.Object(
+    {
+      batch_size: count(64, 'Prompts decoded together'),
+      max_new_tokens: count(64, 'Longest response'),
+      temperature: atLeast(0, 1, '0: always the most likely token'),
+    },
+    closed,
+  ),
+} satisfies Record<RunKind, TObject>;
+
+/** A Llama-shaped model with random weights and a byte-level BPE trained on the training texts. */
+export const scratchModel = Type.Object(
+  {
+    hidden_size: Type.Optional(
+      Type.Integer({ minimum: 8, maximum: 8192, default: 64, description: 'A multiple of 2 · num_heads' }),
+    ),
+    num_layers: Type.Optional(Type.Integer({ minimum: 1, maximum: 128, default: 2 })),
+    num_heads: Type.Optional(Type.Integer({ minimum: 1, maximum: 128, default: 2 })),
+    vocab_size: Type.Optional(Type.Integer({ minimum: 262, maximum: 262_144, default: 512 })),
+    context_length: Type.Optional(Type.Integer({ minimum: 16, maximum: 131_072, default: 256 })),
+  },
+  { ...closed, description: 'Random weights, and a byte-level BPE trained on the training texts' },
+);
+
+const modelId = Type.Optional(
+  Type.String({
+    maxLength: 100,
+    description: 'A registered model',
+    examples: ['model_019356f0a1b27c3d8e4f5a6b7c8d9e0f'],
+  }),
+);
+const alias = Type.Optional(
+  Type.String({
+    maxLength: 100,
+    description: 'What the alias names when the run is created',
+    examples: ['policy'],
+  }),
+);
+const storedModelForms = { model_id: modelId, alias };
+const anyModelForms = {
+  ...storedModelForms,
+  path: Type.Optional(
+    Type.String({
+      pattern: '^/',
+      maxLength: 4096,
+      description:
+        'A model folder on the runner’s machine, absolute. Needs the scope `operator`, as it reads the host.',
+    }),
+  ),
+  hub: Type.Optional(
+    Type.String({
+      pattern: '^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$',
+      maxLength: 200,
+      description: 'A Hugging Face hub model, with `revision`',
+      examples: ['org/name'],
+    }),
+  ),
+  revision: Type.Optional(
+    Type.String({
+      pattern: '^[A-Za-z0-9][A-Za-z0-9._/-]*$',
+      maxLength: 200,
+      description: 'With `hub`: a commit, so that the run can be repeated',
+    }),
+  ),
+};
+const oneForm = { ...closed, minProperties: 1 };
+
+const StoredModel = Type.Object(storedModelForms, {
+  ...oneForm,
+  description: 'Exactly one of `model_id`, `alias`',
+  examples: [{ alias: 'token-reward' }],
+});
+const AnyModel = Type.Object(anyModelForms, {
+  ...oneForm,
+  description: 'Exactly one of `model_id`, `alias`, `path`, `hub` with `revision`',
+  examples: [{ alias: 'policy' }],
+});
+const StartModel = Type.Object(
+  { ...anyModelForms, scratch: Type.Optional(scratchModel) },
+  {
+    ...oneForm,
+    description: 'Exactly one of `model_id`, `alias`, `path`, `hub` with `revision`, `scratch`',
+    examples: [{ scratch: { hidden_size: 64, num_layers: 2, num_heads: 2 } }],
+  },
+);
+
+const snapshotId = Type.String({
+  maxLength: 100,
+  description: 'A snapshot of this project',
+  examples: ['snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f'],
+});
+const artifact = (description: string) =>
+  Type.String({ pattern: '^sha256:[0-9a-f]{64}$', description, examples: [`sha256:${'ab'.repeat(32)}`] });
+
+const Demonstrations = Type.Object(
+  {
+    demonstrations: Type.Optional(
+      artifact(
+        'An NDJSON artifact with rows `{prompt, response, id?, split?}`; `split` is `train` unless given',
+      ),
+    ),
+    snapshot_id: Type.Optional(snapshotId),
+    responses: Type.Optional(
+      Type.Enum(['edited', 'preferred', 'all'], {
+        default: 'edited',
+        description:
+          'With `snapshot_id`: the edited versions, the preferred responses, or both responses of every pair',
+      }),
+    ),
+  },
+  { ...oneForm, description: 'Exactly one of `demonstrations`, `snapshot_id`' },
+);
+const Prompts = Type.Object(
+  {
+    snapshot_id: Type.Optional(snapshotId),
+    split: Type.Optional(
+      Type.Enum([...splits], {
+        description:
+          'With `snapshot_id`: whose prompts; `train` for ppo and `test` for generate unless given',
+      }),
+    ),
+    prompts: Type.Optional(artifact('An NDJSON artifact with rows `{prompt, id?}`')),
+  },
+  {
+    ...oneForm,
+    description: 'Exactly one of `snapshot_id`, `prompts`. A snapshot’s prompts come once each.',
+  },
+);
+
+const seed = Type.Optional(
+  Type.Integer({
+    minimum: 0,
+    maximum: 2 ** 31 - 1,
+    default: 0,
+    description: 'Equal seeds on equal machines give equal weights',
+  }),
+);
+const modelTail = {
+  name: Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: 200,
+      description: 'Name of the model; made from kind and run unless given',
+    }),
+  ),
+  alias: Type.Optional(
+    Type.String({
+      pattern: '^[a-z0-9][a-z0-9._-]{0,99}$',
+      description: 'Moved to the model when the run succeeds and its gate, if it has one, is passed',
+    }),
+  ),
+};
+
+export const SftSpec = Type.Object(
+  {
+    base_model: StartModel,
+    data: Demonstrations,
+    seed,
+    hyperparameters: Type.Optional(hyperparameters.sft),
+    ...modelTail,
+  },
+  {
+    ...closed,
+    $id: 'SftSpec',
+    description: 'Supervised fine-tuning on demonstrations, or on the responses of a snapshot',
+    examples: [
+      {
+        base_model: { alias: 'policy' },
+        data: { snapshot_id: 'snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f', responses: 'edited' },
+        alias: 'policy',
+      },
+    ],
+  },
+);
+
+export const RewardSpec = Type.Object(
+  {
+    base_model: AnyModel,
+    snapshot_id: snapshotId,
+    loss: Type.Optional(
+      Type.Enum(['survival'], {
+        default: 'survival',
+        description: 'r = log(1 - p), p the probability that an annotator edits the token away',
+      }),
+    ),
+    label_rule: Type.Optional(
+      Type.Enum(['mix', 'all', 'none'], {
+        default: 'mix',
+        description:
+          'Which tokens of an insertion carry the label: the first one and the token that skipped it, all, or none',
+      }),
+    ),
+    gate: Type.Optional(
+      Type.Object(
+        {
+          pair_accuracy: fraction(0.7, 'Least share of held-out pairs that are ordered right'),
+          bad_token_auc: Type.Optional(
+            Type.Number({
+              minimum: 0,
+              maximum: 1,
+              description:
+                'Least AUC of finding the tokens that were edited away; not asked for unless given',
+              examples: [0.9],
+            }),
+          ),
+        },
+        { ...closed, description: 'What the model must reach before the alias moves' },
+      ),
+    ),
+    seed,
+    hyperparameters: Type.Optional(hyperparameters.reward),
+    ...modelTail,
+  },
+  {
+    ...closed,
+    $id: 'RewardSpec',
+    description: 'A token-level reward model from the edits of a snapshot',
+    examples: [
+      {
+        base_model: { alias: 'policy' },
+        snapshot_id: 'snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f',
+        gate: { pair_accuracy: 0.7, bad_token_auc: 0.9 },
+        alias: 'token-reward',
+      },
+    ],
+  },
+);
+
+export const PpoSpec = Type.Object(
+  {
+    policy: AnyModel,
+    reward_model: StoredModel,
+    prompts: Prompts,
+    seed,
+    hyperparameters: Type.Optional(hyperparameters.ppo),
+    ...modelTail,
+  },
+  {
+    ...closed,
+    $id: 'PpoSpec',
+    description:
+      'Fine-grained PPO: every token gets its own reward. Policy and reward model share a tokenizer.',
+    examples: [
+      {
+        policy: { alias: 'policy' },
+        reward_model: { alias: 'token-reward' },
+        prompts: { snapshot_id: 'snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f', split: 'train' },
+        name: 'policy-ppo',
+      },
+    ],
+  },
+);
+
+export const GenerateSpec = Type.Object(
+  { model: AnyModel, prompts: Prompts, seed, hyperparameters: Type.Optional(hyperparameters.generate) },
+  {
+    ...closed,
+    $id: 'GenerateSpec',
+    description: 'Responses of a policy, as the artifact `responses.ndjson`',
+    examples: [
+      {
+        model: { alias: 'policy' },
+        prompts: { snapshot_id: 'snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f', split: 'test' },
+      },
+    ],
+  },
+);
+
+export type SftSpec = Static<typeof SftSpec>;
+export type RewardSpec = Static<typeof RewardSpec>;
+export type PpoSpec = Static<typeof PpoSpec>;
+export type GenerateSpec = Static<typeof GenerateSpec>;
+
+/** A kind with its spec, as the request's schema lets it in. */
+export type KindSpec =
+  | { kind: 'sft'; spec: SftSpec }
+  | { kind: 'reward'; spec: RewardSpec }
+  | { kind: 'ppo'; spec: PpoSpec }
+  | { kind: 'generate'; spec: GenerateSpec };
+
+type StartModel = Static<typeof StartModel>;
+type Defaulted<T> = { [K in keyof T]-?: T[K] };
+
+/**
+ * The spec with every default filled in: what the run will do even if defaults change later.
+ * @throws Problem invalid_request for what a schema cannot say: forms that exclude each other, related numbers
+ */
+export function resolveSpec(run: KindSpec): KindSpec {
+  switch (run.kind) {
+    case 'sft': {
+      const { spec } = run;
+      const model = oneModel(spec.base_model, '/spec/base_model');
+      const scratch = model.scratch && withDefaults(scratchModel, model.scratch);
+      if (scratch && scratch.hidden_size % (2 * scratch.num_heads) !== 0) {
+        throw invalid('/spec/base_model/scratch/hidden_size', 'must be a multiple of 2 · num_heads');
+      }
+      exactlyOne(spec.data, ['demonstrations', 'snapshot_id'], '/spec/data');
+      if (spec.data.demonstrations !== undefined && spec.data.responses !== undefined) {
+        throw invalid('/spec/data/responses', 'goes with snapshot_id only');
+      }
+      const data = spec.data.demonstrations
+        ? spec.data
+        : { ...spec.data, responses: spec.data.responses ?? 'edited' };
+      return {
+        kind: 'sft',
+        spec: { ...spec, ...resolvedTail('sft', spec), base_model: scratch ? { scratch } : model, data },
+      };
+    }
+    case 'reward': {
+      const { spec } = run;
+      oneModel(spec.base_model, '/spec/base_model');
+      return {
+        kind: 'reward',
+        spec: {
+          ...spec,
+          ...resolvedTail('reward', spec),
+          loss: spec.loss ?? 'survival',
+          label_rule: spec.label_rule ?? 'mix',
+          gate: { pair_accuracy: 0.7, ...spec.gate },
+        },
+      };
+    }
+    case 'ppo': {
+      const { spec } = run;
+      oneModel(spec.policy, '/spec/policy');
+      oneModel(spec.reward_model, '/spec/reward_model');
+      const tail = resolvedTail('ppo', spec);
+      const { minibatches, batch_size } = tail.hyperparameters;
+      if (minibatches > batch_size) {
+        throw invalid('/spec/hyperparameters/minibatches', 'cannot be more than batch_size');
+      }
+      return { kind: 'ppo', spec: { ...spec, ...tail, prompts: onePromptSource(spec.prompts, 'train') } };
+    }
+    case 'generate': {
+      const { spec } = run;
+      oneModel(spec.model, '/spec/model');
+      return {
+        kind: 'generate',
+        spec: { ...spec, ...resolvedTail('generate', spec), prompts: onePromptSource(spec.prompts, 'test') },
+      };
+    }
+  }
+}
+
+function resolvedTail<Kind extends RunKind>(
+  kind: Kind,
+  spec: { seed?: number; hyperparameters?: object },
+): { seed: number; hyperparameters: Defaulted<Static<(typeof hyperparameters)[Kind]>> } {
+  return {
+    seed: spec.seed ?? 0,
+    hyperparameters: withDefaults(hyperparameters[kind], spec.hyperparameters ?? {}),
+  };
+}
+
+function withDefaults<Schema extends TObject>(schema: Schema, values: object): Defaulted<Static<Schema>> {
+  const defaults = Object.entries(schema.properties).map(([key, property]) => [
+    key,
+    (property as { default?: unknown }).default,
+  ]);
+  return { ...Object.fromEntries(defaults), ...values } as Defaulted<Static<Schema>>;
+}
+
+function oneModel(model: StartModel, pointer: string): StartModel {
+  const { hub, revision } = model;
+  if ((hub === undefined) !== (revision === undefined))
+    throw invalid(pointer, 'needs hub and revision together');
+  exactlyOne(model, ['model_id', 'alias', 'path', 'hub', 'scratch'], pointer);
+  return model;
+}
+
+function onePromptSource(
+  source: Static<typeof Prompts>,
+  split: (typeof splits)[number],
+): Static<typeof Prompts> {
+  exactlyOne(source, ['snapshot_id', 'prompts'], '/spec/prompts');
+  if (source.prompts === undefined) return { ...source, split: source.split ?? split };
+  if (source.split !== undefined) throw invalid('/spec/prompts/split', 'goes with snapshot_id only');
+  return source;
+}
+
+function exactlyOne(value: object, names: string[], pointer: string): void {
+  const given = Object.keys(value).filter((key) => names.includes(key));
+  if (given.length !== 1) {
+    throw invalid(
+      pointer,
+      given.length === 0 ? `names none of ${names.join(', ')}` : `names both ${given.join(' and ')}`,
+    );
+  }
+}
+
+function invalid(pointer: string, detail: string): Problem {
+  return new Problem('invalid_request', `${pointer}: ${detail}.`, {
+    errors: [{ pointer, detail, in: 'body' }],
+  });
+}

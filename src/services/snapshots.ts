@@ -1,0 +1,147 @@
+// Snapshots: immutable, digest-named selections of pairs and accepted edits, split by prompt.
+import { v7 as uuidv7 } from 'uuid';
+import { insertArtifact } from '../db/artifacts.ts';
+import type { Transaction } from '../db/pool.ts';
+import * as db from '../db/snapshots.ts';
+import { formatId, parseId } from '../domain/ids.ts';
+import { notFound, Problem } from '../errors.ts';
+import type { Caller, Services } from './context.ts';
+import { findDataset } from './datasets.ts';
+import { type LabelRule, labelRows } from './label-rows.ts';
+import { findModel, openModelTokenizer } from './models.ts';
+import { writeNdjson } from './ndjson.ts';
+import { type Page, type PageRequest, readPage } from './paging.ts';
+import {
+  emptyCounts,
+  type SnapshotCounts,
+  type SnapshotRow,
+  type Split,
+  type SplitSpec,
+  snapshotLines,
+  snapshotRows,
+} from './snapshot-content.ts';
+
+export interface Snapshot {
+  id: string;
+  digest: string;
+  dataset_ids: string[];
+  split: SplitSpec;
+  counts: SnapshotCounts;
+  created_at: string;
+}
+
+function render(row: db.SnapshotRow): Snapshot {
+  return {
+    id: formatId('snapshot', row.id),
+    digest: row.digest,
+    dataset_ids: row.dataset_ids.map((id) => formatId('dataset', id)),
+    split: row.split as SplitSpec,
+    counts: row.counts as SnapshotCounts,
+    created_at: row.created_at.toISOString(),
+  };
+}
+
+export interface NewSnapshot {
+  dataset_ids: string[];
+  filter?: { has_edit?: boolean };
+  split: SplitSpec;
+}
+
+/** @throws Problem not_found for a dataset, unprocessable when the fractions are not 1 together or nothing is selected */
+export async function createSnapshot(
+  { db: database, artifacts }: Services,
+  caller: Caller,
+  input: NewSnapshot,
+): Promise<Snapshot> {
+  const { train, validation, test } = input.split;
+  if (Math.abs(train + validation + test - 1) > 1e-9) {
+    throw new Problem(
+      'unprocessable',
+      `train, validation and test must add up to 1, not ${train + validation + test}.`,
+      {
+        errors: [{ pointer: '/split', detail: 'the fractions do not add up to 1', in: 'body' }],
+      },
+    );
+  }
+  return database.transaction(caller.projectId, async (tx) => {
+    const datasetIds: string[] = [];
+    for (const [index, id] of input.dataset_ids.entries())
+      datasetIds.push((await findDataset(tx, id, `/dataset_ids/${index}`)).id);
+    const counts = emptyCounts();
+    const source = db.selectSnapshotSource(tx, datasetIds, { hasEdit: input.filter?.has_edit ?? null });
+    const { digest, bytes } = await artifacts.put(snapshotLines(source, input.split, counts));
+    if (counts.pairs === 0)
+      throw new Problem(
+        'unprocessable',
+        'No pair of these datasets fits the filter: a snapshot would be empty.',
+      );
+    await insertArtifact(tx, {
+      projectId: caller.projectId,
+      digest,
+      bytes,
+      mediaType: 'application/x-ndjson',
+    });
+    return render(
+      await db.insertSnapshot(tx, {
+        projectId: caller.projectId,
+        id: uuidv7(),
+        digest,
+        dataset_ids: datasetIds,
+        split: input.split,
+        counts,
+      }),
+    );
+  });
+}
+
+export function listSnapshots(
+  { db: database }: Services,
+  caller: Caller,
+  request: PageRequest,
+): Promise<Page<Snapshot>> {
+  return database.transaction(caller.projectId, (tx) =>
+    readPage(request, (page) => db.selectSnapshots(tx, page), render),
+  );
+}
+
+/** @throws Problem not_found */
+export async function findSnapshot(tx: Transaction, id: string, pointer?: string): Promise<db.SnapshotRow> {
+  const uuid = parseId('snapshot', id);
+  const row = uuid ? await db.selectSnapshot(tx, uuid) : undefined;
+  if (!row) throw notFound('snapshot', id, pointer);
+  return row;
+}
+
+export function getSnapshot({ db: database }: Services, caller: Caller, id: string): Promise<Snapshot> {
+  return database.transaction(caller.projectId, async (tx) => render(await findSnapshot(tx, id)));
+}
+
+export interface ExportRequest {
+  /** id or alias: rows are token-labelled for its tokenizer; without, they are pairs with their edits */
+  model?: string;
+  split?: Split;
+  label_rule?: LabelRule;
+}
+
+/** NDJSON of a snapshot. */
+export async function exportSnapshot(
+  services: Services,
+  caller: Caller,
+  id: string,
+  request: ExportRequest,
+): Promise<AsyncGenerator<string>> {
+  const { digest, model } = await services.db.transaction(caller.projectId, async (tx) => ({
+    digest: (await findSnapshot(tx, id)).digest,
+    model: request.model === undefined ? null : await findModel(tx, request.model, '/model'),
+  }));
+  const rows = ofSplit(snapshotRows(services.artifacts, digest), request.split);
+  if (model === null) return writeNdjson(rows);
+  return writeNdjson(labelRows(rows, await openModelTokenizer(services, model), request.label_rule ?? 'mix'));
+}
+
+async function* ofSplit(
+  rows: AsyncIterable<SnapshotRow>,
+  split: Split | undefined,
+): AsyncGenerator<SnapshotRow> {
+  for await (const row of rows) if (split === undefined || row.split === split) yield row;
+}

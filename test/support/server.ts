@@ -1,0 +1,131 @@
+// The API on a real socket over a cloned database, and a small client that checks every answer against the document.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pino } from 'pino';
+import type { Test } from 'tap';
+import { buildApp } from '../../src/app.ts';
+import { openScoringEngine } from '../../src/scoring/engine.ts';
+import type { Services } from '../../src/services/context.ts';
+import { generateKey } from '../../src/services/keys.ts';
+import { openArtifactStore } from '../../src/storage/artifact-store.ts';
+import { createTestDatabase, type TestDatabase } from './database.ts';
+
+export interface Answer {
+  status: number;
+  headers: Headers;
+  text: string;
+  // biome-ignore lint/suspicious/noExplicitAny: tests read what the document promises
+  body: any;
+}
+
+export interface RequestOptions {
+  /** null: no Authorization header; undefined: the bootstrap key */
+  key?: string | null;
+  json?: unknown;
+  body?: string | Uint8Array | ReadableStream;
+  headers?: Record<string, string>;
+  signal?: AbortSignal;
+}
+
+export interface TestServer {
+  url: string;
+  database: TestDatabase;
+  services: Services;
+  bootstrapKey: string;
+  dataDir: string;
+  call(method: string, path: string, options?: RequestOptions): Promise<Answer>;
+  /** The admin key of a new project: a stranger to everything made with the bootstrap key. */
+  otherProjectKey(): Promise<string>;
+  /** A key of the default project with these scopes only. */
+  keyWith(...scopes: string[]): Promise<string>;
+}
+
+export async function startTestServer(t: Test): Promise<TestServer> {
+  const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
+  t.teardown(() => rm(dataDir, { recursive: true, force: true }));
+  const database = await createTestDatabase(t);
+  const artifacts = openArtifactStore(join(dataDir, 'artifacts'));
+  const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
+  const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, logger });
+  const services: Services = { db: database.open('finegrain_api'), artifacts, scoring };
+  const bootstrapKey = generateKey();
+  const app = await buildApp({ services, bootstrapKey, logger });
+  const url = await app.listen({ host: '127.0.0.1', port: 0 });
+  t.teardown(async () => {
+    await app.close();
+    await scoring.close();
+  });
+
+  const call: TestServer['call'] = async (
+    method,
+    path,
+    { key = bootstrapKey, json, body, headers = {}, signal } = {},
+  ) => {
+    const response = await fetch(url + path, {
+      method,
+      headers: {
+        ...(key === null ? {} : { authorization: `Bearer ${key}` }),
+        ...(json === undefined ? {} : { 'content-type': 'application/json' }),
+        ...headers,
+      },
+      ...(json !== undefined
+        ? { body: JSON.stringify(json) }
+        : body !== undefined
+          ? { body, duplex: 'half' }
+          : {}),
+      ...(signal ? { signal } : {}),
+    } as RequestInit);
+    const text = await response.text();
+    const isJson = /\bjson$/.test(response.headers.get('content-type')?.split(';')[0] ?? '');
+    return {
+      status: response.status,
+      headers: response.headers,
+      text,
+      body: isJson ? JSON.parse(text) : undefined,
+    };
+  };
+
+  return {
+    url,
+    database,
+    services,
+    bootstrapKey,
+    dataDir,
+    call,
+    async otherProjectKey() {
+      return (await call('POST', '/v1/projects', { json: { name: 'other' } })).body.key;
+    },
+    async keyWith(...scopes) {
+      return (await call('POST', '/v1/keys', { json: { name: 'test', scopes } })).body.key;
+    },
+  };
+}
+
+/** The security triad of a route: no key, a wrong key, a key without the scope. */
+export async function checkSecurity(
+  t: Test,
+  server: TestServer,
+  method: string,
+  path: string,
+  scope: string,
+  options: RequestOptions = {},
+): Promise<void> {
+  t.match(
+    await server.call(method, path, { ...options, key: null }),
+    { status: 401, body: { code: 'unauthenticated' } },
+    `${method} ${path} without a key`,
+  );
+  t.match(
+    await server.call(method, path, { ...options, key: 'fg_wrong' }),
+    { status: 401, body: { code: 'unauthenticated' } },
+    `${method} ${path} with a wrong key`,
+  );
+  const other = scope === 'score' ? 'read' : 'score';
+  const key = await server.keyWith(other);
+  t.match(
+    await server.call(method, path, { ...options, key }),
+    { status: 403, body: { code: 'missing_scope' } },
+    `${method} ${path} with the scope ${other} only`,
+  );
+}
