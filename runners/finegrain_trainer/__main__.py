@@ -1,0 +1,100 @@
+"""Command line of the trainer: parse the spec, set the process up, run one kind, say how it ended.
+
+`python -m finegrain_trainer {sft,reward,ppo,generate} --spec spec.json --workdir DIR [--supervised]`
+Exit codes: 0 done, 75 interrupted with its progress kept, 2 the spec or the data are wrong, 1 everything else.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from .failures import BadSpec, Interrupted, OutOfMemory, TrainerFailure
+from .protocol import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    Reporter,
+    StopRequest,
+    claim_stdout,
+)
+from .spec import KINDS, HubModel, Spec, read_spec
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says what is wrong with the command line as a bad spec, in the protocol."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadSpec(f"command line: {message}")
+
+
+def main() -> int:
+    reporter = claim_stdout()
+    try:
+        arguments = parse_arguments()
+        spec = read_spec(arguments.spec, arguments.kind)
+        stop = StopRequest()
+        stop.on_sigterm()
+        if arguments.supervised:
+            stop.watch_life_line(sys.stdin.fileno())
+        reporter.start_heartbeat()
+        reporter.progress(0, 1, "load")
+        arguments.workdir.mkdir(parents=True, exist_ok=True)
+        run(spec, arguments.kind, arguments.workdir, reporter, stop)
+        return EXIT_DONE
+    except Interrupted:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        failure = classify(error)
+        if not isinstance(failure, BadSpec):
+            traceback.print_exc()
+        reporter.failure(failure.reason, str(failure))
+        return failure.exit_code
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = ArgumentParser(prog="finegrain_trainer", description="Train or sample from a model; see the README.")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--spec", type=Path, required=True, help="spec.json; relative paths in it are from its folder")
+    parser.add_argument("--workdir", type=Path, required=True, help="checkpoints and output; resumed when it has any")
+    parser.add_argument(
+        "--supervised", action="store_true", help="stdin is a life line: stop when it closes or falls silent"
+    )
+    return parser.parse_args()
+
+
+def run(spec: Spec, kind: str, workdir: Path, reporter: Reporter, stop: StopRequest) -> None:
+    prepare_libraries(spec)
+    import torch  # after the environment is set, and only for a spec that is worth the seconds
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result = importlib.import_module(f".{kind}", __package__).run(spec, workdir, device, reporter, stop)
+    reporter.result(result)
+
+
+def prepare_libraries(spec: Spec) -> None:
+    """Threads as told (one unless FINEGRAIN_TRAINER_THREADS says more), and no network unless the spec names a hub."""
+    os.environ["OMP_NUM_THREADS"] = os.environ.get("FINEGRAIN_TRAINER_THREADS", "1")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["TQDM_DISABLE"] = "1"
+    names_hub = any(isinstance(value, HubModel) for value in vars(spec).values())
+    os.environ["HF_HUB_OFFLINE"] = "0" if names_hub else "1"
+
+
+def classify(error: Exception) -> TrainerFailure:
+    """The failure to report for any exception."""
+    if isinstance(error, TrainerFailure):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return OutOfMemory(f"{text}. Smaller batch_size, or more minibatches, need less memory")
+    return TrainerFailure(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

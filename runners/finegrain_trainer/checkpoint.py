@@ -1,0 +1,123 @@
+"""Checkpoints that are complete or absent: written aside, synced, renamed; a manifest of SHA-256 says what is intact.
+
+A checkpoint holds all that the rest of a run depends on, so that a run killed at any instant and resumed ends with the
+same bits. Tensors lie in safetensors, everything else in JSON; nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .data import file_digest
+from .failures import BadSpec
+from .protocol import Reporter
+
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run in `workdir`/checkpoints; `identity` says which run (spec and data) they belong to."""
+
+    def __init__(self, workdir: Path, identity: dict[str, Any], reporter: Reporter):
+        self._folder = workdir / "checkpoints"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._reporter = reporter
+
+    def latest(self) -> Checkpoint | None:
+        """The newest intact checkpoint; damaged ones are removed. Raises BadSpec on those of another run."""
+        for path in sorted(self._folder.glob("step-*"), reverse=True):
+            manifest = _intact_manifest(path)
+            if manifest is None:
+                self._reporter.log(f"{path.name} is damaged and is removed", level="warning")
+                shutil.rmtree(path)
+                continue
+            if manifest["identity"] != self._identity:
+                raise BadSpec(f"{path} belongs to a run with another spec or other data; use an empty workdir")
+            state = json.loads((path / "state.json").read_text())
+            self._reporter.log(f"resuming after step {manifest['step']}")
+            return Checkpoint(manifest["step"], load_file(path / "tensors.safetensors"), state)
+        return None
+
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Writes a checkpoint, reports it and drops all but the newest KEEP."""
+        aside, final = self._folder / ".writing", self._folder / f"step-{step:08d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            aside / "tensors.safetensors",
+        )
+        (aside / "state.json").write_text(json.dumps(state, allow_nan=False))
+        files = {path.name: file_digest(path) for path in sorted(aside.iterdir())}
+        manifest = json.dumps({"format": 1, "step": step, "identity": self._identity, "files": files}, indent=1)
+        (aside / "manifest.json").write_text(manifest)
+        for path in aside.iterdir():
+            sync(path)
+        sync(aside)
+        aside.rename(final)
+        sync(self._folder)
+        digest = f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
+        self._reporter.checkpoint(step, f"checkpoints/{final.name}", digest)
+        for old in sorted(self._folder.glob("step-*"))[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def module_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a module by name, tied ones once."""
+    return {f"weights.{name}": parameter for name, parameter in module.named_parameters()}
+
+
+@torch.no_grad()
+def restore_module(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.copy_(tensors[f"weights.{name}"])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts of every parameter."""
+    states = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{name}": tensor for index, values in states.items() for name, tensor in values.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state_dict = optimizer.state_dict()
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state_dict["state"].setdefault(int(index), {})[name] = tensor.clone()
+    optimizer.load_state_dict(state_dict)
+
+
+def _intact_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        if all(file_digest(path / name) == digest for name, digest in manifest["files"].items()):
+            return manifest
+    except (OSError, ValueError, KeyError):
+        pass
+    return None

@@ -1,0 +1,74 @@
+"""The three numbers that a token reward model is judged by, always together and each with its uncertainty.
+
+edit_accuracy   share of held-out edits whose edited version scores higher
+pair_accuracy   share of unedited pairs whose preferred response scores higher
+bad_token_auc   how well -r_t finds the labelled tokens of the original in held-out edits
+
+The first alone says little (ALGORITHM 2): a model can reach .95 on it and not find a single token. Ties count one half.
+"""
+
+from typing import Any
+
+import numpy as np
+
+LEVEL = 0.95
+Z = 1.959963984540054  # the standard normal's quantile for LEVEL
+BOOTSTRAP_DRAWS = 400
+
+
+def accuracy(better: np.ndarray, worse: np.ndarray) -> dict[str, Any]:
+    """Share of rows with `better` > `worse` [n], with Wilson's interval."""
+    n = len(better)
+    if n == 0:
+        return {"value": None, "low": None, "high": None, "level": LEVEL, "method": "wilson", "n": 0, "ties": 0}
+    ties = int((better == worse).sum())
+    share = (int((better > worse).sum()) + 0.5 * ties) / n
+    low, high = wilson(share, n)
+    return {"value": share, "low": low, "high": high, "level": LEVEL, "method": "wilson", "n": n, "ties": ties}
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a proportion."""
+    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def bad_token_auc(badness: list[np.ndarray], labels: list[np.ndarray], seed: int = 0) -> dict[str, Any]:
+    """Area under the ROC curve over the tokens of all edits; the bootstrap draws whole edits, as their tokens are kin.
+
+    `badness` and `labels` (0 or 1): one array [tokens] for each edit.
+    """
+    counts = {
+        "edits": len(labels),
+        "labelled_tokens": int(sum(each.sum() for each in labels)),
+        "other_tokens": int(sum((1 - each).sum() for each in labels)),
+    }
+    head = {"level": LEVEL, "method": "bootstrap over edits", **counts}
+    if counts["labelled_tokens"] == 0 or counts["other_tokens"] == 0:
+        return {"value": None, "low": None, "high": None, **head}
+    scores, truth = np.concatenate(badness), np.concatenate(labels)
+    edit_of = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
+    # Group equal scores once; each draw is then a weighted count over the sorted groups.
+    _, group = np.unique(scores, return_inverse=True)
+    value = _weighted_auc(group, truth, np.ones(len(truth)))
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(BOOTSTRAP_DRAWS):
+        weights = np.bincount(rng.integers(len(labels), size=len(labels)), minlength=len(labels))[edit_of]
+        draw = _weighted_auc(group, truth, weights)
+        if np.isfinite(draw):
+            draws.append(draw)
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {"value": float(value), "low": float(low), "high": float(high), **head}
+
+
+def _weighted_auc(group: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> float:
+    """P(score of a labelled token > score of another) + P(equal) / 2; `group` numbers the scores in rising order."""
+    positive = np.bincount(group, weights * truth)
+    negative = np.bincount(group, weights * (1 - truth), minlength=len(positive))
+    total = positive.sum() * negative.sum()
+    if total == 0:
+        return float("nan")
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + 0.5 * negative)).sum() / total)

@@ -1,0 +1,304 @@
+"""Model folders (config.json, model.safetensors, tokenizer.json, finegrain.json) and the networks in them.
+
+Any Hugging Face causal language model will do. Weights come from safetensors only, in float32, and code that comes with
+a model is never run. Dropout is off everywhere: a probability ratio must be 1 before the first update.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute_in_backward
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from .batching import Sequences, collate
+from .data import file_digest
+from .failures import BadSpec
+from .prompt_format import PromptFormat, TextCodec, load_tokenizer, plain_format
+from .rl_math import survival_reward
+from .spec import HubModel, LocalModel, ScratchModel
+from .tokenizer import BOS, EOS, PAD, chat_format, train_tokenizer
+
+# At most this many logits exist at a time (256 MiB of float32).
+LOGITS_AT_A_TIME = 1 << 26
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """finegrain.json: what one must know to speak to a model."""
+
+    role: str
+    vocab_size: int
+    context_length: int
+    eos_token_id: int
+    prompt_format: PromptFormat
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "role": self.role,
+            "vocab_size": self.vocab_size,
+            "context_length": self.context_length,
+            "eos_token_id": self.eos_token_id,
+            "prompt_format": self.prompt_format.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, its card, its text codec, and the folder that its tokenizer files are copied from."""
+
+    network: PreTrainedModel
+    card: ModelCard
+    codec: TextCodec
+    folder: Path
+
+
+# ---- loading and saving policies
+
+
+def locate(source: LocalModel | HubModel) -> Path:
+    """The folder of a model; the only place that may reach the network, and only for a spec that names a hub."""
+    if isinstance(source, LocalModel):
+        return source.path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source.hub, revision=source.revision, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
+        raise BadSpec(f"the hub has no {source.hub} at {source.revision}: {error}") from error
+
+
+def load_policy(source: LocalModel | HubModel, device: torch.device) -> LanguageModel:
+    folder = locate(source)
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BadSpec(f"{folder}: is not a causal language model in safetensors: {error}") from error
+    network = network.to(device).eval()
+    _check_output_layer(network, folder)
+    card, codec = _card_and_codec(folder, network.config)
+    return LanguageModel(network, card, codec, folder)
+
+
+def scratch_policy(
+    shape: ScratchModel, texts: Iterator[str], seed: int, workdir: Path, device: torch.device
+) -> LanguageModel:
+    """A Llama-shaped network with random weights and a tokenizer trained on `texts`, which is kept in `workdir`."""
+    tokenizer = train_tokenizer(texts, shape.vocab_size)
+    folder = workdir / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=shape.hidden_size,
+        intermediate_size=-(-shape.hidden_size * 8 // 48) * 16,  # 8/3 of the width, in sixteens
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_heads,
+        max_position_embeddings=shape.context_length,
+        initializer_range=0.5 / shape.hidden_size**0.5,
+        tie_word_embeddings=True,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    )
+    torch.manual_seed(seed)
+    network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device).eval()
+    card = ModelCard("policy", config.vocab_size, shape.context_length, EOS, chat_format())
+    return LanguageModel(network, card, TextCodec(tokenizer, card.prompt_format, EOS), folder)
+
+
+def save_policy(model: LanguageModel, folder: Path) -> None:
+    model.network.save_pretrained(folder, max_shard_size="1TB")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        if (model.folder / name).is_file():
+            shutil.copyfile(model.folder / name, folder / name)
+    write_json(folder / "finegrain.json", {**model.card.to_json(), "role": "policy"})
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def weights_digest(folder: Path) -> dict[str, str]:
+    """Digests of the files that decide what a model folder computes."""
+    names = sorted(p.name for p in folder.iterdir() if p.suffix == ".safetensors")
+    names += [n for n in ("config.json", "tokenizer.json", "finegrain.json") if (folder / n).is_file()]
+    return {name: file_digest(folder / name) for name in names}
+
+
+def _card_and_codec(folder: Path, config: Any) -> tuple[ModelCard, TextCodec]:
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    path = folder / "finegrain.json"
+    if path.is_file():
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            card = ModelCard(
+                raw["role"],
+                raw["vocab_size"],
+                raw["context_length"],
+                raw["eos_token_id"],
+                PromptFormat.from_json(raw["prompt_format"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadSpec(f"{path}: is not a model card: {error!r}") from error
+    else:
+        eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+        if eos is None:
+            raise BadSpec(f"{folder}/config.json: eos_token_id: is required")
+        card = ModelCard(
+            "policy",
+            config.vocab_size,
+            config.max_position_embeddings,
+            eos,
+            plain_format(tokenizer, config.bos_token_id),
+        )
+    return card, TextCodec(tokenizer, card.prompt_format, card.eos_token_id)
+
+
+# ---- hidden states, logits, log-probabilities
+
+
+def hidden_states(backbone: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Last hidden states [batch, time, hidden] of sequences padded on the right."""
+    return backbone(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def next_token_logits(network: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits [..., vocab] from hidden states [..., hidden], with what some architectures do to them afterwards."""
+    logits = network.get_output_embeddings()(hidden)
+    config = network.config
+    if getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / config.logits_scaling
+    if getattr(config, "final_logit_softcapping", None):  # Gemma
+        logits = torch.tanh(logits / config.final_logit_softcapping) * config.final_logit_softcapping
+    return logits
+
+
+def packed_log_probs(network: PreTrainedModel, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities [n] of `targets` [n] given the hidden states [n, hidden] of the places before them.
+
+    Logits exist only for these places, and only LOGITS_AT_A_TIME of them; beyond that, backward computes them anew.
+    """
+
+    def log_probs(hidden: Tensor, targets: Tensor) -> Tensor:
+        return -F.cross_entropy(next_token_logits(network, hidden) / temperature, targets, reduction="none")
+
+    rows = max(1, LOGITS_AT_A_TIME // network.config.vocab_size)
+    if len(targets) <= rows:
+        return log_probs(hidden, targets)
+    return torch.cat(
+        [
+            recompute_in_backward(log_probs, h, t, use_reentrant=False)
+            for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+        ]
+    )
+
+
+def response_log_probs(network: PreTrainedModel, batch: Sequences, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities [n] of all response tokens of a batch, row by row."""
+    before = batch.is_response[:, 1:]
+    hidden = hidden_states(network.base_model, batch.ids)[:, :-1][before]
+    return packed_log_probs(network, hidden, batch.ids[:, 1:][before], temperature)
+
+
+@torch.no_grad()
+def _check_output_layer(network: PreTrainedModel, folder: Path) -> None:
+    """next_token_logits must be what the architecture itself computes, or every log-probability would be wrong."""
+    ids = torch.arange(4, device=network.device)[None] % network.config.vocab_size
+    ours = next_token_logits(network, hidden_states(network.base_model, ids))
+    if not torch.allclose(ours, network(input_ids=ids, use_cache=False).logits, atol=1e-4, rtol=1e-4):
+        raise BadSpec(f"{folder}: {type(network).__name__} treats its logits in a way that is not supported")
+
+
+# ---- token reward models
+
+
+class TokenRewardModel(nn.Module):
+    """A backbone and a scalar head; z_t is read at token t itself, so no reward depends on a later token.
+
+    Parameter names are those of Hugging Face's ...ForTokenClassification (`model.*`, `score.*`), so that other programs
+    can open the folder.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, clip: float):
+        super().__init__()
+        self.model = backbone
+        self.score = nn.Linear(backbone.config.hidden_size, 1, device=backbone.device)
+        self.clip = clip
+
+    def edit_logits(self, ids: Tensor) -> Tensor:
+        """z [batch, time]: log-odds that an annotator edits the token at this place away."""
+        return self.score(hidden_states(self.model, ids)).squeeze(-1)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Rewards r [batch, time] of token ids [batch, time] padded on the right."""
+        return survival_reward(self.edit_logits(input_ids), self.clip)
+
+    @torch.no_grad()
+    def response_rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
+        """Rewards [n] of all response tokens of a batch, row by row."""
+        batch = collate(prompts, responses, self.score.weight.device)
+        return self(batch.ids)[batch.is_response]
+
+
+def new_reward_model(base: LanguageModel, clip: float, seed: int) -> TokenRewardModel:
+    """A reward model on the backbone of `base`; its head starts at p = sigmoid(-2), about the share of bad tokens."""
+    model = TokenRewardModel(base.network.base_model, clip)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * 0.01)
+        model.score.bias.fill_(-2.0)
+    return model
+
+
+def save_reward_model(model: TokenRewardModel, base: LanguageModel, folder: Path) -> None:
+    config = model.model.config
+    name = type(base.network).__name__.replace("ForCausalLM", "ForTokenClassification")
+    config.update({"architectures": [name], "num_labels": 1})
+    config.save_pretrained(folder)
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    shutil.copyfile(base.folder / "tokenizer.json", folder / "tokenizer.json")
+    write_json(
+        folder / "finegrain.json",
+        {
+            **base.card.to_json(),
+            "role": "token_reward",
+            "reward": {"loss": "survival", "clip": model.clip},
+            "onnx": {"file": "reward.onnx", "input": "input_ids", "output": "rewards"},
+        },
+    )
+
+
+def load_reward_model(folder: Path, device: torch.device) -> tuple[TokenRewardModel, ModelCard]:
+    try:
+        raw = json.loads((folder / "finegrain.json").read_text(encoding="utf-8"))
+        if raw["role"] != "token_reward":
+            raise BadSpec(f"{folder}: is a {raw['role']} model; a token_reward model is needed")
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model = TokenRewardModel(AutoModel.from_config(config, dtype=torch.float32), raw["reward"]["clip"])
+        tensors = load_file(folder / "model.safetensors")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors.pop(name))
+        if tensors:
+            raise BadSpec(f"{folder}/model.safetensors: unknown tensor {min(tensors)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadSpec(f"{folder}: is not a token reward model: {error!r}") from error
+    card, _ = _card_and_codec(folder, config)
+    return model.to(device).eval().requires_grad_(False), card

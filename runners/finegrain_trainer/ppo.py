@@ -1,0 +1,306 @@
+"""Fine-grained PPO: every token is paid its own reward, (r_t - mu) / s - beta * KL_t (ALGORITHM 3).
+
+One step: roll out, score, advantages, a few passes of clipped updates. Left out: learned reward normalisation, entropy
+bonus, early stopping on KL, gradient accumulation; none was needed, each hides something.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .batching import Sequences, collate, unpack
+from .checkpoint import CheckpointStore, module_tensors, optimizer_tensors, restore_module, restore_optimizer
+from .data import file_digest, read_prompts
+from .failures import BadSpec, Interrupted, Unstable
+from .models import (
+    TokenRewardModel,
+    hidden_states,
+    load_policy,
+    load_reward_model,
+    packed_log_probs,
+    response_log_probs,
+    save_policy,
+    weights_digest,
+)
+from .protocol import Reporter, StopRequest
+from .rl_math import (
+    explained_variance,
+    generalised_advantages,
+    masked_mean,
+    policy_loss,
+    shaped_rewards,
+    value_loss,
+    whiten,
+)
+from .sampling import Responses, sample
+from .spec import PpoOptions, PpoSpec
+from .workdir import finish_folder, run_identity
+
+# mu follows the policy: mu <- (1 - MU_RATE) mu + MU_RATE * batch mean.
+MU_RATE = 0.2
+# Alarms: nats of KL per token, and mean length against the starting policy's.
+HIGH_KL_PER_TOKEN = 0.3
+LENGTH_DRIFT = 0.3
+
+
+def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
+    options = spec.options
+    policy, reference = load_policy(spec.policy, device), load_policy(spec.policy, device).network.requires_grad_(False)
+    reward_model, reward_card = load_reward_model(spec.reward_model, device)
+    if file_digest(policy.folder / "tokenizer.json") != file_digest(spec.reward_model / "tokenizer.json"):
+        raise BadSpec("reward_model: has another tokenizer than the policy; both must read the same token ids")
+    context = min(policy.card.context_length, reward_card.context_length)
+    prompts = [policy.codec.prompt_ids(row.prompt) for row in read_prompts(spec.prompts)]
+    fitting = [ids for ids in prompts if len(ids) + options.max_new_tokens <= context]
+    if not fitting:
+        raise BadSpec(
+            f"hyperparameters.max_new_tokens: no prompt leaves room for {options.max_new_tokens} tokens "
+            f"in a context of {context}"
+        )
+    if len(fitting) < len(prompts):
+        reporter.log(
+            f"{len(prompts) - len(fitting)} of {len(prompts)} prompts leave no room for "
+            f"{options.max_new_tokens} tokens and are left out",
+            level="warning",
+        )
+
+    actor = ActorCritic(policy.network.requires_grad_(True), options.critic == "separate")
+    optimizer = torch.optim.AdamW(
+        actor.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay, fused=True
+    )
+    generator = torch.Generator().manual_seed(spec.seed)
+    identity = run_identity(
+        spec,
+        rows=file_digest(spec.prompts),
+        base=weights_digest(policy.folder),
+        reward=weights_digest(spec.reward_model),
+    )
+    store = CheckpointStore(workdir, identity, reporter)
+    if checkpoint := store.latest():
+        restore_module(actor, checkpoint.tensors)
+        restore_optimizer(optimizer, checkpoint.tensors)
+        generator.set_state(checkpoint.tensors["random.generator"])
+        scale = RewardScale(**checkpoint.state["scale"])
+        step, last = checkpoint.step, checkpoint.state["metrics"]
+    else:
+        reporter.progress(0, options.steps, "measure the starting policy")
+        scale = starting_scale(actor, reward_model, fitting, policy.card.eos_token_id, generator, options)
+        step, last = 0, {}
+
+    for batch_prompts in prompt_batches(fitting, options.batch_size, spec.seed, step, options.steps):
+        # 1. Roll out: ids, log-probabilities and values as decoding saw them.
+        uniforms = torch.rand(len(batch_prompts), options.max_new_tokens, generator=generator)
+        rollout = sample(
+            actor.network,
+            batch_prompts,
+            uniforms,
+            policy.card.eos_token_id,
+            options.temperature,
+            actor.head if actor.critic is None else None,
+        )
+        mask, responses = rollout.mask, rollout.lists()
+
+        # 2. Score: token rewards and KL against the starting policy, all [batch, time].
+        with torch.no_grad():
+            batch = collate(batch_prompts, responses, device)
+            values = rollout.values if actor.critic is None else unpack(actor.values(batch), mask)
+            rewards = unpack(reward_model.response_rewards(batch_prompts, responses), mask)
+            kl = (rollout.log_probs - unpack(response_log_probs(reference, batch, options.temperature), mask)) * mask
+            if options.mu == "batch":
+                scale.mu = (1 - MU_RATE) * scale.mu + MU_RATE * masked_mean(rewards, mask).item()
+            shaped = shaped_rewards(
+                rewards,
+                kl,
+                mask,
+                ~rollout.ended,
+                mu=scale.mu,
+                scale=scale.s,
+                beta=options.beta,
+                truncation_cost=options.truncation_cost,
+            )
+
+            # 3. Advantages.
+            advantages = generalised_advantages(shaped, values, mask, options.gamma, options.gae_lambda)
+            returns = advantages + values
+            whitened = whiten(advantages, mask)
+
+        # 4. Update.
+        updates = []
+        for _ in range(options.epochs):
+            order = torch.randperm(len(batch_prompts), generator=generator)
+            for rows in order.tensor_split(options.minibatches):
+                keep = mask[rows]
+                minibatch = collate([batch_prompts[row] for row in rows], [responses[row] for row in rows], device)
+                log_probs, new_values = actor(minibatch, options.temperature)
+                log_ratio = log_probs - rollout.log_probs[rows][keep]
+                on_policy = policy_loss(log_ratio, whitened[rows][keep], options.clip)
+                on_values = value_loss(new_values, values[rows][keep], returns[rows][keep], options.value_clip)
+                loss = on_policy + options.value_coefficient * on_values
+                optimizer.zero_grad()
+                loss.backward()
+                grad_norm = nn.utils.clip_grad_norm_(actor.parameters(), options.max_grad_norm)
+                if not torch.isfinite(loss + grad_norm):
+                    raise Unstable(f"loss {loss.item()} with gradient norm {grad_norm.item()} at step {step + 1}")
+                optimizer.step()
+                updates.append(update_metrics(log_ratio.detach(), on_policy, on_values, grad_norm, options.clip))
+        step += 1
+
+        # 5. Report. The sum of raw rewards is always there: shaped ones hide a policy that games them.
+        last = rollout_metrics(rollout, rewards, kl, values, returns)
+        last |= {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
+        last |= {"mu": scale.mu, "s": scale.s, "beta": options.beta}
+        reporter.progress(step, options.steps, "train")
+        reporter.metrics(step, last)
+        raise_alarms(reporter, step, last, scale)
+        if step % options.checkpoint_every == 0 or step == options.steps or stop.requested:
+            tensors = {
+                **module_tensors(actor),
+                **optimizer_tensors(optimizer),
+                "random.generator": generator.get_state(),
+            }
+            store.save(step, tensors, {"scale": vars(scale), "metrics": last})
+        if stop.requested:
+            raise Interrupted
+
+    with finish_folder(workdir, "model") as folder:
+        save_policy(policy, folder)
+    reporter.model("policy", "output/model", last)
+    return {
+        "steps": options.steps,
+        "prompts": len(fitting),
+        "start_reward": scale.start_reward,
+        "start_length": scale.start_length,
+        **last,
+    }
+
+
+class ActorCritic(nn.Module):
+    """The policy and its value function: a linear head on the policy's own backbone, or on a copy of it."""
+
+    def __init__(self, network: PreTrainedModel, separate_critic: bool):
+        super().__init__()
+        self.network = network
+        self.critic = copy.deepcopy(network.base_model) if separate_critic else None
+        self.value_head = nn.Linear(network.get_output_embeddings().in_features, 1, device=network.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values [n] of all response tokens, row by row; a value is read before its token."""
+        before = batch.is_response[:, 1:]
+        hidden = hidden_states(self.network.base_model, batch.ids)[:, :-1][before]
+        log_probs = packed_log_probs(self.network, hidden, batch.ids[:, 1:][before], temperature)
+        return log_probs, self.head(hidden) if self.critic is None else self.values(batch)
+
+    def values(self, batch: Sequences) -> Tensor:
+        """Values [n] by the separate critic."""
+        return self.head(hidden_states(self.critic, batch.ids)[:, :-1][batch.is_response[:, 1:]])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.value_head(hidden).squeeze(-1)
+
+
+@dataclass
+class RewardScale:
+    """How raw rewards become PPO's: (r - mu) / s; and what the starting policy reached, for the alarms."""
+
+    mu: float
+    s: float
+    start_reward: float  # mean raw sum
+    start_length: float
+
+
+def starting_scale(
+    actor: ActorCritic,
+    reward_model: TokenRewardModel,
+    prompts: list[list[int]],
+    eos_token_id: int,
+    generator: torch.Generator,
+    options: PpoOptions,
+) -> RewardScale:
+    """s is the standard deviation of the sequence sums of r - mu over samples of the starting policy."""
+    sums, lengths = [], []
+    for start in range(0, options.scale_samples, options.batch_size):
+        count = min(options.batch_size, options.scale_samples - start)
+        batch = [prompts[(start + i) % len(prompts)] for i in range(count)]
+        uniforms = torch.rand(count, options.max_new_tokens, generator=generator)
+        rollout = sample(actor.network, batch, uniforms, eos_token_id, options.temperature)
+        rewards = unpack(reward_model.response_rewards(batch, rollout.lists()), rollout.mask)
+        sums.append(rewards.sum(1).double().cpu())
+        lengths.append(rollout.mask.sum(1).double().cpu())
+    sum_per_row, length = torch.cat(sums), torch.cat(lengths)
+    mu = (sum_per_row.sum() / length.sum()).item() if options.mu == "batch" else 0.0
+    s = (sum_per_row - mu * length).std().item()
+    if not s > 1e-6:
+        raise Unstable(f"the rewards of {options.scale_samples} samples of the starting policy are all alike (s = {s})")
+    return RewardScale(mu, s, sum_per_row.mean().item(), length.mean().item())
+
+
+def prompt_batches(prompts: list[list[int]], batch_size: int, seed: int, first: int, last: int) -> Iterator[list]:
+    """The prompts of steps first..last-1: one shuffled pass after another, whatever the batch size."""
+    order_of: dict[int, list[int]] = {}
+    for step in range(first, last):
+        batch = []
+        for position in range(step * batch_size, (step + 1) * batch_size):
+            epoch, place = divmod(position, len(prompts))
+            if epoch not in order_of:
+                shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+                order_of = {epoch: torch.randperm(len(prompts), generator=shuffle).tolist()}
+            batch.append(prompts[order_of[epoch][place]])
+        yield batch
+
+
+def rollout_metrics(
+    rollout: Responses, rewards: Tensor, kl: Tensor, values: Tensor, returns: Tensor
+) -> dict[str, float]:
+    """`reward_sum` is the raw one; KL is k1 against the starting policy, per response and per token."""
+    mask = rollout.mask
+    metrics = {
+        "reward_sum": rewards.sum(1).mean(),
+        "reward_per_token": masked_mean(rewards, mask),
+        "kl_per_response": kl.sum(1).mean(),
+        "kl_per_token": masked_mean(kl, mask),
+        "length": mask.sum(1).float().mean(),
+        "truncated": (~rollout.ended).float().mean(),
+        "explained_variance": explained_variance(values, returns, mask),
+    }
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def update_metrics(log_ratio: Tensor, on_policy: Tensor, on_values: Tensor, grad_norm: Tensor, clip: float) -> dict:
+    """One minibatch; `approx_kl` is the k3 estimate of how far the policy has moved from the rollout's."""
+    ratio = log_ratio.exp()
+    metrics = {
+        "policy_loss": on_policy,
+        "value_loss": on_values,
+        "grad_norm": grad_norm,
+        "clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
+        "approx_kl": (ratio - 1 - log_ratio).mean(),
+    }
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def raise_alarms(reporter: Reporter, step: int, metrics: dict[str, float], scale: RewardScale) -> None:
+    if metrics["kl_per_token"] > HIGH_KL_PER_TOKEN:
+        reporter.alarm(
+            "high_kl",
+            "the policy has left the region where its rewards were learned; a higher beta holds it",
+            step=step,
+            value=metrics["kl_per_token"],
+            threshold=HIGH_KL_PER_TOKEN,
+        )
+    drift = metrics["length"] / scale.start_length - 1
+    if abs(drift) > LENGTH_DRIFT:
+        reporter.alarm(
+            "length_drift",
+            f"responses have {metrics['length']:.1f} tokens; they began with {scale.start_length:.1f}",
+            step=step,
+            value=drift,
+            threshold=math.copysign(LENGTH_DRIFT, drift),
+        )

@@ -1,0 +1,138 @@
+"""How the trainer talks with whoever started it: JSON lines on stdout, SIGTERM, and the life line on stdin.
+
+stdout carries nothing but these lines: library output is sent to stderr. A line is repeated when nothing new was said
+for a while, so that silence means a hung process. The run can be killed at any instant (checkpoints are atomic), so a
+stop that takes too long ends the process the hard way.
+"""
+
+import json
+import math
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_SPEC, EXIT_INTERRUPTED = 0, 1, 2, 75
+
+HEARTBEAT_SECONDS = 1.5
+LIFE_LINE_SECONDS = 60.0
+STOP_GRACE_SECONDS = 20.0
+
+
+class Reporter:
+    """Writes protocol lines; safe from several threads; survives a reader that has gone away."""
+
+    def __init__(self, file_descriptor: int):
+        self._fd = file_descriptor
+        self._lock = threading.Lock()
+        self._progress: dict[str, Any] | None = None
+        self._spoke_at = time.monotonic()
+        self._raised: set[str] = set()
+
+    def progress(self, step: int, total_steps: int, stage: str) -> None:
+        self._progress = {"type": "progress", "step": step, "total_steps": total_steps, "stage": stage}
+        self._write(self._progress)
+
+    def metrics(self, step: int, values: dict[str, float | None]) -> None:
+        self._write({"type": "metrics", "step": step, "values": values})
+
+    def log(self, message: str, level: str = "info") -> None:
+        self._write({"type": "log", "level": level, "message": message})
+
+    def checkpoint(self, step: int, path: str, digest: str) -> None:
+        self._write({"type": "checkpoint", "step": step, "path": path, "digest": digest})
+
+    def alarm(self, code: str, detail: str, *, step: int, value: float, threshold: float) -> None:
+        """Said once per code and process: an alarm is news, a metric is the series."""
+        if code not in self._raised:
+            self._raised.add(code)
+            self._write(
+                {"type": "alarm", "code": code, "detail": detail, "step": step, "value": value, "threshold": threshold}
+            )
+
+    def artifact(self, name: str, path: str, media_type: str) -> None:
+        self._write({"type": "artifact", "name": name, "path": path, "media_type": media_type})
+
+    def model(self, role: str, path: str, metrics: dict[str, float | None]) -> None:
+        self._write({"type": "model", "role": role, "path": path, "metrics": metrics})
+
+    def result(self, result: dict[str, Any]) -> None:
+        self._write({"type": "result", "result": result})
+
+    def failure(self, reason: str, detail: str) -> None:
+        self._write({"type": "failure", "reason": reason, "detail": detail})
+
+    def start_heartbeat(self) -> None:
+        """Repeats the last progress line when nothing was written for HEARTBEAT_SECONDS."""
+
+        def beat() -> None:
+            while True:
+                time.sleep(HEARTBEAT_SECONDS / 3)
+                if self._progress and time.monotonic() - self._spoke_at > HEARTBEAT_SECONDS:
+                    self._write(self._progress)
+
+        threading.Thread(target=beat, daemon=True, name="heartbeat").start()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        data = (json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        with self._lock:
+            self._spoke_at = time.monotonic()
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except OSError:
+                pass  # nobody reads any more; the life line ends the run, after its checkpoint
+
+
+class StopRequest:
+    """Set by SIGTERM or by the loss of the parent; training loops look at it between steps."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def request(self, why: str) -> None:
+        if self.requested:
+            return
+        self.requested = True
+        os.write(2, f"stopping: {why}\n".encode())  # not print: this may run inside a signal handler
+        timer = threading.Timer(STOP_GRACE_SECONDS, os._exit, args=(EXIT_INTERRUPTED,))
+        timer.daemon = True
+        timer.start()
+
+    def on_sigterm(self) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: self.request("SIGTERM"))
+
+    def watch_life_line(self, file_descriptor: int, patience_seconds: float = LIFE_LINE_SECONDS) -> None:
+        """Requests the stop when the descriptor closes or stays silent for `patience_seconds`."""
+
+        def watch() -> None:
+            while True:
+                ready, _, _ = select.select([file_descriptor], [], [], patience_seconds)
+                if not ready:
+                    return self.request(f"no life sign for {patience_seconds:g} s")
+                if not os.read(file_descriptor, 65536):
+                    return self.request("the life line closed")
+
+        threading.Thread(target=watch, daemon=True, name="life-line").start()
+
+
+def claim_stdout() -> Reporter:
+    """Takes file descriptor 1 for the protocol; whatever else prints to stdout goes to stderr from here on."""
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return Reporter(descriptor)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,92 @@
+"""The mathematics of survival rewards and of fine-grained PPO: tensors in, tensors out, no state (ALGORITHM 2 and 3).
+
+Shapes are [batch, time] over response tokens; `mask` is True on real tokens, and what lies outside it never counts.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` [batch, time] over the tokens of `mask`: a global token count, not a mean of means."""
+    return (values * mask).sum() / mask.sum()
+
+
+def survival_loss(logits: Tensor, labels: Tensor, original: Tensor, edited: Tensor) -> Tensor:
+    """Binary cross-entropy of "an annotator edits this token away".
+
+    `logits`, `labels` [batch, time]; `original`, `edited`: masks [batch, time] of the tokens of y^l and of y^e.
+    Labels are 1 on B_h of y^l; every token of y^e is a 0. Each version is averaged over all its tokens in the batch.
+    """
+    on_original = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    on_edited = F.softplus(logits)  # the same with label 0
+    return masked_mean(on_original, original) + masked_mean(on_edited, edited)
+
+
+def survival_reward(logits: Tensor, clip: float) -> Tensor:
+    """r_t = log(1 - p_t) in [clip, 0]: summed, the log-probability that a response needs no edit."""
+    return F.logsigmoid(-logits).clamp(min=clip)
+
+
+def shaped_rewards(
+    rewards: Tensor,
+    kl: Tensor,
+    mask: Tensor,
+    truncated: Tensor,
+    *,
+    mu: float,
+    scale: float,
+    beta: float,
+    truncation_cost: float,
+) -> Tensor:
+    """What PPO maximises at each token: (r - mu) / s - beta * kl, less `truncation_cost` at the end of a cut response.
+
+    `rewards`, `kl`, `mask` [batch, time]; `truncated` [batch].
+    """
+    shaped = ((rewards - mu) / scale - beta * kl) * mask
+    last = mask.sum(1) - 1
+    rows = torch.arange(len(mask), device=mask.device)
+    shaped[rows, last] -= truncation_cost * truncated
+    return shaped
+
+
+def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+    """GAE [batch, time]; `values` [batch, time] are read before each token, and nothing follows the last one."""
+    advantages = torch.zeros_like(rewards)
+    running = rewards.new_zeros(len(rewards))
+    values = values * mask
+    for t in reversed(range(rewards.shape[1])):
+        next_value = values[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        running = (delta + gamma * lam * running) * mask[:, t]
+        advantages[:, t] = running
+    return advantages
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` [batch, time] shifted to mean 0 and scaled to variance 1 over the tokens of `mask`."""
+    mean = masked_mean(values, mask)
+    variance = masked_mean((values - mean) ** 2, mask)
+    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
+
+
+def policy_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """PPO's clipped surrogate, to be minimised; packed tokens [n]."""
+    ratio = log_ratio.exp()
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """Half the squared error, with values that moved over `clip` from the rollout's held back; packed tokens [n]."""
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var[returns - values] / Var[returns] over the tokens of `mask`: 0 = the critic knows only the mean."""
+
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+
+    return 1 - variance(returns - values) / variance(returns).clamp(min=1e-8)

@@ -1,0 +1,102 @@
+"""Batched decoding with a key/value cache: prompts padded on the left, finished rows dropped on the way.
+
+The ids, log-probabilities and values are those of decoding itself, never of re-encoded text or of a second pass.
+Each row is drawn from its own uniform numbers by inverting its cumulative distribution, so what a row says does not
+depend on the rows beside it.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from .models import next_token_logits
+
+# Finished rows are taken out once they are this share of those still computed.
+DROP_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Decoded responses, [batch, time] each; 0 outside `mask`. `ended` [batch]: closed by EOS, not cut."""
+
+    ids: Tensor
+    mask: Tensor
+    log_probs: Tensor
+    values: Tensor
+    ended: Tensor
+
+    def lists(self) -> list[list[int]]:
+        """Token ids of each row, EOS included."""
+        return [row[keep].tolist() for row, keep in zip(self.ids.cpu(), self.mask.cpu(), strict=True)]
+
+
+@torch.no_grad()
+def sample(
+    network: PreTrainedModel,
+    prompts: list[list[int]],
+    uniforms: Tensor,
+    eos_token_id: int,
+    temperature: float,
+    value_head: Callable[[Tensor], Tensor] | None = None,
+) -> Responses:
+    """Responses of at most `uniforms.shape[1]` tokens to tokenised prompts; temperature 0 takes the likeliest token.
+
+    `uniforms` [batch, time] in [0, 1) are all the randomness there is. `value_head` maps hidden states [batch, hidden]
+    to values [batch], read before each token.
+    """
+    backbone, device = network.base_model, network.device
+    rows, budget = uniforms.shape
+    out_ids = torch.zeros(rows, budget, dtype=torch.long, device=device)
+    out_mask = torch.zeros(rows, budget, dtype=torch.bool, device=device)
+    out_log_probs, out_values = torch.zeros(rows, budget, device=device), torch.zeros(rows, budget, device=device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=device)
+    uniforms = uniforms.to(device)
+
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)
+    attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    takes_positions = "position_ids" in inspect.signature(backbone.forward).parameters
+    cache = DynamicCache(config=network.config)
+    active = torch.arange(rows, device=device)  # the row that each row of the computation stands for
+    alive = torch.ones(rows, dtype=torch.bool, device=device)
+
+    for t in range(budget):
+        positions = (
+            {"position_ids": (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]} if takes_positions else {}
+        )
+        hidden = backbone(
+            input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True, **positions
+        ).last_hidden_state[:, -1]
+        logits = next_token_logits(network, hidden)
+        log_probs = torch.log_softmax(logits / (temperature or 1.0), dim=-1)
+        token = log_probs.argmax(-1) if temperature == 0 else _invert(log_probs, uniforms[active, t])
+        now = active[alive]
+        out_ids[now, t], out_mask[now, t] = token[alive], True
+        out_log_probs[now, t] = log_probs.gather(1, token[:, None])[alive, 0]
+        if value_head is not None:
+            out_values[now, t] = value_head(hidden)[alive]
+        ended[now] = token[alive] == eos_token_id
+        alive = ~ended[active]
+        living = int(alive.sum())
+        if living == 0:
+            break
+        ids, attention = token[:, None], torch.cat([attention, attention.new_ones(len(active), 1)], dim=1)
+        if living <= (1 - DROP_SHARE) * len(active):
+            keep = alive.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            ids, attention, active, alive = ids[keep], attention[keep], active[keep], alive[keep]
+
+    longest = int(out_mask.any(0).sum())
+    cut = slice(0, longest)
+    return Responses(out_ids[:, cut], out_mask[:, cut], out_log_probs[:, cut], out_values[:, cut], ended)
+
+
+def _invert(log_probs: Tensor, uniforms: Tensor) -> Tensor:
+    """The token [batch] at which each cumulative distribution passes its uniform number; never one of probability 0."""
+    cumulative = log_probs.double().exp().cumsum(-1)
+    thresholds = uniforms.double()[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, thresholds, right=True)[:, 0].clamp(max=log_probs.shape[-1] - 1)

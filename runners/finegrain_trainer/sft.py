@@ -1,0 +1,126 @@
+"""Supervised fine-tuning: next-token cross-entropy on the responses of demonstrations, on nothing else.
+
+Left out: packing (rows of like length share a minibatch instead), gradient accumulation, mixed precision.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+
+from .batching import collate, epoch_batches, length_sorted
+from .checkpoint import CheckpointStore, module_tensors, optimizer_tensors, restore_module, restore_optimizer
+from .data import Example, file_digest, read_examples
+from .failures import BadSpec, Interrupted, Unstable
+from .models import LanguageModel, load_policy, response_log_probs, save_policy, scratch_policy, weights_digest
+from .protocol import Reporter, StopRequest
+from .spec import ScratchModel, SftOptions, SftSpec
+from .workdir import finish_folder, run_identity
+
+Tokens = tuple[list[int], list[int]]  # prompt, response with EOS
+
+
+def run(spec: SftSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
+    options = spec.options
+    examples = read_examples(spec.examples)
+    train_texts = [e for e in examples if e.split == "train"]
+    if not train_texts:
+        raise BadSpec(f"{spec.examples.name}: has no rows with split 'train'")
+    if isinstance(spec.base_model, ScratchModel):
+        texts = (text for e in train_texts for text in (*(m.content for m in e.prompt), e.response))
+        model = scratch_policy(spec.base_model, texts, spec.seed, workdir, device)
+    else:
+        model = load_policy(spec.base_model, device)
+    network = model.network.requires_grad_(True)
+    train, validation = (_tokenise(model, examples, split, reporter) for split in ("train", "validation"))
+    if not train:
+        raise BadSpec(f"{spec.examples.name}: no training row fits the context of {model.card.context_length} tokens")
+
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay, fused=True
+    )
+    identity = run_identity(spec, rows=file_digest(spec.examples), base=weights_digest(model.folder))
+    store = CheckpointStore(workdir, identity, reporter)
+    step = 0
+    if checkpoint := store.latest():
+        restore_module(network, checkpoint.tensors)
+        restore_optimizer(optimizer, checkpoint.tensors)
+        step = checkpoint.step
+
+    lengths = [len(prompt) + len(response) for prompt, response in train]
+    steps_per_epoch = math.ceil(len(train) / options.batch_size)
+    total_steps = steps_per_epoch * options.epochs
+    while step < total_steps:
+        epoch, first = divmod(step, steps_per_epoch)
+        for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, total_steps, options)
+            batch = collate([train[row][0] for row in rows], [train[row][1] for row in rows], device)
+            loss = -response_log_probs(network, batch).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
+            if not torch.isfinite(loss + grad_norm):
+                raise Unstable(f"loss {loss.item()} with gradient norm {grad_norm.item()} at step {step + 1}")
+            optimizer.step()
+            step += 1
+
+            reporter.progress(step, total_steps, "train")
+            if step % 10 == 0 or step == total_steps:
+                reporter.metrics(
+                    step,
+                    {
+                        "loss": loss.item(),
+                        "grad_norm": grad_norm.item(),
+                        "learning_rate": optimizer.param_groups[0]["lr"],
+                    },
+                )
+            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested:
+                store.save(step, {**module_tensors(network), **optimizer_tensors(optimizer)}, {})
+            if stop.requested:
+                raise Interrupted
+
+    reporter.progress(total_steps, total_steps, "evaluate")
+    validation_loss = mean_loss(model, validation, device) if validation else None
+    reporter.metrics(total_steps, {"validation_loss": validation_loss})
+    with finish_folder(workdir, "model") as folder:
+        save_policy(model, folder)
+    reporter.model("policy", "output/model", {"validation_loss": validation_loss})
+    return {
+        "steps": total_steps,
+        "train_examples": len(train),
+        "validation_examples": len(validation),
+        "validation_loss": validation_loss,
+        "parameters": network.num_parameters(),
+    }
+
+
+def learning_rate(step: int, total_steps: int, options: SftOptions) -> float:
+    """Linear warm-up, then half a cosine down to a tenth of the peak."""
+    warm_up = min(1.0, (step + 1) / max(1, options.warmup_steps))
+    return options.learning_rate * warm_up * (0.55 + 0.45 * math.cos(math.pi * step / total_steps))
+
+
+@torch.no_grad()
+def mean_loss(model: LanguageModel, rows: list[Tokens], device: torch.device) -> float:
+    """Cross-entropy per response token, in nats."""
+    total, tokens = 0.0, 0
+    for batch_rows in length_sorted([len(p) + len(r) for p, r in rows], batch_size=64):
+        batch = collate([rows[row][0] for row in batch_rows], [rows[row][1] for row in batch_rows], device)
+        log_probs = response_log_probs(model.network, batch)
+        total, tokens = total - log_probs.sum().item(), tokens + len(log_probs)
+    return total / tokens
+
+
+def _tokenise(model: LanguageModel, examples: list[Example], split: str, reporter: Reporter) -> list[Tokens]:
+    rows = [
+        (model.codec.prompt_ids(e.prompt), model.codec.response_ids(e.response)) for e in examples if e.split == split
+    ]
+    fitting = [(p, r) for p, r in rows if len(p) + len(r) <= model.card.context_length]
+    if len(fitting) < len(rows):
+        reporter.log(
+            f"{len(rows) - len(fitting)} of {len(rows)} {split} rows are longer than the context of "
+            f"{model.card.context_length} tokens and are left out",
+            level="warning",
+        )
+    return fitting

@@ -1,0 +1,296 @@
+"""spec.json as typed values. What this accepts, the rest of the trainer trusts; unknown keys are refused.
+
+Defaults are those measured on the demo world (0.1-0.2 M parameters, ALGORITHM.md); a pretrained model of billions of
+parameters wants learning rates about a hundred times smaller.
+"""
+
+import json
+import math
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .failures import BadSpec
+
+
+def option(
+    default: Any,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with a default and the range that a spec may choose from."""
+    return field(default=default, metadata={"above": above, "minimum": minimum, "maximum": maximum, "choices": choices})
+
+
+# ---- hyperparameters, one dataclass per kind
+
+
+@dataclass(frozen=True)
+class SftOptions:
+    # passes over the training rows
+    epochs: int = option(3, minimum=1)
+    # demonstrations per step
+    batch_size: int = option(32, minimum=1)
+    # AdamW peak: linear warm-up, then cosine to a tenth
+    learning_rate: float = option(4e-3, above=0)
+    warmup_steps: int = option(30, minimum=0)
+    weight_decay: float = option(0.01, minimum=0)
+    # gradients are scaled down to this norm
+    max_grad_norm: float = option(1.0, above=0)
+    # steps between checkpoints
+    checkpoint_every: int = option(100, minimum=1)
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    # passes over the training edits
+    epochs: int = option(4, minimum=1)
+    # edits per step; each brings both of its versions
+    batch_size: int = option(16, minimum=1)
+    # AdamW peak: linear warm-up, then linear to zero
+    learning_rate: float = option(3e-3, above=0)
+    warmup_steps: int = option(20, minimum=0)
+    weight_decay: float = option(0.01, minimum=0)
+    max_grad_norm: float = option(1.0, above=0)
+    # r_t = log(1 - p_t) is cut off here, so that one token cannot outweigh a response
+    reward_clip: float = option(-4.0, maximum=-0.1)
+    checkpoint_every: int = option(100, minimum=1)
+
+
+@dataclass(frozen=True)
+class PpoOptions:
+    # rollout-and-update rounds
+    steps: int = option(28, minimum=1)
+    # prompts per step
+    batch_size: int = option(64, minimum=2)
+    # passes over each batch of rollouts, and into how many minibatches each pass is cut
+    epochs: int = option(2, minimum=1)
+    minibatches: int = option(2, minimum=1)
+    # AdamW, constant
+    learning_rate: float = option(5e-4, above=0)
+    weight_decay: float = option(0.0, minimum=0)
+    max_grad_norm: float = option(1.0, above=0)
+    # longest response; what is cut off here counts as truncated
+    max_new_tokens: int = option(64, minimum=1)
+    # sampling temperature; every log-probability is taken at it
+    temperature: float = option(1.0, above=0)
+    # price of one nat of k1 KL against the starting policy
+    beta: float = option(0.1, minimum=0)
+    # what is taken off each token's reward: `batch` = running mean under the current policy, `zero` = nothing
+    mu: str = option("batch", choices=("batch", "zero"))
+    # samples of the starting policy that set the scale s (and the first mu)
+    scale_samples: int = option(384, minimum=2)
+    gamma: float = option(1.0, minimum=0, maximum=1)
+    # lambda of generalised advantage estimation
+    gae_lambda: float = option(0.95, minimum=0, maximum=1)
+    # ratio clip, and how far a value may move from the one that the rollout saw
+    clip: float = option(0.2, above=0)
+    value_clip: float = option(0.2, above=0)
+    value_coefficient: float = option(0.5, minimum=0)
+    # charged on the last token of a response that did not end itself, in units of s
+    truncation_cost: float = option(1.0, minimum=0)
+    # `shared` = value head on the policy's backbone, `separate` = a network of its own
+    critic: str = option("shared", choices=("shared", "separate"))
+    checkpoint_every: int = option(5, minimum=1)
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    # prompts decoded together
+    batch_size: int = option(64, minimum=1)
+    max_new_tokens: int = option(64, minimum=1)
+    # 0 = always the most likely token
+    temperature: float = option(1.0, minimum=0)
+
+
+# ---- models
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    path: Path
+
+
+@dataclass(frozen=True)
+class HubModel:
+    hub: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class ScratchModel:
+    """A Llama-shaped model with random weights, and a byte-level BPE trained on the training texts."""
+
+    hidden_size: int = option(64, minimum=8, maximum=8192)
+    num_layers: int = option(2, minimum=1, maximum=128)
+    num_heads: int = option(2, minimum=1, maximum=128)
+    # at least the 256 bytes and the special tokens
+    vocab_size: int = option(512, minimum=262, maximum=262144)
+    context_length: int = option(256, minimum=16, maximum=131072)
+
+
+# ---- specs
+
+
+@dataclass(frozen=True)
+class SftSpec:
+    seed: int
+    base_model: LocalModel | HubModel | ScratchModel
+    examples: Path
+    options: SftOptions
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    seed: int
+    base_model: LocalModel | HubModel
+    loss: str
+    labels: Path
+    options: RewardOptions
+
+
+@dataclass(frozen=True)
+class PpoSpec:
+    seed: int
+    policy: LocalModel | HubModel
+    reward_model: Path
+    prompts: Path
+    options: PpoOptions
+
+
+@dataclass(frozen=True)
+class GenerateSpec:
+    seed: int
+    model: LocalModel | HubModel
+    prompts: Path
+    options: GenerateOptions
+
+
+Spec = SftSpec | RewardSpec | PpoSpec | GenerateSpec
+KINDS = ("sft", "reward", "ppo", "generate")
+
+
+def read_spec(path: Path, kind: str) -> Spec:
+    """Reads and checks spec.json; raises BadSpec with the key that is wrong."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSpec(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BadSpec(f"{path}: is not JSON: {error}") from error
+    try:
+        return parse_spec(raw, kind, path.parent)
+    except BadSpec as error:
+        raise BadSpec(f"{path.name}: {error}") from None
+
+
+def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
+    """The typed spec of `kind`; relative paths are taken from `folder`."""
+    model_key = {"sft": "base_model", "reward": "base_model", "ppo": "policy", "generate": "model"}[kind]
+    data_key = {"sft": "examples", "reward": "labels", "ppo": "prompts", "generate": "prompts"}[kind]
+    own_keys = {"reward": {"loss"}, "ppo": {"reward_model"}}.get(kind, set())
+    spec = _object(raw, "", {"kind", "seed", "hyperparameters", "data", model_key} | own_keys)
+    if spec.get("kind", kind) != kind:
+        raise BadSpec(f"kind: is {spec['kind']!r}, but the command says {kind!r}")
+    seed = spec.get("seed", 0)
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise BadSpec(f"seed: expected an integer from 0 to 2147483647, got {seed!r}")
+    data = _object(_required(spec, "data"), "data", {data_key})
+    rows = _path(_required(data, data_key, "data."), f"data.{data_key}", folder)
+    model = _model(_required(spec, model_key), model_key, folder, allow_scratch=kind == "sft")
+    options = spec.get("hyperparameters", {})
+    match kind:
+        case "sft":
+            return SftSpec(seed, model, rows, parse_options(SftOptions, options, "hyperparameters"))
+        case "reward":
+            loss = spec.get("loss", "survival")
+            if loss != "survival":
+                raise BadSpec(f"loss: expected 'survival', got {loss!r}")
+            return RewardSpec(seed, model, loss, rows, parse_options(RewardOptions, options, "hyperparameters"))
+        case "ppo":
+            reward = _object(_required(spec, "reward_model"), "reward_model", {"path"})
+            reward_path = _path(_required(reward, "path", "reward_model."), "reward_model.path", folder)
+            ppo_options = parse_options(PpoOptions, options, "hyperparameters")
+            if ppo_options.minibatches > ppo_options.batch_size:
+                raise BadSpec("hyperparameters.minibatches: cannot be more than batch_size")
+            return PpoSpec(seed, model, reward_path, rows, ppo_options)
+        case "generate":
+            return GenerateSpec(seed, model, rows, parse_options(GenerateOptions, options, "hyperparameters"))
+    raise AssertionError(kind)
+
+
+def parse_options(cls: type, raw: Any, where: str) -> Any:
+    """An instance of the dataclass `cls` from a JSON object; every key is optional, checked by type and range."""
+    values = _object(raw, where, {f.name for f in fields(cls)})
+    types = get_type_hints(cls)
+    checked = {}
+    for f in fields(cls):
+        if f.name in values:
+            checked[f.name] = _check(values[f.name], types[f.name], f.metadata, f"{where}.{f.name}")
+        else:
+            assert f.default is not MISSING
+    return cls(**checked)
+
+
+def _check(value: Any, expected: type, limits: Any, where: str) -> Any:
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected or (expected is float and not math.isfinite(value)):
+        name = {int: "an integer", float: "a number", str: "a string"}[expected]
+        raise BadSpec(f"{where}: expected {name}, got {value!r}")
+    if limits["choices"] is not None and value not in limits["choices"]:
+        raise BadSpec(f"{where}: expected one of {', '.join(limits['choices'])}, got {value!r}")
+    if limits["above"] is not None and not value > limits["above"]:
+        raise BadSpec(f"{where}: must be above {limits['above']}, got {value!r}")
+    if limits["minimum"] is not None and value < limits["minimum"]:
+        raise BadSpec(f"{where}: must be at least {limits['minimum']}, got {value!r}")
+    if limits["maximum"] is not None and value > limits["maximum"]:
+        raise BadSpec(f"{where}: must be at most {limits['maximum']}, got {value!r}")
+    return value
+
+
+def _model(raw: Any, where: str, folder: Path, allow_scratch: bool) -> Any:
+    keys = {"path", "hub", "revision"} | ({"scratch"} if allow_scratch else set())
+    source = _object(raw, where, keys)
+    if set(source) == {"path"}:
+        return LocalModel(_path(source["path"], f"{where}.path", folder))
+    if set(source) == {"hub", "revision"}:
+        for key in ("hub", "revision"):
+            if not isinstance(source[key], str) or not source[key]:
+                raise BadSpec(f"{where}.{key}: expected a non-empty string, got {source[key]!r}")
+        return HubModel(source["hub"], source["revision"])
+    if set(source) == {"scratch"}:
+        scratch = parse_options(ScratchModel, source["scratch"], f"{where}.scratch")
+        if scratch.hidden_size % (2 * scratch.num_heads) != 0:
+            raise BadSpec(f"{where}.scratch.hidden_size: must be a multiple of 2 * num_heads (rotary pairs)")
+        return scratch
+    forms = '{"path"}, {"hub", "revision"}' + (' or {"scratch"}' if allow_scratch else "")
+    raise BadSpec(f"{where}: expected one of {forms}, got the keys {sorted(source)}")
+
+
+def _object(raw: Any, where: str, allowed: set[str]) -> dict[str, Any]:
+    prefix = f"{where}: " if where else ""
+    if not isinstance(raw, dict):
+        raise BadSpec(f"{prefix}expected an object, got {type(raw).__name__}")
+    unknown = sorted(set(raw) - allowed)
+    if unknown:
+        raise BadSpec(f"{prefix}unknown key {unknown[0]!r}; known are {', '.join(sorted(allowed))}")
+    return raw
+
+
+def _required(raw: dict[str, Any], key: str, prefix: str = "") -> Any:
+    if key not in raw:
+        raise BadSpec(f"{prefix}{key}: is required")
+    return raw[key]
+
+
+def _path(raw: Any, where: str, folder: Path) -> Path:
+    if not isinstance(raw, str) or not raw:
+        raise BadSpec(f"{where}: expected a path, got {raw!r}")
+    path = folder / raw
+    if not path.exists():
+        raise BadSpec(f"{where}: {raw} does not exist")
+    return path

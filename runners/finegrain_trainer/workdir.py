@@ -1,0 +1,45 @@
+"""What a run leaves in its working directory: finished outputs appear whole or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import sync
+from .spec import Spec
+
+
+@contextmanager
+def finish_folder(workdir: Path, name: str) -> Iterator[Path]:
+    """A folder to fill; it becomes workdir/output/<name> when the block ends without an error."""
+    output = workdir / "output"
+    aside, final = output / f".{name}.writing", output / name
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    for path in aside.iterdir():
+        sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    sync(output)
+
+
+def finish_file(workdir: Path, name: str, text: str) -> None:
+    """Writes workdir/output/<name> in one piece."""
+    output = workdir / "output"
+    output.mkdir(parents=True, exist_ok=True)
+    aside = output / f".{name}.writing"
+    aside.write_text(text, encoding="utf-8")
+    sync(aside)
+    aside.rename(output / name)
+    sync(output)
+
+
+def run_identity(spec: Spec, **digests: Any) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be taken up: kind, seed, hyperparameters and the content of all inputs.
+
+    Paths do not count: a run may go on in another folder or on another machine.
+    """
+    return {"kind": type(spec).__name__, "seed": spec.seed, "options": asdict(spec.options), **digests}
