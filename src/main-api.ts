@@ -30,7 +30,7 @@ async function serve(
     onError: (err) => logger.warn({ err }, 'a database connection broke'),
   });
   const artifacts = openArtifactStore(config.artifacts);
-  const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, logger });
+  const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, log: logger });
   const app = await buildApp({
     services: { db, artifacts, scoring },
     bootstrapKey: stack?.apiKey ?? config.apiKey,

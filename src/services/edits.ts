@@ -3,14 +3,14 @@ import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/edits.ts';
 import { type PairRow, selectPairsForEdits } from '../db/pairs.ts';
 import type { Transaction } from '../db/pool.ts';
-import { ALIGNMENT_VERSION, type Alignment, alignTexts, type Span } from '../domain/alignment.ts';
+import { ALIGNMENT_VERSION, type Alignment, alignTexts } from '../domain/alignment.ts';
 import { formatId, parseId } from '../domain/ids.ts';
-import { spansInUnit, type Unit } from '../domain/text.ts';
+import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { changedTokens } from '../domain/token-labels.ts';
 import { notFound, Problem, type ProblemDetail } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
-import { findModel, openModelTokenizer } from './models.ts';
+import { resolveModel } from './models.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { findPair } from './pairs.ts';
 
@@ -60,12 +60,18 @@ export interface EditBatchResult {
 }
 
 /** All or nothing. @throws Problem with a pointer to each edit that cannot be taken */
-export function createEdits({ db: database }: Services, caller: Caller, inputs: NewEdit[]): Promise<EditBatchResult> {
+export function createEdits(
+  { db: database }: Services,
+  caller: Caller,
+  inputs: NewEdit[],
+): Promise<EditBatchResult> {
   return database.transaction(caller.projectId, async (tx) => {
     const pairs = await findEditedPairs(tx, inputs);
     const edits = inputs.map((input, index) => newEdit(input, pairs[index]!, index));
     await db.insertEdits(tx, caller.projectId, edits);
-    return { items: edits.map(({ id, status, alignment }) => ({ id: formatId('edit', id), status, alignment })) };
+    return {
+      items: edits.map(({ id, status, alignment }) => ({ id: formatId('edit', id), status, alignment })),
+    };
   });
 }
 
@@ -76,9 +82,18 @@ async function findEditedPairs(tx: Transaction, inputs: NewEdit[]): Promise<Pair
     const byExternalId = input.dataset_id !== undefined && input.pair_external_id !== undefined;
     const mixed = byId && (input.dataset_id !== undefined || input.pair_external_id !== undefined);
     if (!mixed && (byId || byExternalId)) return [];
-    return [{ pointer: `/edits/${index}`, detail: 'must name its pair by pair_id, or by dataset_id and pair_external_id', in: 'body' }];
+    return [
+      {
+        pointer: `/edits/${index}`,
+        detail: 'must name its pair by pair_id, or by dataset_id and pair_external_id',
+        in: 'body',
+      },
+    ];
   });
-  if (incomplete.length > 0) throw new Problem('invalid_request', `${incomplete[0]!.pointer} ${incomplete[0]!.detail}.`, { errors: incomplete });
+  if (incomplete.length > 0)
+    throw new Problem('invalid_request', `${incomplete[0]!.pointer} ${incomplete[0]!.detail}.`, {
+      errors: incomplete,
+    });
 
   const datasets = new Map<string, string>();
   for (const [index, { dataset_id }] of inputs.entries()) {
@@ -103,22 +118,43 @@ async function findEditedPairs(tx: Transaction, inputs: NewEdit[]): Promise<Pair
       input.pair_id !== undefined
         ? byId.get(parseId('pair', input.pair_id) ?? '')
         : byExternalId.get(JSON.stringify([datasets.get(input.dataset_id!), input.pair_external_id]));
-    if (!row) errors.push({ pointer: `/edits/${index}/${input.pair_id === undefined ? 'pair_external_id' : 'pair_id'}`, detail: 'no such pair', in: 'body' });
+    if (!row)
+      errors.push({
+        pointer: `/edits/${index}/${input.pair_id === undefined ? 'pair_external_id' : 'pair_id'}`,
+        detail: 'no such pair',
+        in: 'body',
+      });
     return row!;
   });
-  if (errors.length > 0) throw new Problem('not_found', `${errors.length} of ${inputs.length} edits name a pair that is not in this project; nothing was stored.`, { errors });
+  if (errors.length > 0)
+    throw new Problem(
+      'not_found',
+      `${errors.length} of ${inputs.length} edits name a pair that is not in this project; nothing was stored.`,
+      { errors },
+    );
   return found;
 }
 
 function newEdit(input: NewEdit, pair: PairRow, index: number): db.NewEdit & { alignment: Alignment } {
   const side = input.side ?? (pair.preference === null ? null : pair.preference === 'a' ? 'b' : 'a');
   if (side === null) {
-    throw new Problem('unprocessable', `The pair of /edits/${index} has no preference yet: say which side was edited.`, {
-      errors: [{ pointer: `/edits/${index}/side`, detail: 'is required while the preference of the pair is null', in: 'body' }],
-    });
+    throw new Problem(
+      'unprocessable',
+      `The pair of /edits/${index} has no preference yet: say which side was edited.`,
+      {
+        errors: [
+          {
+            pointer: `/edits/${index}/side`,
+            detail: 'is required while the preference of the pair is null',
+            in: 'body',
+          },
+        ],
+      },
+    );
   }
   const original = side === 'a' ? pair.response_a : pair.response_b;
-  const status = input.edited_response === original ? 'unchanged' : side === pair.preference ? 'stale' : 'accepted';
+  const status =
+    input.edited_response === original ? 'unchanged' : side === pair.preference ? 'stale' : 'accepted';
   return {
     id: uuidv7(),
     pair_id: pair.id,
@@ -147,7 +183,12 @@ export interface EditPreview extends Alignment {
 export async function previewEdit(
   services: Services,
   caller: Caller,
-  { original, edited, model, unit = 'utf16' }: { original: string; edited: string; model?: string; unit?: Unit },
+  {
+    original,
+    edited,
+    model,
+    unit = 'utf16',
+  }: { original: string; edited: string; model?: string; unit?: Unit },
 ): Promise<EditPreview> {
   const alignment = alignTexts(original, edited);
   const inUnit = {
@@ -161,13 +202,23 @@ export async function previewEdit(
     changed_edited: spansInUnit(edited, alignment.changed_edited, unit),
   };
   if (model === undefined) return inUnit;
-  const row = await services.db.transaction(caller.projectId, (tx) => findModel(tx, model, '/model'));
-  const tokenizer = await openModelTokenizer(services, row);
+  const row = await services.db.transaction(caller.projectId, (tx) => resolveModel(tx, model, '/model'));
+  const tokenizer = await services.scoring.tokenizer(row);
   const side = async (text: string, changed: Span[]): Promise<TokenSide> => {
-    const { tokenIds, offsets } = await tokenizer.encodeResponse(text);
-    return { token_ids: tokenIds, offsets: spansInUnit(text, offsets, unit), changed: changedTokens(text, offsets, changed) };
+    const { tokenIds, offsets, covers } = await tokenizer.encodeResponse(text);
+    return {
+      token_ids: tokenIds,
+      offsets: spansInUnit(text, offsets, unit),
+      changed: changedTokens(text, covers, changed),
+    };
   };
-  return { ...inUnit, tokens: { original: await side(original, alignment.changed_original), edited: await side(edited, alignment.changed_edited) } };
+  return {
+    ...inUnit,
+    tokens: {
+      original: await side(original, alignment.changed_original),
+      edited: await side(edited, alignment.changed_edited),
+    },
+  };
 }
 
 export interface EditListRequest extends PageRequest {
@@ -176,7 +227,11 @@ export interface EditListRequest extends PageRequest {
   status?: db.EditStatus;
 }
 
-export function listEdits({ db: database }: Services, caller: Caller, request: EditListRequest): Promise<Page<Edit>> {
+export function listEdits(
+  { db: database }: Services,
+  caller: Caller,
+  request: EditListRequest,
+): Promise<Page<Edit>> {
   return database.transaction(caller.projectId, async (tx) => {
     const filter = {
       datasetId: request.dataset_id === undefined ? null : (await findDataset(tx, request.dataset_id)).id,
@@ -189,7 +244,9 @@ export function listEdits({ db: database }: Services, caller: Caller, request: E
 
 export async function getEdit({ db: database }: Services, caller: Caller, id: string): Promise<Edit> {
   const uuid = parseId('edit', id);
-  const row = uuid ? await database.transaction(caller.projectId, (tx) => db.selectEdit(tx, uuid)) : undefined;
+  const row = uuid
+    ? await database.transaction(caller.projectId, (tx) => db.selectEdit(tx, uuid))
+    : undefined;
   if (!row) throw notFound('edit', id);
   return render(row);
 }

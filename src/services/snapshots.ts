@@ -4,11 +4,12 @@ import { insertArtifact } from '../db/artifacts.ts';
 import type { Transaction } from '../db/pool.ts';
 import * as db from '../db/snapshots.ts';
 import { formatId, parseId } from '../domain/ids.ts';
+import type { LabelRule } from '../domain/token-labels.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
-import { type LabelRule, labelRows } from './label-rows.ts';
-import { findModel, openModelTokenizer } from './models.ts';
+import { labelRows } from './label-rows.ts';
+import { resolveModel } from './models.ts';
 import { writeNdjson } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import {
@@ -132,11 +133,11 @@ export async function exportSnapshot(
 ): Promise<AsyncGenerator<string>> {
   const { digest, model } = await services.db.transaction(caller.projectId, async (tx) => ({
     digest: (await findSnapshot(tx, id)).digest,
-    model: request.model === undefined ? null : await findModel(tx, request.model, '/model'),
+    model: request.model === undefined ? null : await resolveModel(tx, request.model, '/model'),
   }));
   const rows = ofSplit(snapshotRows(services.artifacts, digest), request.split);
   if (model === null) return writeNdjson(rows);
-  return writeNdjson(labelRows(rows, await openModelTokenizer(services, model), request.label_rule ?? 'mix'));
+  return writeNdjson(labelRows(rows, await services.scoring.tokenizer(model), request.label_rule ?? 'mix'));
 }
 
 async function* ofSplit(

@@ -47,7 +47,7 @@ export async function startTestServer(t: Test): Promise<TestServer> {
   const database = await createTestDatabase(t);
   const artifacts = openArtifactStore(join(dataDir, 'artifacts'));
   const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
-  const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, logger });
+  const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, log: logger });
   const services: Services = { db: database.open('finegrain_api'), artifacts, scoring };
   const bootstrapKey = generateKey();
   const app = await buildApp({ services, bootstrapKey, logger });

@@ -1,0 +1,93 @@
+// Token-labelled rows of a snapshot, as the trainer reads them and as the export gives them: per edit both versions with
+// their labels, per decided pair both responses.
+import { alignTexts } from '../domain/alignment.ts';
+import { type Hunk, type LabelRule, labelTokens, type TokenizedText } from '../domain/token-labels.ts';
+import type { ModelTokenizer } from '../scoring/engine.ts';
+import type { PairInput } from './pair-rows.ts';
+import type { SnapshotRow, Split } from './snapshot-content.ts';
+
+interface LabelledText {
+  text: string;
+  token_ids: number[];
+  labels: (0 | 1)[];
+  changed: (0 | 1)[];
+}
+
+/** One edit. The last token of each version is EOS. `usable: false`: a rewrite, whose tokens carry no label. */
+export interface EditLabelRow {
+  type: 'edit';
+  id: string;
+  split: Split;
+  prompt: PairInput['prompt'];
+  prompt_token_ids: number[];
+  original: LabelledText;
+  edited: LabelledText;
+  hunks: Pick<Hunk, 'original' | 'edited'>[];
+  usable: boolean;
+}
+
+/** One pair whose preference is known. */
+export interface PairLabelRow {
+  type: 'pair';
+  id: string;
+  split: Split;
+  prompt: PairInput['prompt'];
+  prompt_token_ids: number[];
+  preferred: { text: string; token_ids: number[] };
+  other: { text: string; token_ids: number[] };
+}
+
+export type LabelRow = EditLabelRow | PairLabelRow;
+
+/** @param rule which tokens of an insertion are labelled (ALGORITHM 1) */
+export async function* labelRows(
+  rows: AsyncIterable<SnapshotRow>,
+  tokenizer: ModelTokenizer,
+  rule: LabelRule,
+): AsyncGenerator<LabelRow> {
+  const encode = async (text: string): Promise<TokenizedText> => {
+    const { tokenIds, covers } = await tokenizer.encodeResponse(text);
+    return {
+      text,
+      token_ids: [...tokenIds, tokenizer.eosTokenId],
+      covers: [...covers, [text.length, text.length]],
+    };
+  };
+  for await (const { key, split, prompt, response_a, response_b, preference, edits } of rows) {
+    const prompt_token_ids = await tokenizer.encodePrompt(prompt);
+    const responses = { a: await encode(response_a), b: await encode(response_b) };
+    for (const [index, { side, edited_response }] of edits.entries()) {
+      const alignment = alignTexts(responses[side].text, edited_response);
+      const { original, edited, hunks, usable } = labelTokens(
+        alignment,
+        responses[side],
+        await encode(edited_response),
+        rule,
+      );
+      yield {
+        type: 'edit',
+        id: `${key}/${index}`,
+        split,
+        prompt,
+        prompt_token_ids,
+        original,
+        edited,
+        hunks: hunks.map((hunk) => ({ original: hunk.original, edited: hunk.edited })),
+        usable,
+      };
+    }
+    if (preference !== null) {
+      const pick = ({ text, token_ids }: TokenizedText) => ({ text, token_ids });
+      const [preferred, other] = preference === 'a' ? [responses.a, responses.b] : [responses.b, responses.a];
+      yield {
+        type: 'pair',
+        id: key,
+        split,
+        prompt,
+        prompt_token_ids,
+        preferred: pick(preferred),
+        other: pick(other),
+      };
+    }
+  }
+}

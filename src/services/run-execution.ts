@@ -1,0 +1,166 @@
+// What a runner does with a run besides training: claim it, keep its lease, report, save checkpoints, end it. Every
+// write names the attempt's fence; false or null means that the run belongs to another attempt now: stop.
+import { createReadStream, createWriteStream } from 'node:fs';
+import { mkdir, readdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import type { Database } from '../db/pool.ts';
+import * as db from '../db/run-execution.ts';
+import { formatId } from '../domain/ids.ts';
+import type { ArtifactStore } from '../storage/artifact-store.ts';
+import type { RunInputs } from './run-inputs.ts';
+import type { KindSpec } from './run-specs.ts';
+import type { RunFailure } from './runs.ts';
+
+export { listenForRuns } from '../db/run-execution.ts';
+
+/** What a runner has: a database role that may call the fenced functions only, and the artifact store. */
+export interface RunnerServices {
+  db: Database;
+  artifacts: ArtifactStore;
+  /** folder of the model folders that were fetched before */
+  modelCache: string;
+}
+
+export type HeldRun = KindSpec & {
+  /** public id */
+  id: string;
+  inputs: RunInputs;
+  /** counts the attempts of this run */
+  fence: number;
+  key: db.FencedRun;
+  checkpoint: { step: number; files: db.CheckpointFile[] } | null;
+};
+
+export interface RunnerIdentity {
+  name: string;
+  hardware: string[];
+  labels: string[];
+  leaseSeconds: number;
+}
+
+/** The oldest queued run that this runner can take, or null. */
+export async function claimRun(services: RunnerServices, runner: RunnerIdentity): Promise<HeldRun | null> {
+  const row = await services.db.transaction(null, (tx) => db.claimRun(tx, runner));
+  if (!row) return null;
+  const { project_id, run_id, fence, kind, spec, inputs, checkpoint } = row;
+  return {
+    ...({ kind, spec } as KindSpec), // written by createRun, which parsed them
+    id: formatId('run', run_id),
+    inputs: inputs as RunInputs,
+    fence,
+    key: { project_id, run_id, fence },
+    checkpoint,
+  };
+}
+
+export function heartbeat(
+  services: RunnerServices,
+  run: HeldRun,
+  leaseSeconds: number,
+): Promise<string | null> {
+  return services.db.transaction(null, (tx) => db.heartbeatRun(tx, run.key, leaseSeconds));
+}
+
+export interface RunEventInput {
+  type: string;
+  [field: string]: unknown;
+}
+
+export function reportEvents(
+  services: RunnerServices,
+  run: HeldRun,
+  events: RunEventInput[],
+): Promise<boolean> {
+  return services.db.transaction(null, (tx) => db.reportRunEvents(tx, run.key, events.map(storable)));
+}
+
+/** Uploads a checkpoint's folder and records it, so that another attempt can go on from there. */
+export async function saveCheckpoint(
+  services: RunnerServices,
+  run: HeldRun,
+  workFolder: string,
+  checkpoint: { step: number; path: string; digest: string },
+): Promise<boolean> {
+  const files = await uploadFolder(services.artifacts, join(workFolder, checkpoint.path));
+  const manifest = files.find(({ path }) => path === 'manifest.json');
+  if (manifest?.digest !== checkpoint.digest) {
+    throw new Error(
+      `The checkpoint of step ${checkpoint.step} is not what the trainer wrote: its manifest has another digest.`,
+    );
+  }
+  const placed = files.map((file) => ({ ...file, path: `${checkpoint.path}/${file.path}` }));
+  return services.db.transaction(null, (tx) => db.saveRunCheckpoint(tx, run.key, checkpoint.step, placed));
+}
+
+/** Puts the last checkpoint, if there is one, back where the trainer looks for it. */
+export async function restoreCheckpoint(
+  services: RunnerServices,
+  run: HeldRun,
+  workFolder: string,
+): Promise<void> {
+  for (const { path, digest } of run.checkpoint?.files ?? []) {
+    const target = join(workFolder, path);
+    await mkdir(dirname(target), { recursive: true });
+    await pipeline(services.artifacts.read(digest), createWriteStream(target));
+  }
+}
+
+/** Stores every file below `folder`; paths are relative to it, in order. */
+export async function uploadFolder(artifacts: ArtifactStore, folder: string): Promise<db.CheckpointFile[]> {
+  const entries = await readdir(folder, { withFileTypes: true, recursive: true });
+  const names = entries
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1))
+    .sort();
+  const files: db.CheckpointFile[] = [];
+  for (const path of names)
+    files.push({ path, ...(await artifacts.put(createReadStream(join(folder, path)))) });
+  return files;
+}
+
+/** Ends the attempt without a model: for good (`failed`, `cancelled`), or to be taken up again (`interrupted`). */
+export function finishWithout(
+  services: RunnerServices,
+  run: HeldRun,
+  outcome: 'failed' | 'cancelled' | 'interrupted',
+  failure: RunFailure | null = null,
+): Promise<boolean> {
+  return finish(services, run, {
+    outcome,
+    result: null,
+    failure,
+    runArtifacts: [],
+    newArtifacts: [],
+    model: null,
+    alias: null,
+  });
+}
+
+export function finish(services: RunnerServices, run: HeldRun, ending: db.RunEnding): Promise<boolean> {
+  return services.db.transaction(null, (tx) => db.finishRun(tx, run.key, storable(ending)));
+}
+
+/** For the worker: queues the runs again whose runner was lost. */
+export function reapLostAttempts(database: Database): Promise<number> {
+  return database.transaction(null, db.reapLostAttempts);
+}
+
+const longestText = 10_000;
+
+/** A copy that fits into jsonb: no NUL, no lone surrogate, no endless text. The trainer's words come from anywhere. */
+export function storable<T>(value: T): T {
+  if (typeof value === 'string') return storableText(value) as T;
+  if (Array.isArray(value)) return value.map(storable) as T;
+  if (typeof value === 'object' && value !== null) {
+    return Object.fromEntries(
+      Object.entries(value).map(([key, child]) => [storableText(key), storable(child)]),
+    ) as T;
+  }
+  return value;
+}
+
+function storableText(text: string): string {
+  const cut = text.length > longestText ? `${text.slice(0, longestText)}…` : text;
+  return cut.toWellFormed().replaceAll('\0', '\ufffd');
+}

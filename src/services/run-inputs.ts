@@ -1,0 +1,205 @@
+// What the names in a spec stand for when the run is created: digests and files, kept on the run, so that its runner
+// needs no table and an alias that moves later changes no queued run. Everything that can be refused is refused here.
+
+import { selectArtifact } from '../db/artifacts.ts';
+import type { Transaction } from '../db/pool.ts';
+import { type RunModelRow, selectRunModel } from '../db/runs.ts';
+import { formatId, parseId } from '../domain/ids.ts';
+import { notFound, Problem } from '../errors.ts';
+import type { ModelFile } from '../storage/model-folder.ts';
+import { type Caller, requireScope } from './context.ts';
+import type { KindSpec } from './run-specs.ts';
+import type { SnapshotCounts, Split } from './snapshot-content.ts';
+import { findSnapshot } from './snapshots.ts';
+
+/** A model of the project, at rest in the artifact store. */
+export interface RegisteredModel {
+  model_id: string;
+  digest: string;
+  tokenizer_digest: string;
+  files: ModelFile[];
+}
+
+export interface ScratchConfig {
+  hidden_size: number;
+  num_layers: number;
+  num_heads: number;
+  vocab_size: number;
+  context_length: number;
+}
+
+export type ModelInput =
+  | RegisteredModel
+  | { path: string }
+  | { hub: string; revision: string }
+  | { scratch: ScratchConfig };
+
+/** By digest: the artifact of a snapshot, or NDJSON rows of the caller's. */
+export type DataInput = { snapshot: string } | { rows: string };
+
+export interface RunInputs {
+  /** what is trained, or sampled from */
+  model: ModelInput;
+  /** ppo only */
+  reward_model?: RegisteredModel;
+  data: DataInput;
+}
+
+/**
+ * @throws Problem not_found for a model, snapshot or artifact that this project does not have; unprocessable for one
+ *   that cannot serve; missing_scope for `path`
+ */
+export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSpec): Promise<RunInputs> {
+  switch (run.kind) {
+    case 'sft': {
+      const { base_model, data } = run.spec;
+      if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'policy');
+      return {
+        model: await resolveModel(tx, caller, base_model, 'policy', '/spec/base_model'),
+        data: data.demonstrations
+          ? await resolveRows(tx, data.demonstrations, '/spec/data/demonstrations')
+          : await resolveSnapshot(tx, data.snapshot_id!, '/spec/data/snapshot_id', ({ splits }) =>
+              data.responses === 'edited' && splits.train.edits === 0
+                ? 'has no accepted edit in its train part'
+                : splits.train.pairs === 0 && 'has no pair in its train part',
+            ),
+      };
+    }
+    case 'reward': {
+      const { base_model, snapshot_id } = run.spec;
+      if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'token_reward');
+      return {
+        model: await resolveModel(tx, caller, base_model, 'policy', '/spec/base_model'),
+        data: await resolveSnapshot(
+          tx,
+          snapshot_id,
+          '/spec/snapshot_id',
+          ({ splits }) => splits.train.edits === 0 && 'has no accepted edit in its train part',
+        ),
+      };
+    }
+    case 'ppo': {
+      if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'policy');
+      const model = await resolveModel(tx, caller, run.spec.policy, 'policy', '/spec/policy');
+      const reward_model = await resolveStored(
+        tx,
+        run.spec.reward_model,
+        'token_reward',
+        '/spec/reward_model',
+      );
+      if ('tokenizer_digest' in model && model.tokenizer_digest !== reward_model.tokenizer_digest) {
+        throw unprocessable(
+          '/spec/reward_model',
+          'has another tokenizer than the policy; train it from a model with that tokenizer',
+        );
+      }
+      return { model, reward_model, data: await resolvePrompts(tx, run.spec.prompts) };
+    }
+    case 'generate':
+      return {
+        model: await resolveModel(tx, caller, run.spec.model, 'policy', '/spec/model'),
+        data: await resolvePrompts(tx, run.spec.prompts),
+      };
+  }
+}
+
+interface ModelReference {
+  model_id?: string;
+  alias?: string;
+  path?: string;
+  hub?: string;
+  revision?: string;
+  scratch?: object;
+}
+
+type Role = 'policy' | 'token_reward';
+
+async function resolveModel(
+  tx: Transaction,
+  caller: Caller,
+  model: ModelReference,
+  role: Role,
+  pointer: string,
+): Promise<ModelInput> {
+  if (model.scratch) return { scratch: model.scratch as ScratchConfig };
+  if (model.hub) return { hub: model.hub, revision: model.revision! };
+  if (model.path) {
+    requireScope(caller, 'operator'); // the folder is the host's, not the project's
+    return { path: model.path };
+  }
+  return resolveStored(tx, model, role, pointer);
+}
+
+async function resolveStored(
+  tx: Transaction,
+  { model_id, alias }: ModelReference,
+  role: Role,
+  pointer: string,
+): Promise<RegisteredModel> {
+  const row =
+    model_id === undefined ? await modelOfAlias(tx, alias!, pointer) : await modelOfId(tx, model_id, pointer);
+  if (row.role !== role) throw unprocessable(pointer, `has the role ${row.role}; a ${role} is needed here`);
+  return {
+    model_id: formatId('model', row.id),
+    digest: row.digest,
+    tokenizer_digest: row.tokenizer_digest,
+    files: row.files,
+  };
+}
+
+async function modelOfId(tx: Transaction, id: string, pointer: string): Promise<RunModelRow> {
+  const uuid = parseId('model', id);
+  const row = uuid ? await selectRunModel(tx, { id: uuid }) : undefined;
+  if (!row) throw notFound('model', id, `${pointer}/model_id`);
+  return row;
+}
+
+async function modelOfAlias(tx: Transaction, alias: string, pointer: string): Promise<RunModelRow> {
+  const row = await selectRunModel(tx, { alias });
+  if (!row)
+    throw unprocessable(`${pointer}/alias`, `names no model of this project: ${JSON.stringify(alias)}`);
+  return row;
+}
+
+/** An alias that serves one role is not handed to a model of another. */
+async function checkAlias(tx: Transaction, alias: string, role: Role): Promise<void> {
+  const current =
+    (await selectRunModel(tx, { alias }))?.role ?? (alias === 'token-reward' ? 'token_reward' : role);
+  if (current !== role)
+    throw unprocessable('/spec/alias', `names a ${current} model; this run makes a ${role} model`);
+}
+
+async function resolveSnapshot(
+  tx: Transaction,
+  id: string,
+  pointer: string,
+  lacks: (counts: SnapshotCounts) => string | false,
+): Promise<DataInput> {
+  const row = await findSnapshot(tx, id, pointer);
+  const lack = lacks(row.counts as SnapshotCounts);
+  if (lack) throw unprocessable(pointer, lack);
+  return { snapshot: row.digest };
+}
+
+async function resolveRows(tx: Transaction, digest: string, pointer: string): Promise<DataInput> {
+  if (!(await selectArtifact(tx, digest))) throw notFound('artifact', digest, pointer);
+  return { rows: digest };
+}
+
+function resolvePrompts(
+  tx: Transaction,
+  source: { snapshot_id?: string; split?: Split; prompts?: string },
+): Promise<DataInput> {
+  if (source.prompts) return resolveRows(tx, source.prompts, '/spec/prompts/prompts');
+  const split = source.split!;
+  return resolveSnapshot(
+    tx,
+    source.snapshot_id!,
+    '/spec/prompts/snapshot_id',
+    ({ splits }) => splits[split].pairs === 0 && `has no pair in its ${split} part`,
+  );
+}
+
+function unprocessable(pointer: string, detail: string): Problem {
+  return new Problem('unprocessable', `${pointer} ${detail}.`, { errors: [{ pointer, detail, in: 'body' }] });
+}

@@ -1,0 +1,151 @@
+import { createHash } from 'node:crypto';
+import t from 'tap';
+import { checkSecurity, startTestServer, type TestServer } from '../support/server.ts';
+
+const editor = { kind: 'person', name: 'ann' };
+const split = { train: 0.6, validation: 0.2, test: 0.2, seed: 7 };
+
+/** A dataset of 60 pairs over 30 prompts, the even ones edited; the same content whenever it is made. */
+async function fill(server: TestServer, key: string, reversed = false): Promise<string> {
+  const { call } = server;
+  const id = (await call('POST', '/v1/datasets', { key, json: { name: 'snapshot source' } })).body.id;
+  const numbers = Array.from({ length: 60 }, (_, i) => (reversed ? 59 - i : i));
+  const pairs = numbers.map((i) => ({
+    external_id: `e${i}`,
+    prompt: `prompt ${i % 30}`,
+    response_a: `the good answer number ${i}`,
+    response_b: `the bad answer number ${i}`,
+    preference: 'a',
+  }));
+  await call('POST', `/v1/datasets/${id}/pairs`, { key, json: { pairs } });
+  const edits = numbers
+    .filter((i) => i % 2 === 0)
+    .map((i) => ({
+      dataset_id: id,
+      pair_external_id: `e${i}`,
+      edited_response: `the fine answer number ${i}`,
+      editor,
+    }));
+  await call('POST', '/v1/edits', { key, json: { edits } });
+  return id;
+}
+
+t.test('snapshots', async (t) => {
+  const server = await startTestServer(t);
+  const { call } = server;
+  const stranger = await server.otherProjectKey();
+  const dataset = await fill(server, server.bootstrapKey);
+  const created = await call('POST', '/v1/snapshots', { json: { dataset_ids: [dataset], split } });
+  const path = `/v1/snapshots/${created.body.id}`;
+
+  t.test('content, split by prompt, counts', async (t) => {
+    t.match(created, {
+      status: 201,
+      body: {
+        id: /^snap_/,
+        digest: /^sha256:/,
+        counts: { pairs: 60, edits: 30, undecided: 0 },
+        dataset_ids: [dataset],
+      },
+    });
+    t.same((await call('GET', path)).body, created.body);
+    t.same((await call('GET', '/v1/snapshots')).body.items, [created.body]);
+    const rows = (await call('GET', `${path}/export`)).text
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    t.equal(rows.length, 60);
+    const splitsOfPrompt = new Map<string, Set<string>>();
+    for (const { prompt, split } of rows)
+      splitsOfPrompt.set(prompt, (splitsOfPrompt.get(prompt) ?? new Set()).add(split));
+    t.ok(
+      [...splitsOfPrompt.values()].every((splits) => splits.size === 1),
+      'no prompt is in two parts',
+    );
+    for (const part of ['train', 'validation', 'test']) {
+      const ofPart = rows.filter((row) => row.split === part);
+      t.ok(ofPart.length > 0);
+      t.match(created.body.counts.splits[part], {
+        pairs: ofPart.length,
+        edits: ofPart.filter((row) => row.edits.length > 0).length,
+      });
+      t.same(
+        (await call('GET', `${path}/export?split=${part}`)).text
+          .trimEnd()
+          .split('\n')
+          .map((line) => JSON.parse(line)),
+        ofPart,
+      );
+    }
+    const artifact = await call('GET', `/v1/artifacts/${created.body.digest}`);
+    t.equal(`sha256:${createHash('sha256').update(artifact.text).digest('hex')}`, created.body.digest);
+  });
+
+  t.test('equal content has an equal digest, in another order, project and time', async (t) => {
+    const other = await fill(server, stranger, true);
+    const twin = await call('POST', '/v1/snapshots', {
+      key: stranger,
+      json: { dataset_ids: [other], split },
+    });
+    t.equal(twin.body.digest, created.body.digest);
+    const seeded = await call('POST', '/v1/snapshots', {
+      key: stranger,
+      json: { dataset_ids: [other], split: { ...split, seed: 8 } },
+    });
+    t.not(seeded.body.digest, created.body.digest);
+  });
+
+  t.test('immutable: a pair deleted later stays', async (t) => {
+    const { items } = (await call('GET', `/v1/datasets/${dataset}/pairs?limit=1`)).body;
+    await call('DELETE', `/v1/pairs/${items[0].id}`);
+    t.equal((await call('GET', `${path}/export`)).text.trimEnd().split('\n').length, 60);
+    t.equal(
+      (await call('POST', '/v1/snapshots', { json: { dataset_ids: [dataset], split } })).body.counts.pairs,
+      59,
+    );
+  });
+
+  t.test('filter', async (t) => {
+    const edited = await call('POST', '/v1/snapshots', {
+      json: { dataset_ids: [dataset], filter: { has_edit: false }, split },
+    });
+    t.match(edited.body.counts, { edits: 0, pairs: 30 });
+  });
+
+  t.test('error', async (t) => {
+    t.match(
+      await call('POST', '/v1/snapshots', {
+        json: { dataset_ids: [dataset], split: { ...split, test: 0.3 } },
+      }),
+      {
+        status: 422,
+        body: { errors: [{ pointer: '/split' }] },
+      },
+    );
+    t.match(await call('POST', '/v1/snapshots', { json: { dataset_ids: ['ds_1'], split } }), {
+      status: 404,
+      body: { errors: [{ pointer: '/dataset_ids/0' }] },
+    });
+    t.match(await call('POST', '/v1/snapshots', { json: { dataset_ids: [], split } }), { status: 400 });
+    const empty = (await call('POST', '/v1/datasets', { json: { name: 'empty' } })).body.id;
+    t.match(await call('POST', '/v1/snapshots', { json: { dataset_ids: [empty], split } }), { status: 422 });
+    t.match(await call('GET', `${path}/export?model=nobody`), { status: 404 });
+    t.match(await call('GET', `${path}/export?split=dev`), {
+      status: 400,
+      body: { errors: [{ pointer: '/split', in: 'query' }] },
+    });
+  });
+
+  t.test('security', async (t) => {
+    t.match(await call('GET', path, { key: stranger }), { status: 404 });
+    t.match(await call('GET', `${path}/export`, { key: stranger }), { status: 404 });
+    t.match(await call('POST', '/v1/snapshots', { key: stranger, json: { dataset_ids: [dataset], split } }), {
+      status: 404,
+    });
+    await checkSecurity(t, server, 'POST', '/v1/snapshots', 'snapshots:write', {
+      json: { dataset_ids: [dataset], split },
+    });
+    for (const url of ['/v1/snapshots', path, `${path}/export`])
+      await checkSecurity(t, server, 'GET', url, 'read');
+  });
+});

@@ -1,0 +1,56 @@
+import t from 'tap';
+import { checkSecurity, startTestServer } from '../support/server.ts';
+
+t.test('win rates', async (t) => {
+  const server = await startTestServer(t);
+  const { call } = server;
+  const compute = (judgements: unknown, options?: unknown) =>
+    call('POST', '/v1/win-rates', { json: { judgements, ...(options ? { options } : {}) } });
+  const outcomes = (...values: (number | null)[]) =>
+    values.map((outcome, i) => ({ item_id: `i${i}`, outcome }));
+
+  t.test('happy', async (t) => {
+    t.match(await compute(outcomes(1, 1, 1, 0, 0.5, null, 1.5)), {
+      status: 200,
+      body: {
+        win_rate: 0.7,
+        n: 5,
+        wins: 3,
+        losses: 1,
+        ties: 1,
+        dropped: { null: 1, out_of_range: 1 },
+        clusters: 5,
+        discrete_win_rate: 0.7,
+      },
+    });
+    const { body } = await compute(outcomes(1, 1, 0), { confidence_level: 0.9 });
+    t.match(body.confidence_interval, { level: 0.9, low: Number, high: Number, method: String });
+  });
+
+  t.test('nothing to compute is an answer, not an error', async (t) => {
+    for (const judgements of [[], outcomes(null, null), outcomes(2)]) {
+      t.match(await compute(judgements), {
+        status: 200,
+        body: { win_rate: null, standard_error: null, confidence_interval: null, n: 0, reason: String },
+      });
+    }
+    t.match(await compute(outcomes(0.5)), { status: 200, body: { win_rate: 0.5, ties: 1 } });
+  });
+
+  t.test('error', async (t) => {
+    t.match(await compute([{ outcome: 1 }]), {
+      status: 400,
+      body: { errors: [{ pointer: '/judgements/0/item_id' }] },
+    });
+    t.match(await compute([{ item_id: 'x', outcome: 'won' }]), {
+      status: 400,
+      body: { errors: [{ pointer: '/judgements/0/outcome' }] },
+    });
+    t.match(await compute([{ item_id: 'x', outcome: 1, score: 3 }]), { status: 400 });
+    t.match(await compute(outcomes(1), { confidence_level: 1 }), { status: 400 });
+  });
+
+  t.test('security', (t) =>
+    checkSecurity(t, server, 'POST', '/v1/win-rates', 'read', { json: { judgements: [] } }),
+  );
+});
