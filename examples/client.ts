@@ -18,7 +18,11 @@ export function createClient(url: string, key: string): Client {
       headers: { authorization: `Bearer ${key}`, ...init.headers },
     });
     if (response.ok) return response;
-    const problem = await response.json();
+    const problem = (await response.json()) as {
+      code: string;
+      detail: string;
+      errors?: { pointer: string; detail: string }[];
+    };
     const errors = (problem.errors ?? [])
       .map((error: { pointer: string; detail: string }) => `\n  ${error.pointer} ${error.detail}`)
       .join('');

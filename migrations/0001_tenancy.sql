@@ -23,6 +23,7 @@ begin
   execute format('create policy every_project on %s to finegrain_system using (true) with check (true)', target);
   execute format('grant select, insert, update, delete on %s to finegrain_system', target);
 end $$;
+revoke execute on function finegrain.protect from public;
 
 create table finegrain.projects (
   id uuid primary key,

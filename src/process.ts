@@ -25,10 +25,10 @@ export function untilStopped(): Promise<string> {
   });
 }
 
-/** Runs an entry point; an error ends it with its message and exit code 1. */
+/** Runs an entry point to its end; an error ends it with its message and exit code 1. */
 export function runMain(main: () => Promise<void>): void {
   main().then(
-    () => process.exit(0),
+    () => process.exit(),
     (error: unknown) => {
       process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
       process.exit(1);

@@ -1,0 +1,55 @@
+// finegrain COMMAND: what an operator or a developer does by hand.
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { readConfig } from './config.ts';
+import { describeSchema } from './db/describe-schema.ts';
+import { startEmbeddedPostgres } from './db/embedded-postgres.ts';
+import { migrate } from './db/migrate.ts';
+import { openApiDocument } from './openapi.ts';
+import { runMain } from './process.ts';
+
+const usage = `finegrain COMMAND
+
+  migrate   bring the database of DATABASE_DIRECT_URL (or DATABASE_URL) to this version; creates the four roles
+  openapi   write openapi/openapi.json from the routes
+  schema    write migrations/schema.sql from the migrations, run on an embedded Postgres
+`;
+
+const commands: Record<string, () => Promise<void>> = {
+  async migrate() {
+    const { databaseDirectUrl } = readConfig();
+    if (databaseDirectUrl === null)
+      throw new Error(
+        'Set DATABASE_DIRECT_URL or DATABASE_URL. The embedded database migrates itself at its start.',
+      );
+    const applied = await migrate(databaseDirectUrl);
+    process.stdout.write(applied.length === 0 ? 'nothing to do\n' : `applied ${applied.join(', ')}\n`);
+  },
+  async openapi() {
+    await mkdir('openapi', { recursive: true });
+    await writeFile('openapi/openapi.json', await openApiDocument());
+  },
+  async schema() {
+    const { dataDir } = readConfig();
+    const postgres = await startEmbeddedPostgres({
+      dataDir: join(dataDir, 'schema-postgres'),
+      log: () => {},
+    });
+    try {
+      await migrate(postgres.superuserUrl);
+      await writeFile('migrations/schema.sql', await describeSchema(postgres.superuserUrl));
+    } finally {
+      await postgres.stop();
+    }
+  },
+};
+
+runMain(async () => {
+  const command = commands[process.argv[2] ?? ''];
+  if (!command) {
+    process.stderr.write(usage);
+    process.exitCode = 2;
+    return;
+  }
+  await command();
+});
