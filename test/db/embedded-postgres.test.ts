@@ -106,7 +106,7 @@ t.test('a server in a private folder whose path has spaces', async (t) => {
   t.notMatch([...messages, readFileSync(path.join(dataDir, 'postgres.log'), 'utf8')].join('\n'), password);
 
   await Promise.all([first.stop(), first.stop()]);
-  t.notOk(isAlive(first.pid), 'stopped means gone');
+  await untilDead(first.pid); // stopped means gone
   const second = await start(dataDir);
   t.equal(await query(second.superuserUrl, 'select seven from kept'), 7, 'the data is there after a restart');
   t.equal(new URL(second.superuserUrl).password, password);
@@ -133,7 +133,7 @@ t.test('one folder has one server, which the last user stops', async (t) => {
   const [next] = await Promise.all([start(dataDir), third.stop()]);
   t.equal(await query(next.superuserUrl, 'select 1'), 1);
   await next.stop();
-  t.notOk(isAlive(next.pid));
+  await untilDead(next.pid);
 });
 
 t.test('a server outlives the SIGKILL of its starter, and the next one takes it over', async (t) => {

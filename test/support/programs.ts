@@ -4,7 +4,8 @@ import { spawn } from 'node:child_process';
 
 export interface Ended {
   code: number;
-  output: string;
+  stdout: string;
+  stderr: string;
 }
 
 const groups = new Set<number>();
@@ -13,36 +14,44 @@ let ending = false;
 export function runProgram(
   command: string,
   args: string[],
-  options: { env?: NodeJS.ProcessEnv; cwd?: string } = {},
+  env: NodeJS.ProcessEnv = process.env,
 ): Promise<Ended> {
-  if (ending) return Promise.resolve({ code: 130, output: '' });
+  const ended: Ended = { code: 127, stdout: '', stderr: '' };
+  if (ending) return Promise.resolve(ended);
   return new Promise((resolve) => {
-    const child = spawn(command, args, { ...options, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(command, args, {
+      env: { ...env, NO_COLOR: '1' },
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     if (child.pid !== undefined) groups.add(child.pid);
-    let output = '';
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        output += text;
-      });
-    }
-    let code = 127;
-    child.once('error', (error) => resolve({ code, output: `${output}${command}: ${error.message}\n` }));
-    child.once('exit', (exitCode) => {
-      code = exitCode ?? 128;
-      if (child.pid === undefined) return;
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      ended.stdout += text;
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      ended.stderr += text;
+    });
+    child.once('error', (error) => {
+      ended.stderr += `${error.message}\n`;
+      resolve(ended);
+    });
+    child.once('exit', (code) => {
+      ended.code = code ?? 128;
       signalGroup(child.pid, 'SIGKILL'); // whatever it left behind
-      groups.delete(child.pid);
-      // a process that left the group may hold the pipe open: do not wait for it
+      // what left the group as well may still hold the pipes open: it is not waited for
       setTimeout(() => {
         child.stdout.destroy();
         child.stderr.destroy();
       }, 1000).unref();
     });
-    child.once('close', () => resolve({ code, output }));
+    child.once('close', () => {
+      if (child.pid !== undefined) groups.delete(child.pid);
+      resolve(ended);
+    });
   });
 }
 
-/** Asks every program to end, and does not take no for an answer. */
+/** Asks every program to end, and does not take no for an answer; starts no new one. */
 export function endAllPrograms(): void {
   ending = true;
   for (const group of groups) {
@@ -51,7 +60,8 @@ export function endAllPrograms(): void {
   }
 }
 
-function signalGroup(group: number, signal: NodeJS.Signals): void {
+function signalGroup(group: number | undefined, signal: NodeJS.Signals): void {
+  if (group === undefined) return;
   try {
     process.kill(-group, signal);
   } catch (error) {

@@ -29,8 +29,8 @@ export interface PostgresBinaries {
   majorVersion: number;
 }
 
-/** What Postgres sees of our environment: PG*, LD_* and locale variables of the caller would change what it does. */
-export const postgresEnvironment = { PATH: process.env.PATH ?? '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' };
+/** What Postgres sees of our environment: PG*, LD_* and locale variables would change what it does. */
+export const postgresEnvironment = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' };
 
 /** Throws with what to do when this platform has no binaries, or when they do not run here. */
 export async function postgresBinaries(user: ServiceUser | null): Promise<PostgresBinaries> {

@@ -62,7 +62,7 @@ function startTime(pid: number): string | null {
     }
     const text = execFileSync('ps', ['-o', 'lstart=', '-p', String(pid)], {
       encoding: 'utf8',
-      env: { LC_ALL: 'C', PATH: process.env.PATH },
+      env: { LC_ALL: 'C', PATH: '/usr/bin:/bin' },
     });
     return String(Date.parse(text));
   } catch {

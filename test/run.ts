@@ -1,0 +1,148 @@
+// `npm test`: every check of the repository, each with its count, closed by the line `N passed, N failed`.
+// `npm test -- FILE…` runs only those test files (*.test.ts with tap, *.py with pytest).
+// All files share one embedded Postgres (FINEGRAIN_TEST_DATABASE_URL) and one temporary folder (TMPDIR); both are
+// gone at the end, also after Ctrl-C, and so is every process that was started.
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import pg from 'pg';
+import { findPostmaster } from '../src/db/embedded/postmaster.ts';
+import { stopServer } from '../src/db/embedded/server.ts';
+import { startEmbeddedPostgres } from '../src/db/embedded-postgres.ts';
+import { layerCheck, openApiLint, program, pytest, type Result, ruff, tap } from './support/checks.ts';
+import { endAllPrograms } from './support/programs.ts';
+
+interface Check {
+  name: string;
+  run: () => Promise<Result>;
+}
+
+const dataDir = path.resolve(process.env.FINEGRAIN_DATA_DIR || '.finegrain');
+const python = process.env.FINEGRAIN_PYTHON || path.join(dataDir, 'python', 'bin', 'python');
+const temporary = mkdtempSync(path.join(tmpdir(), 'finegrain-test-'));
+const totals: Result = { passed: 0, failed: 0, skipped: 0, output: '' };
+let interrupted = false;
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'disconnect']) {
+  process.on(signal, () => {
+    interrupted = true;
+    endAllPrograms();
+  });
+}
+
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  totals.failed += 1;
+  console.log(error instanceof Error ? error.stack : error);
+} finally {
+  await cleanUp();
+}
+if (interrupted) console.log('Interrupted: not everything was checked.');
+const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : '';
+console.log(`${totals.passed} passed, ${totals.failed} failed${skipped}`);
+process.exit(interrupted ? 130 : totals.failed > 0 ? 1 : 0);
+
+async function main(files: string[]): Promise<void> {
+  const unknown = files.filter((file) => !/\.(test\.ts|py)$/.test(file) || !existsSync(file));
+  if (unknown.length > 0) {
+    console.log(`Not a test file (*.test.ts or *.py): ${unknown.join(', ')}`);
+    totals.failed += unknown.length;
+    return;
+  }
+  const pythonFiles = files.filter((file) => file.endsWith('.py'));
+  const typescriptFiles = files.filter((file) => file.endsWith('.ts'));
+  const everything = files.length === 0;
+  // two lanes for two cores: the database's tests beside everything that needs none
+  await Promise.all([
+    everything || typescriptFiles.length > 0
+      ? withPostgres((url) => runTap(typescriptFiles, url))
+      : undefined,
+    everything ? runAll([...staticChecks(), pytestCheck([])]) : undefined,
+    pythonFiles.length > 0 ? runAll([pytestCheck(pythonFiles)]) : undefined,
+  ]);
+}
+
+function staticChecks(): Check[] {
+  const openApi: Check[] = existsSync('openapi/openapi.json')
+    ? [{ name: 'OpenAPI lint', run: openApiLint }]
+    : [];
+  return [
+    { name: 'linter', run: () => program('biome', ['ci', '--error-on-warnings', '.']) },
+    { name: 'type checker', run: () => program('tsc', ['--noEmit']) },
+    { name: 'layer check', run: layerCheck },
+    ...openApi,
+    { name: 'Python linter', run: () => ruff(python) },
+  ];
+}
+
+function pytestCheck(files: string[]): Check {
+  const run = () => pytest(python, files, { ...testEnvironment(), OMP_NUM_THREADS: '1' }, temporary);
+  return { name: 'Python tests', run };
+}
+
+function runTap(files: string[], databaseUrl: string): Promise<void> {
+  const environment = { ...testEnvironment(), FINEGRAIN_TEST_DATABASE_URL: databaseUrl };
+  return runAll([{ name: 'TypeScript tests', run: () => tap(files, environment) }]);
+}
+
+async function runAll(checks: Check[]): Promise<void> {
+  for (const { name, run } of checks) {
+    if (interrupted) return;
+    const started = performance.now();
+    const result = await run();
+    if (interrupted) return;
+    totals.passed += result.passed;
+    totals.failed += result.failed;
+    totals.skipped += result.skipped;
+    const seconds = ((performance.now() - started) / 1000).toFixed(1);
+    console.log(
+      `${result.failed > 0 ? 'FAILED' : 'ok    '} ${name}: ${result.passed} passed, ${result.failed} failed (${seconds} s)`,
+    );
+    if (result.failed > 0) console.log(result.output.trimEnd());
+  }
+}
+
+async function withPostgres(work: (url: string) => Promise<void>): Promise<void> {
+  const postgres = await startEmbeddedPostgres({
+    dataDir: path.join(dataDir, 'test-postgres'),
+    log: () => undefined,
+    settings: { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '200' },
+  });
+  try {
+    if (!postgres.attached) await dropLeftDatabases(postgres.superuserUrl);
+    await work(postgres.superuserUrl);
+  } finally {
+    await postgres.stop();
+  }
+}
+
+/** A run that was killed leaves the databases of its tests behind. */
+async function dropLeftDatabases(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  const { rows } = await client.query(
+    String.raw`select datname from pg_database where datname like 'test\_%'`,
+  );
+  for (const { datname } of rows) await client.query(`drop database ${client.escapeIdentifier(datname)}`);
+  await client.end();
+}
+
+/** Tests see none of the settings that a person made for a service of their own. */
+function testEnvironment(): NodeJS.ProcessEnv {
+  const settings = /^(FINEGRAIN_.*|DATABASE_.*|PG[A-Z]+|PORT|HOST|LOG_LEVEL)$/;
+  const kept = Object.entries(process.env).filter(([name]) => !settings.test(name));
+  return { ...Object.fromEntries(kept), TMPDIR: temporary, FINEGRAIN_PYTHON: python };
+}
+
+async function cleanUp(): Promise<void> {
+  endAllPrograms();
+  // servers that a killed test left: they live in the temporary folder
+  for (const name of readdirSync(temporary, { recursive: true, encoding: 'utf8' })) {
+    if (path.basename(name) !== 'postmaster.pid') continue;
+    const pgdata = path.join(temporary, path.dirname(name));
+    const server = findPostmaster(pgdata);
+    if (server) await stopServer(server.pid, pgdata);
+  }
+  rmSync(temporary, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+}
