@@ -1,0 +1,285 @@
+// Aligns an edited text with its original: what was kept, replaced, inserted, deleted (ALGORITHM 1, text first).
+// Guarantees for well-formed text (parsed at the edge by text.ts): the segments tile both texts exactly, kept segments have
+// equal text, no boundary cuts a surrogate pair or a grapheme cluster, the result is deterministic, memory linear, time bounded.
+import { matchWords } from './match-words.ts';
+import type { Span } from './text.ts';
+import { splitWords, type Words } from './words.ts';
+
+/** Stored with every alignment; grows with each change that can move a boundary. */
+export const ALIGNMENT_VERSION = 1;
+
+export const segmentKinds = ['keep', 'replace', 'insert', 'delete'] as const;
+export type SegmentKind = (typeof segmentKinds)[number];
+
+export type { Span };
+
+/** An insertion has an empty original span where the text goes in; a deletion an empty edited span. */
+export interface Segment {
+  kind: SegmentKind;
+  original: Span;
+  edited: Span;
+}
+
+export const alignmentWarnings = [
+  'identical',
+  'no_common_text',
+  'mostly_rewritten',
+  'only_white_space',
+  'aligned_coarsely',
+] as const;
+export type AlignmentWarningCode = (typeof alignmentWarnings)[number];
+
+export interface AlignmentWarning {
+  code: AlignmentWarningCode;
+  /** What it means and what to do. */
+  detail: string;
+}
+
+export interface AlignmentStats {
+  /** Share of the original's UTF-16 units that lie in changed segments, 0..1. */
+  changed_fraction_original: number;
+  /** Share of the edited text's UTF-16 units that lie in changed segments, 0..1. */
+  changed_fraction_edited: number;
+  /** 2 × kept / (original + edited), in UTF-16 units; 1 for equal texts. */
+  similarity: number;
+  /** Number of changed segments. */
+  hunks: number;
+}
+
+export interface Alignment {
+  version: number;
+  segments: Segment[];
+  changed_original: Span[];
+  changed_edited: Span[];
+  stats: AlignmentStats;
+  /** An edit rather than a rewrite: some word is kept, and at most 60 % of both texts together is changed. */
+  minimal: boolean;
+  warnings: AlignmentWarning[];
+}
+
+/** Over this share of both texts together (1 − similarity) an edit counts as a rewrite. */
+export const maximumChangedFraction = 0.6;
+
+// Kept words between two changes that are taken into one change; never as many as either change has itself, so that
+// single-word fixes that stand close together stay apart.
+const longestClosedGap = 2;
+
+/** Words [aStart, aEnd) of the original became words [bStart, bEnd) of the edited text; one of the two may be empty. */
+interface Change {
+  aStart: number;
+  aEnd: number;
+  bStart: number;
+  bEnd: number;
+}
+
+/** Aligns two well-formed texts. */
+export function alignTexts(original: string, edited: string): Alignment {
+  const a = splitWords(original);
+  const b = splitWords(edited);
+  const { partner, complete } = matchWords(a.text, b.text);
+  const found = changesBetween(partner, b.text.length);
+  const changes = closeGaps(slideToEdges(found, a, b, original, edited));
+  const segments = renderSegments(changes, a, b, original, edited);
+  return describe(original, edited, segments, complete);
+}
+
+/** The original's text with the segments applied, which is the edited text. */
+export function applySegments(original: string, edited: string, segments: Segment[]): string {
+  return segments
+    .map(({ kind, original: from, edited: to }) =>
+      kind === 'keep' ? original.slice(...from) : edited.slice(...to),
+    )
+    .join('');
+}
+
+function changesBetween(partner: Int32Array, editedCount: number): Change[] {
+  const changes: Change[] = [];
+  let aNext = 0;
+  let bNext = 0;
+  for (let i = 0; i <= partner.length; i++) {
+    const j = i < partner.length ? partner[i]! : editedCount;
+    if (j < 0) continue;
+    if (i > aNext || j > bNext) changes.push({ aStart: aNext, aEnd: i, bStart: bNext, bEnd: j });
+    aNext = i + 1;
+    bNext = j + 1;
+  }
+  return changes;
+}
+
+/**
+ * A run that was only deleted or only inserted can often stand in several places ("a [b a] b" = "[a b] a b"): it moves to
+ * where its edges are those of lines, sentences, clauses or words, in this order; among equals to the last place, since of
+ * two copies the repetition is the mistake.
+ */
+function slideToEdges(changes: Change[], a: Words, b: Words, original: string, edited: string): Change[] {
+  const slid: Change[] = [];
+  changes.forEach((change, index) => {
+    const previous = slid.at(-1) ?? { aEnd: 0, bEnd: 0 };
+    const next = changes[index + 1] ?? { aStart: a.text.length, bStart: b.text.length };
+    let shift = 0;
+    if (change.bStart === change.bEnd) {
+      shift = bestShift(a, original, change.aStart, change.aEnd, previous.aEnd, next.aStart);
+    } else if (change.aStart === change.aEnd) {
+      shift = bestShift(b, edited, change.bStart, change.bEnd, previous.bEnd, next.bStart);
+    }
+    slid.push({
+      aStart: change.aStart + shift,
+      aEnd: change.aEnd + shift,
+      bStart: change.bStart + shift,
+      bEnd: change.bEnd + shift,
+    });
+  });
+  return slid;
+}
+
+/** How far the run [start, end) moves within [lowest, highest), where every move swaps it with an equal word. */
+function bestShift(
+  words: Words,
+  text: string,
+  start: number,
+  end: number,
+  lowest: number,
+  highest: number,
+): number {
+  const size = end - start;
+  let first = start;
+  while (first > lowest && words.text[first - 1] === words.text[first + size - 1]) first--;
+  let best = first;
+  let bestStrength = -1;
+  for (let at = first; ; at++) {
+    const before = edgeStrength(words, text, at);
+    const after = edgeStrength(words, text, at + size);
+    const strength = (before ?? after ?? 0) + (after ?? before ?? 0);
+    if (strength >= bestStrength) {
+      best = at;
+      bestStrength = strength;
+    }
+    if (at + size >= highest || words.text[at] !== words.text[at + size]) return best - start;
+  }
+}
+
+/** How natural a boundary before word k is: 4 line, 3 sentence, 2 clause, 1 white space, 0 none; at an edge of the text any. */
+function edgeStrength(words: Words, text: string, k: number): number | null {
+  if (k === 0 || k === words.text.length) return null;
+  const space = text.slice(words.end[k - 1], words.start[k]);
+  if (/[\n\r\u2028\u2029]/.test(space)) return 4;
+  const before = words.text[k - 1]!;
+  if (/^[。！？｡]/.test(before)) return 3;
+  if (space === '') return 0;
+  if (/^[.!?…؟।]/.test(before)) return 3;
+  return /^[,;:，；：、،؛]/.test(before) ? 2 : 1;
+}
+
+/** Joins changes that touch, and those with a gap of kept words that is short in itself and against both of them. */
+function closeGaps(changes: Change[]): Change[] {
+  const size = (change: Change) => Math.max(change.aEnd - change.aStart, change.bEnd - change.bStart);
+  const joined: Change[] = [];
+  for (const change of changes) {
+    const previous = joined.at(-1);
+    const gap = previous ? change.aStart - previous.aEnd : Number.POSITIVE_INFINITY;
+    if (previous && gap <= longestClosedGap && gap < Math.min(size(previous), size(change))) {
+      previous.aEnd = change.aEnd;
+      previous.bEnd = change.bEnd;
+    } else {
+      joined.push({ ...change });
+    }
+  }
+  return joined;
+}
+
+/** From changed words to segments of text: what lies between kept words is compared, white space included. */
+function renderSegments(changes: Change[], a: Words, b: Words, original: string, edited: string): Segment[] {
+  const segments: Segment[] = [];
+  let aDone = 0;
+  let bDone = 0;
+  const push = (kind: SegmentKind, aEnd: number, bEnd: number) => {
+    if (aEnd === aDone && bEnd === bDone) return;
+    const last = segments.at(-1);
+    if (kind === 'keep' && last?.kind === 'keep') {
+      last.original[1] = aEnd;
+      last.edited[1] = bEnd;
+    } else {
+      segments.push({ kind, original: [aDone, aEnd], edited: [bDone, bEnd] });
+    }
+    aDone = aEnd;
+    bDone = bEnd;
+  };
+  const pushChange = (aEnd: number, bEnd: number) => {
+    push(aEnd === aDone ? 'insert' : bEnd === bDone ? 'delete' : 'replace', aEnd, bEnd);
+  };
+  /** Up to (aEnd, bEnd), with the changed words of `change` in it. White space around them stays where both sides have it. */
+  const pushBetween = (change: Change, aEnd: number, bEnd: number) => {
+    const aLead = original.slice(aDone, change.aStart < change.aEnd ? a.start[change.aStart] : aEnd);
+    const bLead = edited.slice(bDone, change.bStart < change.bEnd ? b.start[change.bStart] : bEnd);
+    if (aLead === bLead) push('keep', aDone + aLead.length, bDone + bLead.length);
+    const aTrail = original.slice(change.aStart < change.aEnd ? a.end[change.aEnd - 1] : aDone, aEnd);
+    const bTrail = edited.slice(change.bStart < change.bEnd ? b.end[change.bEnd - 1] : bDone, bEnd);
+    const kept = aTrail === bTrail ? aTrail.length : 0;
+    pushChange(aEnd - kept, bEnd - kept);
+    push('keep', aEnd, bEnd);
+  };
+  let next = 0;
+  for (let i = 0, j = 0; i <= a.text.length; i++, j++) {
+    const change =
+      changes[next]?.aStart === i ? changes[next++]! : { aStart: i, aEnd: i, bStart: j, bEnd: j };
+    i = change.aEnd;
+    j = change.bEnd;
+    pushBetween(change, a.start[i] ?? original.length, b.start[j] ?? edited.length);
+    push('keep', a.end[i] ?? original.length, b.end[j] ?? edited.length);
+  }
+  return segments;
+}
+
+function describe(original: string, edited: string, segments: Segment[], complete: boolean): Alignment {
+  const changed = segments.filter((segment) => segment.kind !== 'keep');
+  const changedOriginal = changed.map((segment) => segment.original).filter(([start, end]) => end > start);
+  const changedEdited = changed.map((segment) => segment.edited).filter(([start, end]) => end > start);
+  const kept = original.length - totalLength(changedOriginal);
+  const both = original.length + edited.length;
+  const similarity = both === 0 ? 1 : (2 * kept) / both;
+  const keptWords = segments.some(
+    ({ kind, original: span }) => kind === 'keep' && original.slice(...span).trim() !== '',
+  );
+  const onlySpace = changed.every(
+    (segment) =>
+      original.slice(...segment.original).trim() === '' && edited.slice(...segment.edited).trim() === '',
+  );
+  const codes: AlignmentWarningCode[] = [];
+  if (original === edited) codes.push('identical');
+  else if (!keptWords) codes.push('no_common_text');
+  else {
+    if (1 - similarity > maximumChangedFraction) codes.push('mostly_rewritten');
+    if (onlySpace) codes.push('only_white_space');
+  }
+  if (!complete) codes.push('aligned_coarsely');
+  return {
+    version: ALIGNMENT_VERSION,
+    segments,
+    changed_original: changedOriginal,
+    changed_edited: changedEdited,
+    stats: {
+      changed_fraction_original: fraction(totalLength(changedOriginal), original.length),
+      changed_fraction_edited: fraction(totalLength(changedEdited), edited.length),
+      similarity,
+      hunks: changed.length,
+    },
+    minimal: original === edited || (keptWords && 1 - similarity <= maximumChangedFraction),
+    warnings: codes.map((code) => ({ code, detail: warningDetails[code] })),
+  };
+}
+
+const totalLength = (spans: Span[]): number => spans.reduce((sum, [start, end]) => sum + end - start, 0);
+const fraction = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);
+
+const warningDetails: Record<AlignmentWarningCode, string> = {
+  identical:
+    'The edited text equals the original, so there is nothing to learn from it. Change what is wrong, or skip the pair.',
+  no_common_text:
+    'No word of the original is kept, so no token can be told apart. Edit the original in place instead of writing a new text; as it is, the edit can only serve as a comparison of whole responses.',
+  mostly_rewritten:
+    'More than 60 % of the two texts is changed, so the labels would say little about single tokens. Change less, and only what is wrong; as it is, the edit can only serve as a comparison of whole responses.',
+  only_white_space:
+    'Only white space is changed. Keep the edit if the layout was the mistake; otherwise change the words that are wrong.',
+  aligned_coarsely:
+    'The texts are long and repeat the same few words, so the alignment was cut short and some kept text may be marked as changed. Shorter texts are aligned in full.',
+};
