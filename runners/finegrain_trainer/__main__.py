@@ -36,7 +36,7 @@ def main() -> int:
         arguments = parse_arguments()
         spec = read_spec(arguments.spec, arguments.kind)
         stop = StopRequest()
-        stop.on_sigterm()
+        stop.on_signals()
         if arguments.supervised:
             stop.watch_life_line(sys.stdin.fileno())
         reporter.start_heartbeat()

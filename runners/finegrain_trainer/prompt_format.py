@@ -34,11 +34,15 @@ class PromptFormat:
 
     @staticmethod
     def from_json(raw: Any) -> "PromptFormat":
-        try:
-            roles = {name: RoleFormat(raw["roles"][name]["prefix"], raw["roles"][name]["suffix"]) for name in ROLES}
-            return PromptFormat(raw["bos"], roles, raw["generation_prefix"])
-        except (KeyError, TypeError) as error:
-            raise BadSpec(f"prompt_format: is not complete: {error}") from error
+        """From finegrain.json; raises KeyError, TypeError or ValueError on anything else."""
+
+        def ids(value: Any) -> list[int]:
+            if not isinstance(value, list) or any(type(token) is not int or token < 0 for token in value):
+                raise ValueError(f"expected a list of token ids, got {value!r}")
+            return value
+
+        roles = {name: RoleFormat(*(ids(raw["roles"][name][side]) for side in ("prefix", "suffix"))) for name in ROLES}
+        return PromptFormat(ids(raw["bos"]), roles, ids(raw["generation_prefix"]))
 
 
 class TextCodec:

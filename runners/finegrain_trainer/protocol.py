@@ -1,4 +1,4 @@
-"""How the trainer talks with whoever started it: JSON lines on stdout, SIGTERM, and the life line on stdin.
+"""How the trainer talks with whoever started it: JSON lines on stdout, signals, and the life line on stdin.
 
 stdout carries nothing but these lines: library output is sent to stderr. A line is repeated when nothing new was said
 for a while, so that silence means a hung process. The run can be killed at any instant (checkpoints are atomic), so a
@@ -31,6 +31,7 @@ class Reporter:
         self._progress: dict[str, Any] | None = None
         self._spoke_at = time.monotonic()
         self._raised: set[str] = set()
+        self._closed = False
 
     def progress(self, step: int, total_steps: int, stage: str) -> None:
         self._progress = {"type": "progress", "step": step, "total_steps": total_steps, "stage": stage}
@@ -60,26 +61,28 @@ class Reporter:
         self._write({"type": "model", "role": role, "path": path, "metrics": metrics})
 
     def result(self, result: dict[str, Any]) -> None:
-        self._write({"type": "result", "result": result})
+        self._write({"type": "result", "result": result}, last=True)
 
     def failure(self, reason: str, detail: str) -> None:
-        self._write({"type": "failure", "reason": reason, "detail": detail})
+        self._write({"type": "failure", "reason": reason, "detail": detail}, last=True)
 
     def start_heartbeat(self) -> None:
         """Repeats the last progress line when nothing was written for HEARTBEAT_SECONDS."""
 
         def beat() -> None:
             while True:
-                time.sleep(HEARTBEAT_SECONDS / 3)
+                time.sleep(HEARTBEAT_SECONDS / 6)
                 if self._progress and time.monotonic() - self._spoke_at > HEARTBEAT_SECONDS:
                     self._write(self._progress)
 
         threading.Thread(target=beat, daemon=True, name="heartbeat").start()
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Any], last: bool = False) -> None:
         data = (json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n").encode()
         with self._lock:
-            self._spoke_at = time.monotonic()
+            if self._closed:
+                return
+            self._spoke_at, self._closed = time.monotonic(), last
             try:
                 while data:
                     data = data[os.write(self._fd, data) :]
@@ -88,7 +91,7 @@ class Reporter:
 
 
 class StopRequest:
-    """Set by SIGTERM or by the loss of the parent; training loops look at it between steps."""
+    """Set by SIGTERM, Ctrl-C or the loss of the parent; training loops look at it between steps."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -102,8 +105,9 @@ class StopRequest:
         timer.daemon = True
         timer.start()
 
-    def on_sigterm(self) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: self.request("SIGTERM"))
+    def on_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: self.request(signal.Signals(number).name))
 
     def watch_life_line(self, file_descriptor: int, patience_seconds: float = LIFE_LINE_SECONDS) -> None:
         """Requests the stop when the descriptor closes or stays silent for `patience_seconds`."""
