@@ -4,7 +4,6 @@ import * as db from '../db/models.ts';
 import { sqlState, type Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
-import type { ModelTokenizer, StoredModel } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 
@@ -40,20 +39,15 @@ function render(row: db.ModelRow): Model {
 }
 
 /** The row behind a model id or an alias. @throws Problem not_found */
-export async function findModel(tx: Transaction, idOrAlias: string, pointer?: string): Promise<db.ModelRow> {
+export async function resolveModel(
+  tx: Transaction,
+  idOrAlias: string,
+  pointer?: string,
+): Promise<db.ModelRow> {
   const uuid = parseId('model', idOrAlias);
   const row = uuid ? await db.selectModel(tx, uuid) : await db.selectModelByAlias(tx, idOrAlias);
   if (!row) throw notFound('model', idOrAlias, pointer);
   return row;
-}
-
-export function storedModel({ digest, files }: db.ModelRow): StoredModel {
-  return { digest, files };
-}
-
-/** The tokenizer of a model of any role. @throws Problem unprocessable, unavailable */
-export function openModelTokenizer({ scoring }: Services, model: db.ModelRow): Promise<ModelTokenizer> {
-  return scoring.tokenizer(storedModel(model));
 }
 
 export function listModels(
@@ -67,7 +61,7 @@ export function listModels(
 }
 
 export function getModel({ db: database }: Services, caller: Caller, idOrAlias: string): Promise<Model> {
-  return database.transaction(caller.projectId, async (tx) => render(await findModel(tx, idOrAlias)));
+  return database.transaction(caller.projectId, async (tx) => render(await resolveModel(tx, idOrAlias)));
 }
 
 /** @throws Problem conflict while an alias names the model */

@@ -1,12 +1,13 @@
 // Token rewards of responses. Items are encoded here, scored by the engine, and rendered as columns; what is wrong with
 // one item stays with it.
-import type { ModelRow } from '../db/models.ts';
+import { type ModelRow, selectModelByAlias } from '../db/models.ts';
+import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
 import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
-import type { EncodedResponse, ModelTokenizer, SequenceScore } from '../scoring/engine.ts';
+import type { ModelTokenizer, SequenceScore } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
-import { findModel, scoringAlias, storedModel } from './models.ts';
+import { resolveModel, scoringAlias } from './models.ts';
 import type { Prompt } from './pair-rows.ts';
 
 export const maxScoreItems = 256;
@@ -55,9 +56,11 @@ export interface ScoreAnswer {
 interface EncodedItem {
   text: string;
   promptIds: number[];
-  response: EncodedResponse;
-  /** what is scored: the response's ids, and EOS where it was asked for and the whole response fits */
+  /** of the response, with EOS where it was asked for and everything fits */
   responseIds: number[];
+  /** of the response's own tokens, in UTF-16 */
+  offsets: Span[];
+  truncated: boolean;
 }
 
 /** @throws Problem, among them overloaded when too much is queued; the signal's reason when it aborts */
@@ -70,15 +73,15 @@ export async function scoreResponses(
   const items = readItems(request);
   const model = await services.db.transaction(caller.projectId, (tx) => findScoringModel(tx, request.model));
   const { scoring } = services;
-  const tokenizer = await scoring.tokenizer(storedModel(model));
+  const tokenizer = await scoring.tokenizer(model);
   const encode = itemEncoder(tokenizer, request);
   const encoded: (EncodedItem | FailedItem)[] = [];
   for (const item of items) {
     signal.throwIfAborted();
     encoded.push(await encode(item)); // one after the other: encodings of large texts take much memory
   }
-  const sequences = encoded.filter((item) => !('status' in item));
-  const scores = (await scoring.score(storedModel(model), sequences, signal)).values();
+  const sequences = encoded.filter((item): item is EncodedItem => !('status' in item));
+  const scores = (await scoring.score(model, sequences, signal)).values();
   const unit = request.unit ?? 'utf16';
   return {
     model: {
@@ -88,8 +91,103 @@ export async function scoreResponses(
       tokenizer_digest: model.tokenizer_digest,
     },
     unit,
-    results: encoded.map((item) =>
-      'status' in item ? item : renderItem(item, scores.next().value!, unit),
-    ),
+    results: encoded.map((item) => ('status' in item ? item : renderItem(item, scores.next().value!, unit))),
+  };
+}
+
+/** The items of either form. @throws Problem invalid_request unless it is exactly one of them */
+function readItems({ prompt, responses, items }: ScoreRequest): ScoreItem[] {
+  const wrong = (pointer: string, detail: string): Problem =>
+    new Problem('invalid_request', `${pointer || 'The body'} ${detail}.`, {
+      errors: [{ pointer, detail, in: 'body' }],
+    });
+  if (items) {
+    if (prompt !== undefined) throw wrong('/prompt', 'cannot be given together with items');
+    if (responses) throw wrong('/responses', 'cannot be given together with items');
+    return items;
+  }
+  if (prompt === undefined)
+    throw wrong(
+      '',
+      responses ? 'has responses but no prompt' : 'needs either prompt and responses, or items',
+    );
+  if (!responses) throw wrong('/responses', 'is missing');
+  return responses.map((response) => ({ prompt, response }));
+}
+
+async function findScoringModel(tx: Transaction, idOrAlias: string | undefined): Promise<ModelRow> {
+  if (idOrAlias === undefined) {
+    const model = await selectModelByAlias(tx, scoringAlias);
+    if (model) return model;
+    throw new Problem(
+      'not_found',
+      `No model carries the alias ${scoringAlias} yet. Train one with a run of the kind "reward" whose spec names this alias, or give a model the alias: PUT /v1/aliases/${scoringAlias}.`,
+      {
+        errors: [{ pointer: '/model', detail: `is not given, and there is no ${scoringAlias}`, in: 'body' }],
+      },
+    );
+  }
+  const model = await resolveModel(tx, idOrAlias, '/model');
+  if (model.role === 'token_reward') return model;
+  throw new Problem(
+    'unprocessable',
+    `The model ${idOrAlias} has the role ${model.role}; only a token_reward model can score.`,
+    {
+      errors: [{ pointer: '/model', detail: `is a ${model.role} model`, in: 'body' }],
+    },
+  );
+}
+
+function itemEncoder(tokenizer: ModelTokenizer, { truncate = false, include_eos = false }: ScoreRequest) {
+  const prompts = new Map<Prompt, Promise<number[]>>(); // responses of one request often share their prompt
+  return async ({ prompt, response }: ScoreItem): Promise<EncodedItem | FailedItem> => {
+    if (!prompts.has(prompt)) prompts.set(prompt, tokenizer.encodePrompt(prompt));
+    const promptIds = await prompts.get(prompt)!;
+    const place = Math.max(0, tokenizer.contextLength - promptIds.length);
+    const encoded = await tokenizer.encodeResponse(response, place);
+    const needed = encoded.tokenCount + (include_eos ? 1 : 0);
+    const truncated = needed > place;
+    if (truncated && (!truncate || place === 0))
+      return tooLong(promptIds.length, needed, tokenizer.contextLength, truncate);
+    const responseIds =
+      include_eos && !truncated ? [...encoded.tokenIds, tokenizer.eosTokenId] : encoded.tokenIds;
+    return { text: response, promptIds, responseIds, offsets: encoded.offsets, truncated };
+  };
+}
+
+function tooLong(
+  promptTokens: number,
+  responseTokens: number,
+  contextLength: number,
+  truncate: boolean,
+): FailedItem {
+  const advice = truncate
+    ? 'The prompt leaves no room for a response; shorten it.'
+    : 'Shorten it, or set truncate to score as many tokens of the response as there is room for.';
+  return {
+    status: 'error',
+    code: 'too_long',
+    detail: `The prompt has ${promptTokens} tokens and the response ${responseTokens}; the model reads ${contextLength} in all. ${advice}`,
+  };
+}
+
+function renderItem(item: EncodedItem, score: SequenceScore, unit: Unit): ScoredItem | FailedItem {
+  if ('error' in score) return { status: 'error', ...score.error };
+  const { text, promptIds, responseIds, truncated } = item;
+  const end = item.offsets.at(-1)?.[1] ?? 0;
+  // EOS stands after the text
+  const offsets = responseIds.map((_, position): Span => item.offsets[position] ?? [end, end]);
+  const rewards = Array.from(score.rewards);
+  const reward = rewards.reduce((sum, value) => sum + value, 0);
+  return {
+    status: 'ok',
+    token_ids: responseIds,
+    tokens: offsets.map(([from, to]) => text.slice(from, to)),
+    offsets: spansInUnit(text, offsets, unit),
+    rewards,
+    reward,
+    mean_reward: rewards.length === 0 ? null : reward / rewards.length,
+    prompt_token_count: promptIds.length,
+    truncated,
   };
 }

@@ -22,14 +22,20 @@ export interface StoredModel {
 
 /** True for a path that stays inside a folder on every file system: no parent, no root, no drive, nothing hidden in it. */
 export function isModelFilePath(path: string): boolean {
-  return path.length <= 200 && path.split('/').every((part) => /^[\w][\w.-]*$/.test(part) && !part.endsWith('.'));
+  return (
+    path.length <= 200 && path.split('/').every((part) => /^[\w][\w.-]*$/.test(part) && !part.endsWith('.'))
+  );
 }
 
 /**
  * The folder of a model below `cacheFolder`, made if it is not there yet.
  * @throws Error for a path that leaves the folder, and for a file that the store does not have
  */
-export async function materialiseModel(cacheFolder: string, artifacts: ArtifactStore, model: StoredModel): Promise<string> {
+export async function materialiseModel(
+  cacheFolder: string,
+  artifacts: ArtifactStore,
+  model: StoredModel,
+): Promise<string> {
   const hex = /^sha256:([0-9a-f]{64})$/.exec(model.digest)?.[1];
   if (!hex) throw new Error(`not a model digest: ${model.digest}`);
   const folder = join(cacheFolder, hex);
@@ -37,7 +43,8 @@ export async function materialiseModel(cacheFolder: string, artifacts: ArtifactS
   const aside = join(cacheFolder, `incoming-${randomUUID()}`);
   try {
     for (const { path, digest } of model.files) {
-      if (!isModelFilePath(path)) throw new Error(`the model lists a file that is not inside its folder: ${JSON.stringify(path)}`);
+      if (!isModelFilePath(path))
+        throw new Error(`the model lists a file that is not inside its folder: ${JSON.stringify(path)}`);
       const target = join(aside, path);
       await mkdir(dirname(target), { recursive: true });
       await linkOrCopy(await artifacts.localPath(digest), target);
@@ -56,7 +63,10 @@ async function linkOrCopy(source: string, target: string): Promise<void> {
     await link(source, target);
   } catch (error) {
     // another file system, or one without hard links
-    if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP', 'ENOSYS'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    if (
+      !['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP', 'ENOSYS'].includes((error as NodeJS.ErrnoException).code ?? '')
+    )
+      throw error;
     await copyFile(source, target, constants.COPYFILE_EXCL);
     const file = await open(target, 'r');
     await file.sync().finally(() => file.close());

@@ -1,0 +1,84 @@
+// Statements on models and their aliases.
+import type { Transaction } from './pool.ts';
+
+export interface ModelRow {
+  id: string;
+  name: string;
+  role: 'policy' | 'token_reward' | 'sequence_reward';
+  digest: string;
+  tokenizer_digest: string;
+  files: { path: string; digest: string; bytes: number }[];
+  metrics: Record<string, unknown>;
+  run_id: string | null;
+  created_at: Date;
+}
+
+const columns = 'id, name, role, digest, tokenizer_digest, files, metrics, run_id, created_at';
+
+export async function selectModel(tx: Transaction, id: string): Promise<ModelRow | undefined> {
+  return (await tx.query<ModelRow>(`select ${columns} from finegrain.models where id = $1`, [id]))[0];
+}
+
+export async function selectModelByAlias(tx: Transaction, alias: string): Promise<ModelRow | undefined> {
+  const rows = await tx.query<ModelRow>(
+    `select ${columns} from finegrain.models
+     where (project_id, id) = (select project_id, model_id from finegrain.aliases where name = $1)`,
+    [alias],
+  );
+  return rows[0];
+}
+
+/** A page in the order of registration, after the given id. */
+export function selectModels(
+  tx: Transaction,
+  page: { after: string | null; limit: number; role: ModelRow['role'] | null },
+): Promise<ModelRow[]> {
+  return tx.query<ModelRow>(
+    `select ${columns} from finegrain.models
+     where ($1::uuid is null or id > $1) and ($3::text is null or role = $3)
+     order by id limit $2`,
+    [page.after, page.limit, page.role],
+  );
+}
+
+/** @throws DatabaseError 23503 while an alias names the model */
+export async function deleteModel(tx: Transaction, id: string): Promise<boolean> {
+  return (await tx.query('delete from finegrain.models where id = $1 returning id', [id])).length > 0;
+}
+
+export interface AliasRow {
+  name: string;
+  model_id: string;
+  updated_at: Date;
+}
+
+/** By name; a project has few. */
+export function selectAliases(tx: Transaction): Promise<AliasRow[]> {
+  return tx.query<AliasRow>('select name, model_id, updated_at from finegrain.aliases order by name');
+}
+
+export async function selectAliasesOfModel(tx: Transaction, modelId: string): Promise<string[]> {
+  const rows = await tx.query<{ name: string }>(
+    'select name from finegrain.aliases where model_id = $1 order by name',
+    [modelId],
+  );
+  return rows.map(({ name }) => name);
+}
+
+/** Sets or moves. @throws DatabaseError 23503 when the model is gone */
+export async function upsertAlias(
+  tx: Transaction,
+  alias: { projectId: string; name: string; modelId: string },
+): Promise<AliasRow> {
+  const rows = await tx.query<AliasRow>(
+    `insert into finegrain.aliases (project_id, name, model_id) values ($1, $2, $3)
+     on conflict (project_id, name) do update set model_id = excluded.model_id, updated_at = now()
+     returning name, model_id, updated_at`,
+    [alias.projectId, alias.name, alias.modelId],
+  );
+  return rows[0]!;
+}
+
+export async function deleteAlias(tx: Transaction, name: string): Promise<boolean> {
+  return (await tx.query('delete from finegrain.aliases where name = $1 returning name', [name])).length > 0;
+}

@@ -1,0 +1,164 @@
+// Scores token sequences on registered models. Each model in use has its own process and queue (lane.ts); all queues
+// together are bounded in tokens, and so is the number of processes. What a caller gets never depends on what else is
+// queued: sequences are scored one by one.
+import type { Logger } from 'pino';
+import { Problem } from '../errors.ts';
+import type { ArtifactStore } from '../storage/artifact-store.ts';
+import { materialiseModel, type StoredModel } from '../storage/model-folder.ts';
+import { checkGoldenTokens } from './golden.ts';
+import { explain, type Job, type Lane, openLane } from './lane.ts';
+import { openPlaces } from './places.ts';
+import { type Sequence, type SequenceScore, startScorer } from './scorer.ts';
+import { loadModelTokenizer, type ModelTokenizer } from './tokenizer.ts';
+
+export type { StoredModel } from '../storage/model-folder.ts';
+export type { Sequence, SequenceScore } from './scorer.ts';
+export type { EncodedResponse, ModelTokenizer } from './tokenizer.ts';
+
+export interface ScoringEngine {
+  /**
+   * One score for each sequence, in their order; a response without tokens has no rewards.
+   * @param signal takes back what has not begun
+   * @throws Problem overloaded; unprocessable when the model cannot be served; unavailable; the signal's reason
+   */
+  score(model: StoredModel, sequences: Sequence[], signal: AbortSignal): Promise<SequenceScore[]>;
+  /** The tokenizer of a registered model of any role. @throws Problem unprocessable, unavailable */
+  tokenizer(model: StoredModel): Promise<ModelTokenizer>;
+  /** Takes nothing more, finishes what is queued, ends the processes. */
+  close(): Promise<void>;
+}
+
+export interface ScoringEngineOptions {
+  /** where model folders are laid out; nothing in it needs a backup */
+  modelCacheFolder: string;
+  artifacts: ArtifactStore;
+  log: Logger;
+  maxQueuedTokens?: number;
+  /** scorer processes, and so models in memory, at a time */
+  maxModels?: number;
+  /** a process without work ends after this long */
+  idleMs?: number;
+  /** for loading a model and for each sequence; a process that takes longer is killed and replaced */
+  answerLimitMs?: number;
+}
+
+const maxTokenizers = 8;
+const assumedTokensPerSecond = 3_000; // a model of 14 M parameters on one core
+
+export function openScoringEngine({
+  modelCacheFolder,
+  artifacts,
+  log,
+  maxQueuedTokens = 1_000_000,
+  maxModels = 4,
+  idleMs = 600_000,
+  answerLimitMs = 120_000,
+}: ScoringEngineOptions): ScoringEngine {
+  const lanes = new Map<string, Lane>();
+  const tokenizers = new Map<string, Promise<ModelTokenizer>>();
+  let queuedTokens = 0;
+  let closing = false;
+
+  const places = openPlaces(maxModels, () => {
+    const idle = [...lanes.values()]
+      .filter((lane) => lane.idleSince !== null)
+      .sort((a, b) => a.idleSince! - b.idleSince!);
+    void idle[0]?.rest();
+  });
+
+  const folderOf = (model: StoredModel): Promise<string> =>
+    materialiseModel(modelCacheFolder, artifacts, model).catch((error: Error) => {
+      log.error({ err: error, model: model.digest }, 'the files of a model cannot be laid out');
+      throw new Problem(
+        'unavailable',
+        'The files of the model cannot be read. The log of the service says why.',
+      );
+    });
+
+  async function tokenizer(model: StoredModel): Promise<ModelTokenizer> {
+    const loaded = tokenizers.get(model.digest) ?? folderOf(model).then(loadModelTokenizer);
+    tokenizers.delete(model.digest); // the last used goes to the end
+    tokenizers.set(model.digest, loaded);
+    if (tokenizers.size > maxTokenizers) tokenizers.delete(tokenizers.keys().next().value!);
+    return loaded.catch((error) => {
+      if (tokenizers.get(model.digest) === loaded) tokenizers.delete(model.digest);
+      throw explain(error);
+    });
+  }
+
+  function laneOf(model: StoredModel): Lane {
+    const known = lanes.get(model.digest);
+    if (known) return known;
+    const lane = openLane({
+      async start() {
+        const folder = await folderOf(model);
+        await checkGoldenTokens(folder, await tokenizer(model));
+        return startScorer(folder, log, answerLimitMs);
+      },
+      places,
+      log: log.child({ model: model.digest }),
+      idleMs,
+      onIdle() {
+        lanes.delete(model.digest);
+        void lane.rest();
+      },
+    });
+    lanes.set(model.digest, lane);
+    return lane;
+  }
+
+  async function score(
+    model: StoredModel,
+    sequences: Sequence[],
+    signal: AbortSignal,
+  ): Promise<SequenceScore[]> {
+    signal.throwIfAborted();
+    if (closing)
+      throw new Problem('unavailable', 'The service is about to stop. Try again in a moment.', {
+        retryAfterSeconds: 5,
+      });
+    const lane = laneOf(model);
+    if (lane.refusal) throw lane.refusal;
+    const tokens = sequences.reduce(
+      (sum, { promptIds, responseIds }) => sum + promptIds.length + responseIds.length,
+      0,
+    );
+    // a request alone always fits, whatever its size
+    if (queuedTokens > 0 && queuedTokens + tokens > maxQueuedTokens) {
+      throw new Problem(
+        'overloaded',
+        `${queuedTokens} tokens are waiting to be scored and these would be ${tokens} more; at most ${maxQueuedTokens} may wait. Try again later or send fewer at a time.`,
+        { retryAfterSeconds: Math.min(60, queuedTokens / assumedTokensPerSecond) },
+      );
+    }
+    const jobs = new Set<Job>();
+    const scores = sequences.map((sequence): SequenceScore | Promise<SequenceScore> =>
+      sequence.responseIds.length === 0
+        ? { rewards: new Float32Array(0) }
+        : new Promise((done, fail) => void jobs.add({ sequence, done, fail })),
+    );
+    let leave = (): void => {};
+    const aborted = new Promise<never>((_resolve, reject) => {
+      leave = () => reject(signal.reason);
+      signal.addEventListener('abort', leave);
+    });
+    queuedTokens += tokens;
+    lane.add([...jobs]);
+    try {
+      return await Promise.race([Promise.all(scores), aborted]);
+    } finally {
+      signal.removeEventListener('abort', leave);
+      lane.remove(jobs);
+      queuedTokens -= tokens;
+    }
+  }
+
+  return {
+    tokenizer,
+    score,
+    async close() {
+      closing = true;
+      await Promise.all([...lanes.values()].map((lane) => lane.close()));
+    },
+  };
+}

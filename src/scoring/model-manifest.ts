@@ -1,0 +1,74 @@
+// What one must know to speak to a model: finegrain.json, or for any other Hugging Face folder its config.json.
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type Static, Type } from 'typebox';
+import { isModelFilePath } from '../storage/model-folder.ts';
+import { ModelRefused, readModelJson } from './model-json.ts';
+
+const TokenId = Type.Integer({ minimum: 0 });
+const RoleFormat = Type.Object({ prefix: Type.Array(TokenId), suffix: Type.Array(TokenId) });
+
+const Finegrain = Type.Object({
+  format: Type.Literal(1),
+  role: Type.Enum(['policy', 'token_reward', 'sequence_reward']),
+  vocab_size: Type.Integer({ minimum: 1 }),
+  context_length: Type.Integer({ minimum: 1 }),
+  eos_token_id: TokenId,
+  prompt_format: Type.Object({
+    bos: Type.Array(TokenId),
+    roles: Type.Object({ system: RoleFormat, user: RoleFormat, assistant: RoleFormat }),
+    generation_prefix: Type.Array(TokenId),
+  }),
+  onnx: Type.Optional(Type.Object({ file: Type.String(), input: Type.String(), output: Type.String() })),
+});
+
+const HuggingFace = Type.Object({
+  vocab_size: Type.Integer({ minimum: 1 }),
+  max_position_embeddings: Type.Integer({ minimum: 1 }),
+  bos_token_id: Type.Optional(Type.Union([TokenId, Type.Null()])),
+  eos_token_id: Type.Union([TokenId, Type.Array(TokenId, { minItems: 1 })]),
+});
+
+export type TokenPromptFormat = Static<typeof Finegrain>['prompt_format'];
+
+export interface ModelManifest {
+  vocabSize: number;
+  /** prompt and response together, in tokens */
+  contextLength: number;
+  eosTokenId: number;
+  /** `plain`: BOS if the model has one, and an empty line after each message */
+  promptFormat: TokenPromptFormat | { plain: { bos: number[] } };
+  /** the graph that gives token rewards; null for models that cannot score */
+  onnx: { file: string; input: string; output: string } | null;
+}
+
+/** @throws ModelRefused */
+export async function readModelManifest(folder: string): Promise<ModelManifest> {
+  if (!(await stat(join(folder, 'finegrain.json')).catch(() => null))) return fromHuggingFace(folder);
+  const { vocab_size, context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
+    folder,
+    'finegrain.json',
+    Finegrain,
+  );
+  if (onnx && !isModelFilePath(onnx.file))
+    throw new ModelRefused('finegrain.json at /onnx/file: is not a file of the folder');
+  return {
+    vocabSize: vocab_size,
+    contextLength: context_length,
+    eosTokenId: eos_token_id,
+    promptFormat: prompt_format,
+    onnx: onnx ?? null,
+  };
+}
+
+async function fromHuggingFace(folder: string): Promise<ModelManifest> {
+  const config = await readModelJson(folder, 'config.json', HuggingFace);
+  const { bos_token_id: bos, eos_token_id: eos } = config;
+  return {
+    vocabSize: config.vocab_size,
+    contextLength: config.max_position_embeddings,
+    eosTokenId: Array.isArray(eos) ? eos[0]! : eos,
+    promptFormat: { plain: { bos: bos == null ? [] : [bos] } },
+    onnx: null,
+  };
+}

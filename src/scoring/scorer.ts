@@ -1,0 +1,141 @@
+// One scorer process, seen from its parent: start, one sequence at a time, end. A process that dies or does not answer
+// in time is an error of the sequence that it held; starting another is the engine's business.
+import { type ChildProcess, fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import type { Logger } from 'pino';
+import { ModelRefused } from './model-json.ts';
+import type { ScorerReply, ScorerRequest } from './scorer-protocol.ts';
+
+export interface Sequence {
+  promptIds: ArrayLike<number>;
+  responseIds: ArrayLike<number>;
+}
+
+/** `rewards`: one for each token of the response. An error is the item's own: the same again gives the same. */
+export type SequenceScore =
+  | { rewards: Float32Array }
+  | { error: { code: 'not_finite' | 'model_failed'; detail: string } };
+
+/** The process ended or was killed while it held work. */
+export class ScorerDied extends Error {}
+
+export interface Scorer {
+  /** One at a time. @throws ScorerDied */
+  score(sequence: Sequence): Promise<SequenceScore>;
+  /** Lets the work at hand finish, then ends the process. */
+  close(): Promise<void>;
+  /** Resolves when the process is gone. */
+  ended: Promise<void>;
+  readonly pid: number | undefined;
+}
+
+const program = fileURLToPath(new URL('./scorer-process.ts', import.meta.url));
+
+/**
+ * @param answerLimitMs for loading and for each sequence; a process that takes longer is killed
+ * @throws ModelRefused when the model cannot be served, ScorerDied when the process could not find out
+ */
+export async function startScorer(folder: string, log: Logger, answerLimitMs: number): Promise<Scorer> {
+  // the environment holds secrets that an uploaded model's process needs none of
+  const child = fork(program, [folder], {
+    serialization: 'advanced',
+    env: {},
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+  });
+  let lastWords = '';
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    lastWords = (lastWords + text).slice(-2000);
+  });
+  const channel = openChannel(child, answerLimitMs, () => lastWords.trim());
+  const first = await channel.answer();
+  if (first.type === 'refused') throw new ModelRefused(first.reason);
+  log.info(
+    {
+      pid: child.pid,
+      folder,
+      largestDifference: first.type === 'ready' ? first.largestDifference : undefined,
+    },
+    'scorer ready',
+  );
+  let lastId = 0;
+  return {
+    async score({ promptIds, responseIds }) {
+      const tokenIds = new Int32Array(promptIds.length + responseIds.length);
+      tokenIds.set(promptIds);
+      tokenIds.set(responseIds, promptIds.length);
+      const reply = await channel.ask({
+        type: 'score',
+        id: ++lastId,
+        tokenIds,
+        promptLength: promptIds.length,
+      });
+      if (reply.type === 'scored') return { rewards: reply.rewards };
+      if (reply.type === 'failed') return { error: { code: reply.code, detail: reply.detail } };
+      throw new Error(`a scorer answered ${reply.type}`);
+    },
+    async close() {
+      channel.tell({ type: 'close' });
+      const kill = setTimeout(() => child.kill('SIGKILL'), answerLimitMs);
+      await channel.ended;
+      clearTimeout(kill);
+    },
+    ended: channel.ended,
+    pid: child.pid,
+  };
+}
+
+interface Channel {
+  /** The next message. @throws ScorerDied */
+  answer(): Promise<ScorerReply>;
+  ask(request: ScorerRequest): Promise<ScorerReply>;
+  tell(request: ScorerRequest): void;
+  ended: Promise<void>;
+}
+
+function openChannel(child: ChildProcess, answerLimitMs: number, lastWords: () => string): Channel {
+  let waiting: {
+    resolve(reply: ScorerReply): void;
+    reject(error: Error): void;
+    limit: NodeJS.Timeout;
+  } | null = null;
+  let death: ScorerDied | null = null;
+  const settle = () => {
+    const settled = waiting;
+    waiting = null;
+    clearTimeout(settled?.limit);
+    return settled;
+  };
+  child.on('message', (reply: ScorerReply) => settle()?.resolve(reply));
+  const ended = new Promise<void>((resolve) => {
+    const end = (how: string): void => {
+      death ??= new ScorerDied(
+        `The scorer process ${how}.${lastWords() ? ` Its last words: ${lastWords()}` : ''}`,
+      );
+      settle()?.reject(death);
+      resolve();
+    };
+    child.once('error', (error) => end(`could not be started: ${error.message}`));
+    child.once('exit', (code, signal) => end(signal ? `was ended by ${signal}` : `ended with ${code}`));
+  });
+  const channel: Channel = {
+    answer: () =>
+      new Promise((resolve, reject) => {
+        if (death) return reject(death);
+        const limit = setTimeout(() => {
+          death = new ScorerDied(
+            `The scorer process did not answer within ${answerLimitMs / 1000} s and was ended.`,
+          );
+          child.kill('SIGKILL');
+        }, answerLimitMs);
+        waiting = { resolve, reject, limit };
+      }),
+    ask(request) {
+      const reply = channel.answer();
+      channel.tell(request);
+      return reply;
+    },
+    tell: (request) => void child.send(request, () => {}), // a channel that broke ends the process, which rejects
+    ended,
+  };
+  return channel;
+}
