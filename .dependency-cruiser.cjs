@@ -5,7 +5,7 @@
 const layers = {
   domain: [],
   db: ['domain', 'errors.ts'],
-  scoring: ['domain', 'errors.ts'],
+  scoring: ['storage', 'domain', 'errors.ts'],
   storage: ['domain', 'errors.ts'],
   services: ['db', 'scoring', 'storage', 'domain', 'errors.ts'],
   http: ['services', 'domain', 'errors.ts'],
