@@ -52,6 +52,7 @@ create table finegrain.runs (
   result jsonb,
   failure jsonb,
   alarms jsonb not null default '[]',
+  artifacts jsonb not null default '[]', -- [{name, digest, bytes, media_type}]
   created_at timestamptz not null default now(),
   started_at timestamptz,
   finished_at timestamptz,
@@ -122,7 +123,7 @@ begin
   from jsonb_array_elements(new_events) with ordinality as e (event, position);
 end $$;
 
--- Attempts whose lease is over are lost; their runs are queued again, or fail when their attempts are used up.
+-- Attempts whose lease is over are lost; their runs are queued again, or fail after max_attempts lost ones.
 create function finegrain.reap_lost_attempts() returns int
 language plpgsql security definer set search_path = finegrain, pg_temp as $$
 declare
@@ -130,7 +131,9 @@ declare
   reaped int := 0;
 begin
   for attempt in
-    select r.project_id, r.id, r.fence, r.max_attempts, r.desired_state, a.runner
+    select r.project_id, r.id, r.fence, r.max_attempts, r.desired_state, a.runner,
+      (select count(*) from finegrain.run_attempts l
+       where l.project_id = r.project_id and l.run_id = r.id and l.outcome = 'lost') as lost_before
     from finegrain.run_attempts a
     join finegrain.runs r on r.project_id = a.project_id and r.id = a.run_id and r.fence = a.fence
     where a.ended_at is null and a.lease_expires_at < clock_timestamp()
@@ -148,13 +151,14 @@ begin
     if attempt.desired_state = 'cancelled' then
       update finegrain.runs set state = 'cancelled', finished_at = clock_timestamp()
       where project_id = attempt.project_id and id = attempt.id;
-    elsif attempt.fence < attempt.max_attempts then
+    elsif attempt.lost_before + 1 < attempt.max_attempts then
       update finegrain.runs set state = 'queued' where project_id = attempt.project_id and id = attempt.id;
       perform pg_notify('finegrain_runs', '');
     else
       update finegrain.runs set state = 'failed', finished_at = clock_timestamp(),
         failure = jsonb_build_object('reason', 'lost', 'log_tail', '[]'::jsonb, 'detail',
-          format('The runner %s stopped renewing its lease, and attempt %s was the last of %s.', attempt.runner, attempt.fence, attempt.max_attempts))
+          format('The runner %s stopped renewing its lease: it was killed, or cut off from the database. That happened to %s attempt(s), and max_attempts is %s.',
+            attempt.runner, attempt.lost_before + 1, attempt.max_attempts))
       where project_id = attempt.project_id and id = attempt.id;
     end if;
   end loop;
@@ -209,7 +213,7 @@ begin
   return (select desired_state from finegrain.runs where project_id = project and id = run);
 end $$;
 
--- Appends events; the newest progress and all alarms among them are kept on the run as well.
+-- Appends events; the newest progress and the first alarm of each code are kept on the run as well.
 create function finegrain.runner_report(project uuid, run uuid, as_fence bigint, new_events jsonb) returns boolean
 language plpgsql security definer set search_path = finegrain, pg_temp as $$
 begin
@@ -222,7 +226,8 @@ begin
       where e.event ->> 'type' = 'progress' order by e.position desc limit 1), progress),
     alarms = alarms || coalesce((
       select jsonb_agg(e.event - 'type' order by e.position) from jsonb_array_elements(new_events) with ordinality as e (event, position)
-      where e.event ->> 'type' = 'alarm'), '[]')
+      where e.event ->> 'type' = 'alarm'
+        and not alarms @> jsonb_build_array(jsonb_build_object('code', e.event -> 'code'))), '[]')
   where project_id = project and id = run;
   return true;
 end $$;
@@ -239,39 +244,46 @@ begin
 end $$;
 
 -- Ends an attempt. succeeded: registers artifacts and the model, and moves the alias, all at once or not at all.
--- interrupted: the runner was asked to stop; the run is queued again and loses no attempt.
+-- interrupted: the runner was asked to stop; the run is queued again, and the attempt does not count as lost.
+-- A run whose cancellation was asked for ends as cancelled, however its trainer ended: no model appears after that.
 create function finegrain.runner_finish(
   project uuid, run uuid, as_fence bigint, as_outcome text,
-  run_result jsonb, run_failure jsonb, new_artifacts jsonb, new_model jsonb, alias text
+  run_result jsonb, run_failure jsonb, run_artifacts jsonb, new_artifacts jsonb, new_model jsonb, alias text
 ) returns boolean
 language plpgsql security definer set search_path = finegrain, pg_temp as $$
+declare
+  ending text := as_outcome;
 begin
   if not finegrain.holds_run(project, run, as_fence) then return false; end if;
-  insert into finegrain.artifacts (project_id, digest, bytes, media_type)
-  select project, a.digest, a.bytes, a.media_type
-  from jsonb_to_recordset(new_artifacts) as a (digest text, bytes bigint, media_type text)
-  on conflict do nothing;
-  if new_model is not null then
-    insert into finegrain.models (project_id, id, name, role, digest, tokenizer_digest, files, metrics, run_id)
-    select project, m.id, m.name, m.role, m.digest, m.tokenizer_digest, m.files, m.metrics, run
-    from jsonb_to_record(new_model) as m (id uuid, name text, role text, digest text, tokenizer_digest text, files jsonb, metrics jsonb);
-    if alias is not null then
-      insert into finegrain.aliases (project_id, name, model_id) values (project, runner_finish.alias, (new_model ->> 'id')::uuid)
-      on conflict (project_id, name) do update set model_id = excluded.model_id, updated_at = now();
-    end if;
+  if (select desired_state from finegrain.runs where project_id = project and id = run) = 'cancelled' then
+    ending := 'cancelled';
   end if;
-  update finegrain.run_attempts set ended_at = clock_timestamp(), outcome = as_outcome
+  update finegrain.run_attempts set ended_at = clock_timestamp(), outcome = ending
   where project_id = project and run_id = run and fence = as_fence;
   perform finegrain.append_run_events(project, run, as_fence, jsonb_build_array(
-    jsonb_strip_nulls(jsonb_build_object('type', 'attempt_ended', 'outcome', as_outcome, 'failure', run_failure))));
-  if as_outcome = 'interrupted' then
-    update finegrain.runs set state = case when desired_state = 'cancelled' then 'cancelled' else 'queued' end,
-      finished_at = case when desired_state = 'cancelled' then clock_timestamp() end,
-      max_attempts = least(max_attempts + 1, 100)
-    where project_id = project and id = run;
+    jsonb_strip_nulls(jsonb_build_object('type', 'attempt_ended', 'outcome', ending, 'failure', run_failure))));
+  if ending = 'interrupted' then
+    update finegrain.runs set state = 'queued' where project_id = project and id = run;
     perform pg_notify('finegrain_runs', '');
+  elsif ending = 'succeeded' then
+    insert into finegrain.artifacts (project_id, digest, bytes, media_type)
+    select project, a.digest, a.bytes, a.media_type
+    from jsonb_to_recordset(new_artifacts) as a (digest text, bytes bigint, media_type text)
+    on conflict do nothing;
+    if new_model is not null then
+      insert into finegrain.models (project_id, id, name, role, digest, tokenizer_digest, files, metrics, run_id)
+      select project, m.id, m.name, m.role, m.digest, m.tokenizer_digest, m.files, m.metrics, run
+      from jsonb_to_record(new_model) as m (id uuid, name text, role text, digest text, tokenizer_digest text, files jsonb, metrics jsonb);
+      if alias is not null then
+        insert into finegrain.aliases (project_id, name, model_id) values (project, runner_finish.alias, (new_model ->> 'id')::uuid)
+        on conflict (project_id, name) do update set model_id = excluded.model_id, updated_at = now();
+      end if;
+    end if;
+    update finegrain.runs set state = 'succeeded', finished_at = clock_timestamp(), result = run_result, artifacts = run_artifacts
+    where project_id = project and id = run;
   else
-    update finegrain.runs set state = as_outcome, finished_at = clock_timestamp(), result = run_result, failure = run_failure
+    update finegrain.runs set state = ending, finished_at = clock_timestamp(),
+      failure = case when ending = 'failed' then run_failure end
     where project_id = project and id = run;
   end if;
   return true;

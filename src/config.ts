@@ -24,7 +24,8 @@ export interface RunnerConfig {
   leaseSeconds: number;
   pollSeconds: number;
   python: string;
-  trainerThreads: number;
+  /** all that the trainer sees of this environment: never the database's URL, never a key */
+  trainerEnvironment: Record<string, string>;
 }
 
 /** @throws Error that names the variable and what it should hold */
@@ -63,9 +64,21 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       leaseSeconds: integer(env, 'FINEGRAIN_LEASE_SECONDS', 60, 2, 3600),
       pollSeconds: integer(env, 'FINEGRAIN_POLL_SECONDS', 10, 1, 3600),
       python: env.FINEGRAIN_PYTHON || `${dataDir}/python/bin/python`,
-      trainerThreads: integer(env, 'FINEGRAIN_TRAINER_THREADS', 1, 1, 1024),
+      trainerEnvironment: {
+        ...trainerEnvironment(env),
+        FINEGRAIN_TRAINER_THREADS: String(integer(env, 'FINEGRAIN_TRAINER_THREADS', 1, 1, 1024)),
+      },
     },
   };
+}
+
+// where programs, libraries, caches and devices are; proxies and certificates serve the download of hub models
+const passedOn =
+  /^(PATH|HOME|LANG|LC_[A-Z]+|TZ|TMPDIR|USER|LD_LIBRARY_PATH|OMP_\w+|MKL_\w+|CUDA_\w+|NVIDIA_\w+|PYTORCH_\w+|HF_HOME|HF_ENDPOINT|SSL_CERT_FILE|SSL_CERT_DIR|(https?|no)_proxy)$/i;
+
+function trainerEnvironment(env: NodeJS.ProcessEnv): Record<string, string> {
+  const listed = Object.entries(env).filter(([name, value]) => value !== undefined && passedOn.test(name));
+  return Object.fromEntries(listed) as Record<string, string>;
 }
 
 function integer(

@@ -59,7 +59,7 @@ function parseLine(bytes: Uint8Array, line: number): NdjsonLine | null {
 }
 
 /** Lines without their newline; null stands for one that was too long. */
-async function* splitLines(
+export async function* splitLines(
   source: AsyncIterable<Uint8Array>,
   maxLineBytes: number,
 ): AsyncGenerator<Uint8Array | null> {

@@ -2,12 +2,13 @@
 // needs no table and an alias that moves later changes no queued run. Everything that can be refused is refused here.
 
 import { selectArtifact } from '../db/artifacts.ts';
+import { type ModelRow, selectModel, selectModelByAlias } from '../db/models.ts';
 import type { Transaction } from '../db/pool.ts';
-import { type RunModelRow, selectRunModel } from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { ModelFile } from '../storage/model-folder.ts';
 import { type Caller, requireScope } from './context.ts';
+import { scoringAlias } from './models.ts';
 import type { KindSpec } from './run-specs.ts';
 import type { SnapshotCounts, Split } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
@@ -147,15 +148,15 @@ async function resolveStored(
   };
 }
 
-async function modelOfId(tx: Transaction, id: string, pointer: string): Promise<RunModelRow> {
+async function modelOfId(tx: Transaction, id: string, pointer: string): Promise<ModelRow> {
   const uuid = parseId('model', id);
-  const row = uuid ? await selectRunModel(tx, { id: uuid }) : undefined;
+  const row = uuid ? await selectModel(tx, uuid) : undefined;
   if (!row) throw notFound('model', id, `${pointer}/model_id`);
   return row;
 }
 
-async function modelOfAlias(tx: Transaction, alias: string, pointer: string): Promise<RunModelRow> {
-  const row = await selectRunModel(tx, { alias });
+async function modelOfAlias(tx: Transaction, alias: string, pointer: string): Promise<ModelRow> {
+  const row = await selectModelByAlias(tx, alias);
   if (!row)
     throw unprocessable(`${pointer}/alias`, `names no model of this project: ${JSON.stringify(alias)}`);
   return row;
@@ -164,7 +165,7 @@ async function modelOfAlias(tx: Transaction, alias: string, pointer: string): Pr
 /** An alias that serves one role is not handed to a model of another. */
 async function checkAlias(tx: Transaction, alias: string, role: Role): Promise<void> {
   const current =
-    (await selectRunModel(tx, { alias }))?.role ?? (alias === 'token-reward' ? 'token_reward' : role);
+    (await selectModelByAlias(tx, alias))?.role ?? (alias === scoringAlias ? 'token_reward' : role);
   if (current !== role)
     throw unprocessable('/spec/alias', `names a ${current} model; this run makes a ${role} model`);
 }

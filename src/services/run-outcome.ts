@@ -4,7 +4,8 @@ import { createReadStream } from 'node:fs';
 import { realpath } from 'node:fs/promises';
 import { join, sep } from 'node:path';
 import { v7 as uuidv7 } from 'uuid';
-import { isModelFilePath, modelDigest } from '../storage/model-folder.ts';
+import { modelDigest } from '../domain/model-digest.ts';
+import { isModelFilePath } from '../storage/model-folder.ts';
 import { finish, type HeldRun, type RunnerServices, reportEvents, uploadFolder } from './run-execution.ts';
 import type { RunArtifact } from './runs.ts';
 

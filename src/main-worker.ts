@@ -1,0 +1,54 @@
+// The worker: light jobs of graphile-worker, and what has to happen by the clock.
+import { Logger as JobLogger, type LogFunctionFactory, run } from 'graphile-worker';
+import pg from 'pg';
+import { readConfig } from './config.ts';
+import { openDatabase } from './db/pool.ts';
+import { crontab, reapLostAttemptsTask } from './jobs/reap-lost-attempts.ts';
+import { createLogger, runMain, untilStopped } from './process.ts';
+import { reapLostAttempts } from './services/run-execution.ts';
+
+async function main(): Promise<void> {
+  const { databaseDirectUrl, logLevel } = readConfig();
+  if (databaseDirectUrl === null)
+    throw new Error('Set DATABASE_DIRECT_URL or DATABASE_URL: a worker works beside an API.');
+  const log = createLogger('worker', logLevel);
+  const stopped = untilStopped();
+  const onError = (err: Error) => log.warn({ err }, 'a database connection broke');
+  const db = openDatabase(databaseDirectUrl, 'finegrain_system', { max: 2, onError });
+  // graphile-worker's tables are for their owner only
+  const pool = new pg.Pool({
+    connectionString: databaseDirectUrl,
+    max: 4,
+    options: '-c role=finegrain_system',
+    application_name: 'finegrain_worker',
+  });
+  pool.on('error', onError);
+  pool.on('connect', (client) => client.on('error', onError));
+  try {
+    const worker = await run({
+      pgPool: pool,
+      concurrency: 2,
+      noHandleSignals: true,
+      taskList: { 'reap-lost-attempts': reapLostAttemptsTask(() => reapLostAttempts(db)) },
+      crontab,
+      logger: new JobLogger(logWith(log)),
+    });
+    log.info('the worker takes jobs');
+    const reason = await Promise.race([stopped, worker.promise.then(() => 'the worker ended by itself')]);
+    log.info({ reason }, 'stopping');
+    await worker.stop().catch(() => {}); // it has stopped already
+    await worker.promise;
+  } finally {
+    await pool.end();
+    await db.close();
+  }
+}
+
+const levels = { error: 'error', warning: 'warn', info: 'debug', debug: 'trace' } as const;
+
+/** graphile-worker tells every job at its level `info`. */
+function logWith(log: ReturnType<typeof createLogger>): LogFunctionFactory {
+  return () => (level, message) => log[levels[level]](message);
+}
+
+runMain(main);

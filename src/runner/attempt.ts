@@ -1,0 +1,347 @@
+// One attempt of a run, from its claim to its end: prepare the work folder, watch the trainer, hand in what it made.
+// Whatever happens, no trainer and no folder is left behind, and after the lease is lost nothing more is written.
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import {
+  finishWithout,
+  type HeldRun,
+  heartbeat,
+  type RunnerServices,
+  reportEvents,
+  restoreCheckpoint,
+  saveCheckpoint,
+} from '../services/run-execution.ts';
+import { finishSucceeded, type TrainerOutputs } from '../services/run-outcome.ts';
+import { prepareRun } from '../services/run-preparation.ts';
+import type { RunFailure } from '../services/runs.ts';
+import { type EventQueue, openEventQueue } from './event-queue.ts';
+import { locateHubModel } from './hub.ts';
+import { holdLease } from './lease.ts';
+import { progressEstimator } from './progress.ts';
+import { startTrainer, type Trainer, type TrainerExit } from './trainer-process.ts';
+import { parseTrainerLine, type TrainerLine } from './trainer-protocol.ts';
+
+export interface AttemptSettings {
+  leaseSeconds: number;
+  python: string;
+  /** what the trainer may see of the runner's environment */
+  trainerEnvironment: Record<string, string>;
+  /** parent of the work folders */
+  workFolders: string;
+}
+
+export type AttemptEnd = 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'lost';
+
+/** how long a trainer may take for its last checkpoint; it ends itself after 20 s */
+const graceMs = 22_000;
+const exitInterrupted = 75;
+
+/** What the trainer has said so far that matters at the end. */
+interface Heard {
+  result: object | null;
+  failure: { reason: string; detail: string } | null;
+  model: TrainerOutputs['model'];
+  artifacts: TrainerOutputs['artifacts'];
+}
+
+/**
+ * @param stop aborted when the runner is asked to stop: the trainer keeps a checkpoint and the run is queued again
+ */
+export async function executeAttempt(
+  services: RunnerServices,
+  settings: AttemptSettings,
+  run: HeldRun,
+  stop: AbortSignal,
+  log: Logger,
+): Promise<AttemptEnd> {
+  const halt = haltSwitch();
+  const onStop = () => halt.turn('interrupted');
+  stop.addEventListener('abort', onStop);
+  if (stop.aborted) onStop();
+  const release = holdLease({
+    leaseSeconds: settings.leaseSeconds,
+    heartbeat: () => heartbeat(services, run, settings.leaseSeconds),
+    onDesiredState: (state) => {
+      if (state === 'cancelled') halt.turn('cancelled');
+    },
+    onLost: (why) => {
+      log.warn({ why }, 'the run is lost to this runner');
+      halt.turn('lost');
+    },
+    onError: (error) => log.warn({ err: error }, 'the lease could not be renewed'),
+  });
+  const workFolder = join(settings.workFolders, `${run.id}-${run.fence}`);
+  try {
+    await removeEarlierFolders(settings.workFolders, run);
+    return await attempt(services, settings, run, workFolder, halt, log);
+  } finally {
+    release();
+    stop.removeEventListener('abort', onStop);
+    await rm(workFolder, { recursive: true, force: true, maxRetries: 3 });
+  }
+}
+
+type HaltReason = 'interrupted' | 'cancelled' | 'lost';
+
+/** Why the attempt must end early; a graver reason replaces a milder one. */
+function haltSwitch() {
+  const order: (HaltReason | null)[] = [null, 'interrupted', 'cancelled', 'lost'];
+  const controller = new AbortController();
+  let reason: HaltReason | null = null;
+  const listeners: (() => void)[] = [];
+  return {
+    get reason(): HaltReason | null {
+      return reason;
+    },
+    signal: controller.signal,
+    turn(next: HaltReason): void {
+      if (order.indexOf(next) <= order.indexOf(reason)) return;
+      reason = next;
+      controller.abort();
+      for (const listener of listeners) listener();
+    },
+    /** Called at each change of the reason, and now if there is one. */
+    onTurn(listener: () => void): void {
+      listeners.push(listener);
+      if (reason) listener();
+    },
+  };
+}
+type HaltSwitch = ReturnType<typeof haltSwitch>;
+
+async function attempt(
+  services: RunnerServices,
+  settings: AttemptSettings,
+  run: HeldRun,
+  workFolder: string,
+  halt: HaltSwitch,
+  log: Logger,
+): Promise<AttemptEnd> {
+  const end = (outcome: Exclude<AttemptEnd, 'lost' | 'succeeded'>, failure: RunFailure | null = null) =>
+    untilWritten(halt, log, outcome, () => finishWithout(services, run, outcome, failure));
+  const endHalted = () => (halt.reason === 'lost' ? 'lost' : end(halt.reason!));
+
+  let specPath: string;
+  try {
+    await mkdir(workFolder, { recursive: true });
+    const locate = (hub: string, revision: string) =>
+      locateHubModel(settings.python, settings.trainerEnvironment, hub, revision);
+    specPath = await prepareRun(services, run, workFolder, locate);
+    await restoreCheckpoint(services, run, workFolder);
+  } catch (error) {
+    if (halt.reason) return endHalted();
+    log.warn({ err: error }, 'the inputs of the run could not be prepared');
+    return end('failed', plainFailure('inputs', (error as Error).message));
+  }
+  if (halt.reason) return endHalted();
+
+  const trainer = startTrainer({
+    python: settings.python,
+    args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--supervised'],
+    environment: settings.trainerEnvironment,
+    workFolder,
+  });
+  halt.onTurn(() => (halt.reason === 'lost' ? trainer.kill() : trainer.terminate(graceMs)));
+  try {
+    const { heard, exit } = await watch(services, run, workFolder, trainer, halt, log);
+    if (halt.reason === 'lost' || halt.reason === 'cancelled') return await endHalted();
+    const { result, model, artifacts } = heard;
+    if (exit.code === 0 && result) {
+      return await untilWritten(halt, log, 'succeeded', () =>
+        finishSucceeded(services, run, workFolder, { result, model, artifacts }),
+      );
+    }
+    if (halt.reason) return await endHalted();
+    if (exit.code === exitInterrupted) return await end('interrupted');
+    return await end('failed', explain(exit, heard, trainer.logTail()));
+  } catch (error) {
+    if (halt.reason) return await endHalted();
+    log.warn({ err: error }, 'the outputs of the run could not be taken');
+    return await end('failed', {
+      ...plainFailure('outputs', (error as Error).message),
+      log_tail: trainer.logTail(),
+    });
+  } finally {
+    trainer.kill();
+  }
+}
+
+/** Reads the trainer's output to its end, passing on what it says; resolves when all of that is written. */
+async function watch(
+  services: RunnerServices,
+  run: HeldRun,
+  workFolder: string,
+  trainer: Trainer,
+  halt: HaltSwitch,
+  log: Logger,
+): Promise<{ heard: Heard; exit: TrainerExit }> {
+  const events = openEventQueue(
+    async (batch) => {
+      const held = await reportEvents(services, run, batch);
+      if (!held) halt.turn('lost');
+      return held;
+    },
+    (error) => log.warn({ err: error }, 'events could not be reported, trying again'),
+  );
+  halt.onTurn(() => {
+    if (halt.reason === 'lost') events.close();
+  });
+  const checkpoints = checkpointUploads(services, run, workFolder, halt, log);
+  const estimate = progressEstimator(() => performance.now() / 1000);
+  const heard: Heard = { result: null, failure: null, model: null, artifacts: [] };
+  for await (const text of trainer.lines) {
+    const line = text === null ? null : parseTrainerLine(text);
+    if (line) await hear(line, heard, events, checkpoints.add, estimate);
+    else
+      log.warn(
+        { line: text?.slice(0, 300) ?? 'longer than a megabyte' },
+        'not a line of the trainer protocol',
+      );
+  }
+  const exit = await trainer.ended;
+  await checkpoints.drain();
+  await events.drain();
+  return { heard, exit };
+}
+
+async function hear(
+  line: TrainerLine,
+  heard: Heard,
+  events: EventQueue,
+  addCheckpoint: (checkpoint: Checkpoint) => void,
+  estimate: ReturnType<typeof progressEstimator>,
+): Promise<void> {
+  switch (line.type) {
+    case 'progress':
+      return events.add({ type: 'progress', ...estimate(line) });
+    case 'alarm':
+      return events.add({
+        ...line,
+        step: line.step ?? null,
+        value: line.value ?? null,
+        threshold: line.threshold ?? null,
+      });
+    case 'metrics':
+    case 'log':
+      return events.add(line);
+    case 'checkpoint':
+      return addCheckpoint(line);
+    case 'artifact':
+      heard.artifacts.push({ name: line.name, path: line.path, media_type: line.media_type });
+      return;
+    case 'model':
+      heard.model = { role: line.role, path: line.path, metrics: line.metrics };
+      return;
+    case 'result':
+      heard.result = line.result;
+      return;
+    case 'failure':
+      heard.failure = { reason: line.reason, detail: line.detail };
+      return;
+  }
+}
+
+interface Checkpoint {
+  step: number;
+  path: string;
+  digest: string;
+}
+
+/** Uploads one checkpoint at a time, always the newest; those that were overtaken meanwhile are left out. */
+function checkpointUploads(
+  services: RunnerServices,
+  run: HeldRun,
+  workFolder: string,
+  halt: HaltSwitch,
+  log: Logger,
+) {
+  let newest: Checkpoint | null = null;
+  let upload: Promise<void> | null = null;
+  const work = async (): Promise<void> => {
+    while (newest && halt.reason !== 'lost') {
+      const checkpoint: Checkpoint = newest;
+      newest = null;
+      try {
+        if (!(await saveCheckpoint(services, run, workFolder, checkpoint))) halt.turn('lost');
+      } catch (error) {
+        // a later one will do; without any, the run begins anew after a loss
+        log.warn({ err: error, step: checkpoint.step }, 'a checkpoint could not be kept');
+      }
+    }
+    upload = null;
+  };
+  return {
+    add(checkpoint: Checkpoint): void {
+      newest = checkpoint;
+      upload ??= work();
+    },
+    async drain(): Promise<void> {
+      await upload;
+    },
+  };
+}
+
+const retryMs = 1000;
+
+/** Repeats a fenced write while the database cannot be reached and the lease lasts. */
+async function untilWritten(
+  halt: HaltSwitch,
+  log: Logger,
+  outcome: AttemptEnd,
+  write: () => Promise<boolean>,
+): Promise<AttemptEnd> {
+  for (;;) {
+    if (halt.reason === 'lost') return 'lost';
+    try {
+      return (await write()) ? outcome : 'lost';
+    } catch (error) {
+      if (!isConnectionError(error)) throw error;
+      log.warn({ err: error }, 'the end of the run could not be written, trying again');
+      await sleep(retryMs);
+    }
+  }
+}
+
+// no SQLSTATE: the connection, not the statement, failed; 08 connection, 57P0x shutdown, 53 resources
+function isConnectionError(error: unknown): boolean {
+  const { code = '', message } = error as Error & { code?: string };
+  return (
+    /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|08\w{3}|57P0\w|53\w{3})$/.test(code) ||
+    /connection|timeout/i.test(message)
+  );
+}
+
+function plainFailure(reason: string, detail: string): RunFailure {
+  return { reason, detail, exit_code: null, log_tail: [] };
+}
+
+function explain(exit: TrainerExit, { failure, result }: Heard, log_tail: string[]): RunFailure {
+  const rest = { exit_code: exit.code, log_tail };
+  if (exit.error) {
+    return { reason: 'crashed', detail: `The trainer could not be started: ${exit.error.message}.`, ...rest };
+  }
+  if (failure) return { ...failure, ...rest };
+  if (exit.signal) {
+    const hint = exit.signal === 'SIGKILL' ? '; when nobody else did that, the system was out of memory' : '';
+    return { reason: 'crashed', detail: `The trainer was ended by ${exit.signal}${hint}.`, ...rest };
+  }
+  if (exit.code === 0 && !result) {
+    return { reason: 'protocol', detail: 'The trainer ended well but never told its result.', ...rest };
+  }
+  return {
+    reason: 'crashed',
+    detail: `The trainer ended with exit code ${exit.code} and did not say why.`,
+    ...rest,
+  };
+}
+
+/** Folders of earlier attempts of this run, left by a runner on this machine that was killed. */
+async function removeEarlierFolders(workFolders: string, run: HeldRun): Promise<void> {
+  await mkdir(workFolders, { recursive: true });
+  for (const name of await readdir(workFolders)) {
+    const fence = name.startsWith(`${run.id}-`) ? Number(name.slice(run.id.length + 1)) : Number.NaN;
+    if (fence < run.fence) await rm(join(workFolders, name), { recursive: true, force: true, maxRetries: 3 });
+  }
+}

@@ -1,0 +1,76 @@
+// The life of a runner: take the oldest run that fits, execute it, look again. It looks after each run, when Postgres
+// says that one was queued, and every poll interval in case nobody said so.
+import type { Logger } from 'pino';
+import { claimRun, type RunnerIdentity, type RunnerServices } from '../services/run-execution.ts';
+import { type AttemptEnd, type AttemptSettings, executeAttempt } from './attempt.ts';
+
+export interface RunnerOptions extends RunnerIdentity, Omit<AttemptSettings, 'leaseSeconds'> {
+  pollSeconds: number;
+  /** take one run if there is one, then return */
+  once: boolean;
+}
+
+/** A pause that `wake` ends early; a `wake` during work ends the next pause at once. */
+export function openDoorbell() {
+  let rung = false;
+  let answer: (() => void) | null = null;
+  return {
+    wake(): void {
+      rung = true;
+      answer?.();
+    },
+    async wait(ms: number): Promise<void> {
+      if (!rung) {
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, ms);
+          answer = () => {
+            clearTimeout(timer);
+            resolve();
+          };
+        });
+      }
+      rung = false;
+      answer = null;
+    },
+  };
+}
+
+/** Runs until `stop` is aborted, or after one run with `once`. Never throws for the sake of a run. */
+export async function runRunner(
+  services: RunnerServices,
+  options: RunnerOptions,
+  doorbell: ReturnType<typeof openDoorbell>,
+  stop: AbortSignal,
+  log: Logger,
+): Promise<void> {
+  stop.addEventListener('abort', doorbell.wake);
+  log.info(
+    { runner: options.name, hardware: options.hardware, labels: options.labels },
+    'the runner looks for runs',
+  );
+  while (!stop.aborted) {
+    const found = await claimAndExecute(services, options, stop, log);
+    if (options.once) return;
+    if (!found && !stop.aborted) await doorbell.wait(options.pollSeconds * 1000);
+  }
+}
+
+async function claimAndExecute(
+  services: RunnerServices,
+  options: RunnerOptions,
+  stop: AbortSignal,
+  log: Logger,
+): Promise<boolean> {
+  try {
+    const run = await claimRun(services, options);
+    if (!run) return false;
+    const runLog = log.child({ run: run.id, kind: run.kind, attempt: run.fence });
+    runLog.info('the run is taken');
+    const end: AttemptEnd = await executeAttempt(services, options, run, stop, runLog);
+    runLog.info({ end }, 'the attempt has ended');
+    return true;
+  } catch (error) {
+    log.error({ err: error }, 'a run could not be taken or ended');
+    return false; // wait before the next try
+  }
+}

@@ -1,0 +1,112 @@
+// The trainer as a child process: a process group of its own, an environment of listed variables only, a life line on
+// its standard input, its output as lines. Nothing of it outlives `ended`.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { splitLines } from '../services/ndjson.ts';
+
+export interface TrainerCommand {
+  python: string;
+  args: string[];
+  /** all that the trainer sees of the environment, besides where its package lies */
+  environment: Record<string, string>;
+  workFolder: string;
+}
+
+export interface TrainerExit {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  /** why it could not be started */
+  error: Error | null;
+}
+
+export interface Trainer {
+  /** Its standard output; null stands for a line longer than a megabyte. */
+  lines: AsyncIterable<string | null>;
+  ended: Promise<TrainerExit>;
+  /** the last lines of its standard error */
+  logTail(): string[];
+  /** Asks it to keep a checkpoint and to end; it is killed when it takes longer than `graceMs`. */
+  terminate(graceMs: number): void;
+  kill(): void;
+}
+
+const pingMs = 10_000;
+const maxLineBytes = 1 << 20;
+const keptLogLines = 50;
+const maxLogLineBytes = 4096;
+
+const packageFolder = fileURLToPath(new URL('../../runners', import.meta.url));
+
+export function startTrainer({ python, args, environment, workFolder }: TrainerCommand): Trainer {
+  const child = spawn(python, ['-m', 'finegrain_trainer', ...args], {
+    cwd: workFolder,
+    env: trainerEnvironment(environment),
+    detached: true, // a group of its own: Ctrl-C does not reach it, and its own children end with it
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  child.stdin.on('error', () => {}); // it is gone; `ended` says so
+  const ping = setInterval(() => child.stdin.write('\n'), pingMs);
+  child.stdin.write('\n');
+
+  const tail: string[] = [];
+  const readLog = keepTail(child.stderr, tail);
+  let killer: NodeJS.Timeout | undefined;
+  const ended = exitOf(child).then(async (exit) => {
+    clearInterval(ping);
+    clearTimeout(killer);
+    killGroup(child); // what the trainer has started and left
+    await readLog;
+    return exit;
+  });
+  return {
+    lines: decode(splitLines(child.stdout, maxLineBytes)),
+    ended,
+    logTail: () => [...tail],
+    terminate(graceMs) {
+      child.kill('SIGTERM');
+      killer ??= setTimeout(() => killGroup(child), graceMs);
+    },
+    kill: () => killGroup(child),
+  };
+}
+
+/** @param environment what of the runner's own may be passed on */
+export function trainerEnvironment(environment: Record<string, string>): Record<string, string> {
+  return {
+    ...environment,
+    PYTHONPATH: packageFolder,
+    PYTHONUNBUFFERED: '1',
+    PYTHONDONTWRITEBYTECODE: '1',
+    PYTHONFAULTHANDLER: '1', // a native crash says where on standard error
+  };
+}
+
+function exitOf(child: ChildProcess): Promise<TrainerExit> {
+  return new Promise((resolve) => {
+    child.once('exit', (code, signal) => resolve({ code, signal, error: null }));
+    child.once('error', (error) => {
+      if (child.pid === undefined) resolve({ code: null, signal: null, error });
+    });
+  });
+}
+
+function killGroup(child: ChildProcess): void {
+  if (child.pid === undefined) return;
+  try {
+    process.kill(-child.pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error; // nobody is left
+  }
+}
+
+async function keepTail(stream: AsyncIterable<Uint8Array>, tail: string[]): Promise<void> {
+  for await (const line of decode(splitLines(stream, maxLogLineBytes))) {
+    tail.push(line ?? '(a very long line)');
+    if (tail.length > keptLogLines) tail.shift();
+  }
+}
+
+async function* decode(lines: AsyncIterable<Uint8Array | null>): AsyncGenerator<string | null> {
+  const utf8 = new TextDecoder();
+  for await (const line of lines) yield line && utf8.decode(line);
+}
