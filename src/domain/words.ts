@@ -26,9 +26,10 @@ const symbol = String.raw`\p{Regional_Indicator}{2}${tail}*|${picture}(?:${tail}
 const spaced = String.raw`\s+${tail}*|${symbol}`;
 
 const units = new RegExp(`${letter}(?:${letter}|${tail}|${afterJoiner}${picture})*|${spaced}`, 'gsu');
+const letterOfWord = `(?!${unspaced})${letter}`;
 const unitsAmongUnspaced = new RegExp(
-  `${unspaced}(?:${tail}|${afterLinker}${letter})*|` +
-    `(?!${unspaced})${letter}(?:(?!${unspaced})${letter}|${tail}|${afterJoiner}${picture}|${afterLinker}${letter})*|${spaced}`,
+  `${unspaced}(?:${tail}|${afterLinker}(?:${unspaced}|(?:${letterOfWord})+))*|` +
+    `${letterOfWord}(?:${letterOfWord}|${tail}|${afterJoiner}${picture}|${afterLinker}${letter})*|${spaced}`,
   'gsu',
 );
 const anyUnspaced = new RegExp(unspaced, 'u');
