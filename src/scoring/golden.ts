@@ -1,6 +1,7 @@
 // golden.json: what the trainer's own program computed for a few texts. A model that does not give the same here is
 // refused, because with other tokens or other rewards every answer would be silently wrong.
 import { Type } from 'typebox';
+import { messageRoles } from '../domain/prompt-format.ts';
 import { ModelRefused, readModelJson } from './model-json.ts';
 import type { ModelTokenizer } from './tokenizer.ts';
 
@@ -12,7 +13,7 @@ const Golden = Type.Object({
     Type.Object({
       prompt: Type.Union([
         Type.String(),
-        Type.Array(Type.Object({ role: Type.Enum(['system', 'user', 'assistant']), content: Type.String() })),
+        Type.Array(Type.Object({ role: Type.Enum([...messageRoles]), content: Type.String() })),
       ]),
       response: Type.String(),
       prompt_token_ids: TokenIds,

@@ -1,7 +1,8 @@
 // What one must know to speak to a model: finegrain.json, or for any other Hugging Face folder its config.json.
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Static, Type } from 'typebox';
+import { Type } from 'typebox';
+import type { PromptFormat } from '../domain/prompt-format.ts';
 import { isModelFilePath } from '../storage/model-folder.ts';
 import { ModelRefused, readModelJson } from './model-json.ts';
 
@@ -22,22 +23,20 @@ const Finegrain = Type.Object({
   onnx: Type.Optional(Type.Object({ file: Type.String(), input: Type.String(), output: Type.String() })),
 });
 
+const Length = Type.Integer({ minimum: 1 });
 const HuggingFace = Type.Object({
-  vocab_size: Type.Integer({ minimum: 1 }),
-  max_position_embeddings: Type.Integer({ minimum: 1 }),
+  max_position_embeddings: Type.Optional(Length),
+  n_positions: Type.Optional(Length), // GPT-2 and its kin
   bos_token_id: Type.Optional(Type.Union([TokenId, Type.Null()])),
   eos_token_id: Type.Union([TokenId, Type.Array(TokenId, { minItems: 1 })]),
 });
 
-export type TokenPromptFormat = Static<typeof Finegrain>['prompt_format'];
-
 export interface ModelManifest {
-  vocabSize: number;
   /** prompt and response together, in tokens */
   contextLength: number;
   eosTokenId: number;
   /** `plain`: BOS if the model has one, and an empty line after each message */
-  promptFormat: TokenPromptFormat | { plain: { bos: number[] } };
+  promptFormat: PromptFormat | { plain: { bos: number[] } };
   /** the graph that gives token rewards; null for models that cannot score */
   onnx: { file: string; input: string; output: string } | null;
 }
@@ -45,7 +44,7 @@ export interface ModelManifest {
 /** @throws ModelRefused */
 export async function readModelManifest(folder: string): Promise<ModelManifest> {
   if (!(await stat(join(folder, 'finegrain.json')).catch(() => null))) return fromHuggingFace(folder);
-  const { vocab_size, context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
+  const { context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
     folder,
     'finegrain.json',
     Finegrain,
@@ -53,7 +52,6 @@ export async function readModelManifest(folder: string): Promise<ModelManifest> 
   if (onnx && !isModelFilePath(onnx.file))
     throw new ModelRefused('finegrain.json at /onnx/file: is not a file of the folder');
   return {
-    vocabSize: vocab_size,
     contextLength: context_length,
     eosTokenId: eos_token_id,
     promptFormat: prompt_format,
@@ -64,9 +62,10 @@ export async function readModelManifest(folder: string): Promise<ModelManifest> 
 async function fromHuggingFace(folder: string): Promise<ModelManifest> {
   const config = await readModelJson(folder, 'config.json', HuggingFace);
   const { bos_token_id: bos, eos_token_id: eos } = config;
+  const contextLength = config.max_position_embeddings ?? config.n_positions;
+  if (contextLength === undefined) throw new ModelRefused('config.json: max_position_embeddings is missing');
   return {
-    vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
+    contextLength,
     eosTokenId: Array.isArray(eos) ? eos[0]! : eos,
     promptFormat: { plain: { bos: bos == null ? [] : [bos] } },
     onnx: null,

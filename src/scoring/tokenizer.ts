@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Tokenizer } from 'tokenizers';
+import { type Prompt, plainPromptFormat, renderPrompt } from '../domain/prompt-format.ts';
 import type { Span } from '../domain/text.ts';
 import { tileOffsets } from '../domain/token-offsets.ts';
 import { ModelRefused } from './model-json.ts';
@@ -41,19 +42,19 @@ export async function loadModelTokenizer(folder: string): Promise<ModelTokenizer
   const encode = (text: string) => tokenizer.encode(text, null, { addSpecialTokens: false });
   const encodeIds = async (text: string) => (await encode(text)).getIds();
   const format =
-    'plain' in promptFormat ? plainFormat(promptFormat.plain.bos, await encodeIds('\n\n')) : promptFormat;
+    'plain' in promptFormat
+      ? plainPromptFormat(promptFormat.plain.bos, await encodeIds('\n\n'))
+      : promptFormat;
   return {
     digest: `sha256:${createHash('sha256').update(bytes).digest('hex')}`,
     eosTokenId,
     contextLength,
     async encodePrompt(prompt) {
-      const messages = typeof prompt === 'string' ? [{ role: 'user' as const, content: prompt }] : prompt;
-      const ids = [...format.bos];
-      for (const { role, content } of messages) {
-        const { prefix, suffix } = format.roles[role];
-        ids.push(...prefix, ...(await encodeIds(content)), ...suffix);
+      const ids: number[] = [];
+      for (const part of renderPrompt(format, prompt)) {
+        for (const id of 'ids' in part ? part.ids : await encodeIds(part.text)) ids.push(id);
       }
-      return [...ids, ...format.generation_prefix];
+      return ids;
     },
     async encodeResponse(response, limit = Number.POSITIVE_INFINITY) {
       const encoding = await encode(response);
@@ -69,12 +70,6 @@ export async function loadModelTokenizer(folder: string): Promise<ModelTokenizer
       };
     },
   };
-}
-
-type Prompt = string | { role: 'system' | 'user' | 'assistant'; content: string }[];
-function plainFormat(bos: number[], separator: number[]) {
-  const role = { prefix: [], suffix: separator };
-  return { bos, roles: { system: role, user: role, assistant: role }, generation_prefix: [] };
 }
 
 interface TokenizerJson {
