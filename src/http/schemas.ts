@@ -20,6 +20,14 @@ export const Digest = Type.String({
   description: 'SHA-256 of the content',
 });
 
+/** A tuple; OpenAPI 3.1 and the validator's draft 7 spell tuples differently, so its length is what is stated. */
+export const Span = Type.Array(Type.Integer({ minimum: 0 }), {
+  minItems: 2,
+  maxItems: 2,
+  description: 'Half-open: start, end',
+  examples: [[4, 7]],
+});
+
 export const Metadata = Type.Record(Type.String(), Type.Unknown(), {
   description: 'Any JSON object of yours; comes out equal',
   examples: [{ source: 'chat-2026' }],

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import pg from 'pg';
 import t from 'tap';
 import { describeSchema } from '../../src/db/describe-schema.ts';
 import { migrate, migrationDrift } from '../../src/db/migrate.ts';
@@ -21,7 +22,6 @@ t.test('migrations', async (t) => {
 
   t.test('an edited migration is refused, a missing one is reported', async (t) => {
     const owner = async (sql: string) => {
-      const { default: pg } = await import('pg');
       const client = new pg.Client({ connectionString: database.superuserUrl });
       await client.connect();
       await client.query(sql).finally(() => client.end());

@@ -9,6 +9,7 @@ import { openScoringEngine } from '../../src/scoring/engine.ts';
 import type { Services } from '../../src/services/context.ts';
 import { generateKey } from '../../src/services/keys.ts';
 import { openArtifactStore } from '../../src/storage/artifact-store.ts';
+import { type Contract, readContract } from './contract.ts';
 import { createTestDatabase, type TestDatabase } from './database.ts';
 
 export interface Answer {
@@ -57,6 +58,7 @@ export async function startTestServer(t: Test): Promise<TestServer> {
     await scoring.close();
   });
 
+  const contract: Contract = readContract(app.swagger() as never);
   const call: TestServer['call'] = async (
     method,
     path,
@@ -77,12 +79,15 @@ export async function startTestServer(t: Test): Promise<TestServer> {
       ...(signal ? { signal } : {}),
     } as RequestInit);
     const text = await response.text();
-    const isJson = /\bjson$/.test(response.headers.get('content-type')?.split(';')[0] ?? '');
+    const mediaType = response.headers.get('content-type')?.split(';')[0] ?? '';
+    const parsed = /\bjson$/.test(mediaType) ? JSON.parse(text) : undefined;
+    const violation = contract.violation(method, path, response.status, mediaType, parsed);
+    if (violation) throw new Error(violation);
     return {
       status: response.status,
       headers: response.headers,
       text,
-      body: isJson ? JSON.parse(text) : undefined,
+      body: parsed,
     };
   };
 

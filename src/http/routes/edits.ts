@@ -4,7 +4,7 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as edits from '../../services/edits.ts';
 import { maxTextLength } from '../../services/pair-rows.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Span, secured, Timestamp } from '../schemas.ts';
 
 const editExample = 'edit_019356f0c5d67e8f9a0b1c2d3e4f5a6b';
 const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -12,9 +12,6 @@ const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const original = 'It was opened in 1936, and it is the best bridge of all.';
 const edited = 'It was opened in 1932.';
 
-const Span = Type.Tuple([Type.Integer({ minimum: 0 }), Type.Integer({ minimum: 0 })], {
-  description: 'Half-open: start, end',
-});
 const Side = Type.Enum(['a', 'b']);
 const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
   default: 'utf16',
@@ -27,6 +24,7 @@ const Status = Type.Enum(['accepted', 'unchanged', 'stale', 'rejected'], {
 
 const Alignment = Type.Object(
   {
+    version: Type.Integer({ description: 'Of the algorithm that made it' }),
     segments: Type.Array(
       Type.Object({ kind: Type.Enum(['keep', 'replace', 'insert', 'delete']), original: Span, edited: Span }),
       { description: 'In order; they tile both texts' },
@@ -39,10 +37,15 @@ const Alignment = Type.Object(
       similarity: Type.Number({ description: '1 for equal texts' }),
       hunks: Type.Integer({ description: 'Changed places' }),
     }),
-    minimal: Type.Boolean({ description: 'An edit rather than a rewrite: only then its tokens train a reward model' }),
+    minimal: Type.Boolean({
+      description: 'An edit rather than a rewrite: only then its tokens train a reward model',
+    }),
     warnings: Type.Array(Type.Object({ code: Type.String(), detail: Type.String() })),
   },
-  { $id: 'Alignment', description: 'What an edit changed, with offsets in UTF-16 code units unless another unit was asked for' },
+  {
+    $id: 'Alignment',
+    description: 'What an edit changed, with offsets in UTF-16 code units unless another unit was asked for',
+  },
 );
 
 const TokenSide = Type.Object({
@@ -55,14 +58,22 @@ const Preview = Type.Intersect(
   [
     Type.Ref('Alignment'),
     Type.Object({
-      tokens: Type.Optional(Type.Object({ original: TokenSide, edited: TokenSide }, { description: 'When a model is named: the texts as its tokenizer sees them' })),
+      tokens: Type.Optional(
+        Type.Object(
+          { original: TokenSide, edited: TokenSide },
+          { description: 'When a model is named: the texts as its tokenizer sees them' },
+        ),
+      ),
     }),
   ],
   { $id: 'EditPreview' },
 );
 
 const Editor = Type.Object(
-  { kind: Type.Enum(['person', 'llm', 'program']), name: Type.String({ minLength: 1, maxLength: 200, examples: ['annotator-7'] }) },
+  {
+    kind: Type.Enum(['person', 'llm', 'program']),
+    name: Type.String({ minLength: 1, maxLength: 200, examples: ['annotator-7'] }),
+  },
   { additionalProperties: false },
 );
 
@@ -86,7 +97,12 @@ const NewEdit = Type.Object(
     pair_id: Type.Optional(Id(pairExample, 'The pair; or name it by dataset_id and pair_external_id')),
     dataset_id: Type.Optional(Id(datasetExample)),
     pair_external_id: Type.Optional(Type.String({ examples: ['conversation-17'] })),
-    side: Type.Optional(Type.Enum(['a', 'b'], { description: 'Which response was edited; the less-preferred one unless given. Required while the preference is null.' })),
+    side: Type.Optional(
+      Type.Enum(['a', 'b'], {
+        description:
+          'Which response was edited; the less-preferred one unless given. Required while the preference is null.',
+      }),
+    ),
     edited_response: Type.String({ maxLength: maxTextLength, examples: [edited] }),
     editor: Editor,
     comment: Type.Optional(Nullable(Type.String({ maxLength: 10_000 }))),
@@ -94,7 +110,9 @@ const NewEdit = Type.Object(
   {
     $id: 'NewEdit',
     additionalProperties: false,
-    examples: [{ pair_id: pairExample, edited_response: edited, editor: { kind: 'person', name: 'annotator-7' } }],
+    examples: [
+      { pair_id: pairExample, edited_response: edited, editor: { kind: 'person', name: 'annotator-7' } },
+    ],
   },
 );
 
@@ -113,18 +131,27 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         security: [{ key: [] }],
         description:
           'Needs the scope `edits:write`. For pipelines that have edits already. At most 32 MiB. Each answer says how the edit aligns with its original and whether it is minimal.',
-        body: Type.Object({ edits: Type.Array(Type.Ref('NewEdit'), { minItems: 1, maxItems: 1000 }) }, { additionalProperties: false }),
+        body: Type.Object(
+          { edits: Type.Array(Type.Ref('NewEdit'), { minItems: 1, maxItems: 1000 }) },
+          { additionalProperties: false },
+        ),
         response: {
           201: Type.Object({
-            items: Type.Array(Type.Object({ id: Id(editExample), status: Status, alignment: Type.Ref('Alignment') }), {
-              description: 'In the order of the request',
-            }),
+            items: Type.Array(
+              Type.Object({ id: Id(editExample), status: Status, alignment: Type.Ref('Alignment') }),
+              {
+                description: 'In the order of the request',
+              },
+            ),
           }),
           ...problemResponses(404, 413, 415, 422),
         },
       },
     },
-    async (request, reply) => reply.code(201).send(await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[])),
+    async (request, reply) =>
+      reply
+        .code(201)
+        .send(await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[])),
   );
 
   app.post(
@@ -140,7 +167,9 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
           {
             original: Type.String({ maxLength: maxTextLength, examples: [original] }),
             edited: Type.String({ maxLength: maxTextLength, examples: [edited] }),
-            model: Type.Optional(Type.String({ description: 'Id or alias: adds the tokens of its tokenizer' })),
+            model: Type.Optional(
+              Type.String({ description: 'Id or alias: adds the tokens of its tokenizer' }),
+            ),
             unit: Type.Optional(Unit),
           },
           { additionalProperties: false },

@@ -5,7 +5,7 @@ import type { Services } from '../../services/context.ts';
 import { Message, maxTextLength } from '../../services/pair-rows.ts';
 import { maxScoreItems, scoreErrorCodes, scoreResponses } from '../../services/scoring.ts';
 import { clientGone } from '../disconnect.ts';
-import { Digest, Id, Nullable, problemResponses } from '../schemas.ts';
+import { Digest, Id, Nullable, problemResponses, Span } from '../schemas.ts';
 import { Prompt } from './pairs.ts';
 
 const bodyLimitMiB = 8;
@@ -81,7 +81,7 @@ const ScoredItem = Type.Object(
     status: Type.Literal('ok'),
     token_ids: Type.Array(Type.Integer()),
     tokens: Type.Array(Type.String(), { description: 'The text of each token: what its offset covers' }),
-    offsets: Type.Array(Type.Tuple([Type.Integer(), Type.Integer()]), {
+    offsets: Type.Array(Span, {
       description:
         'Half-open, in `unit`; together they cover the response in order. Of several tokens that share a character the last one owns it and the others are empty.',
     }),

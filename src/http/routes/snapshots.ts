@@ -12,8 +12,16 @@ const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const Fraction = (example: number) => Type.Number({ minimum: 0, maximum: 1, examples: [example] });
 
 const Split = Type.Object(
-  { train: Fraction(0.8), validation: Fraction(0.1), test: Fraction(0.1), seed: Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1, examples: [0] }) },
-  { additionalProperties: false, description: 'Shares of the prompts, together 1. A prompt is never in two parts.' },
+  {
+    train: Fraction(0.8),
+    validation: Fraction(0.1),
+    test: Fraction(0.1),
+    seed: Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1, examples: [0] }),
+  },
+  {
+    additionalProperties: false,
+    description: 'Shares of the prompts, together 1. A prompt is never in two parts.',
+  },
 );
 
 const PartCounts = Type.Object({ pairs: Type.Integer(), edits: Type.Integer() });
@@ -37,7 +45,10 @@ const Snapshot = Type.Object(
 
 const params = Type.Object({ snapshot_id: Id(snapshotExample) });
 
-export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
+export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (
+  app,
+  { services },
+) => {
   app.addSchema(Snapshot);
 
   app.post(
@@ -55,7 +66,14 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
           {
             dataset_ids: Type.Array(Id(datasetExample), { minItems: 1, maxItems: 100, uniqueItems: true }),
             filter: Type.Optional(
-              Type.Object({ has_edit: Type.Optional(Type.Boolean({ description: 'Only pairs with, or without, an accepted edit' })) }, { additionalProperties: false }),
+              Type.Object(
+                {
+                  has_edit: Type.Optional(
+                    Type.Boolean({ description: 'Only pairs with, or without, an accepted edit' }),
+                  ),
+                },
+                { additionalProperties: false },
+              ),
             ),
             split: Split,
           },
@@ -64,7 +82,8 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415, 422) },
       },
     },
-    async (request, reply) => reply.code(201).send(await snapshots.createSnapshot(services, request.caller, request.body)),
+    async (request, reply) =>
+      reply.code(201).send(await snapshots.createSnapshot(services, request.caller, request.body)),
   );
 
   app.get(
@@ -129,6 +148,10 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
       },
     },
     async (request, reply) =>
-      sendStream(reply, ndjsonType, await snapshots.exportSnapshot(services, request.caller, request.params.snapshot_id, request.query)),
+      sendStream(
+        reply,
+        ndjsonType,
+        await snapshots.exportSnapshot(services, request.caller, request.params.snapshot_id, request.query),
+      ),
   );
 };

@@ -9,15 +9,24 @@ const Fraction = Nullable(Type.Number({ minimum: 0, maximum: 1 }));
 
 const Judgement = Type.Object(
   {
-    item_id: Type.String({ minLength: 1, maxLength: 500, description: 'The prompt; several judgements of one item make it the cluster of the uncertainty' }),
+    item_id: Type.String({
+      minLength: 1,
+      maxLength: 500,
+      description: 'The prompt; several judgements of one item make it the cluster of the uncertainty',
+    }),
     outcome: Nullable(Type.Number(), {
-      description: 'Share of the candidate: 1 won, 0 lost, 0.5 a tie; null when the judge failed. Values outside 0..1 are dropped and counted.',
+      description:
+        'Share of the candidate: 1 won, 0 lost, 0.5 a tie; null when the judge failed. Values outside 0..1 are dropped and counted.',
     }),
     length_candidate: Type.Optional(Type.Number({ minimum: 0 })),
     length_baseline: Type.Optional(Type.Number({ minimum: 0 })),
-    difficulty: Type.Optional(Type.Number({ description: 'Logit with which a baseline of your choice wins this item' })),
+    difficulty: Type.Optional(
+      Type.Number({ description: 'Logit with which a baseline of your choice wins this item' }),
+    ),
     judge: Type.Optional(Type.String({ maxLength: 200 })),
-    order: Type.Optional(Type.Enum(['candidate_first', 'baseline_first'], { description: 'Which response the judge saw first' })),
+    order: Type.Optional(
+      Type.Enum(['candidate_first', 'baseline_first'], { description: 'Which response the judge saw first' }),
+    ),
   },
   { $id: 'Judgement', additionalProperties: false },
 );
@@ -70,7 +79,8 @@ export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         tags: ['evaluation'],
         summary: 'Compute a win rate from judgements',
         security: [{ key: [] }],
-        description: 'Needs the scope `read`. At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
+        description:
+          'Needs the scope `read`. At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
         body: Type.Object(
           {
             judgements: Type.Array(Type.Ref('Judgement'), {
@@ -85,7 +95,11 @@ export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
             }),
             options: Type.Optional(
               Type.Object(
-                { confidence_level: Type.Optional(Type.Number({ exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.95 })) },
+                {
+                  confidence_level: Type.Optional(
+                    Type.Number({ exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.95 }),
+                  ),
+                },
                 { additionalProperties: false },
               ),
             ),
