@@ -214,8 +214,10 @@ async function hear(
   estimate: ReturnType<typeof progressEstimator>,
 ): Promise<void> {
   switch (line.type) {
-    case 'progress':
-      return events.add({ type: 'progress', ...estimate(line) });
+    case 'progress': {
+      const progress = estimate(line);
+      return progress ? events.add({ type: 'progress', ...progress }) : undefined;
+    }
     case 'alarm':
       return events.add({
         ...line,

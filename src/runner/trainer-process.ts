@@ -1,6 +1,7 @@
 // The trainer as a child process: a process group of its own, an environment of listed variables only, a life line on
 // its standard input, its output as lines. Nothing of it outlives `ended`.
 import { type ChildProcess, spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { splitLines } from '../services/ndjson.ts';
 
@@ -55,11 +56,12 @@ export function startTrainer({ python, args, environment, workFolder }: TrainerC
     clearInterval(ping);
     clearTimeout(killer);
     killGroup(child); // what the trainer has started and left
+    closeWhenEmpty([child.stdout, child.stderr]);
     await readLog;
     return exit;
   });
   return {
-    lines: decode(splitLines(child.stdout, maxLineBytes)),
+    lines: textLines(child.stdout, maxLineBytes),
     ended,
     logTail: () => [...tail],
     terminate(graceMs) {
@@ -99,14 +101,27 @@ function killGroup(child: ChildProcess): void {
   }
 }
 
-async function keepTail(stream: AsyncIterable<Uint8Array>, tail: string[]): Promise<void> {
-  for await (const line of decode(splitLines(stream, maxLogLineBytes))) {
+/** What left the process group may hold the pipes open for ever: they are closed once all has been read. */
+function closeWhenEmpty(streams: Readable[]): void {
+  const timer = setInterval(() => {
+    for (const stream of streams) if (stream.readableLength === 0) stream.destroy();
+    if (streams.every((stream) => stream.destroyed)) clearInterval(timer);
+  }, 1000);
+}
+
+async function keepTail(stream: Readable, tail: string[]): Promise<void> {
+  for await (const line of textLines(stream, maxLogLineBytes)) {
     tail.push(line ?? '(a very long line)');
     if (tail.length > keptLogLines) tail.shift();
   }
 }
 
-async function* decode(lines: AsyncIterable<Uint8Array | null>): AsyncGenerator<string | null> {
+/** The lines of a stream, null for one that is too long; ends when the stream is closed, however. */
+async function* textLines(stream: Readable, maxBytes: number): AsyncGenerator<string | null> {
   const utf8 = new TextDecoder();
-  for await (const line of lines) yield line && utf8.decode(line);
+  try {
+    for await (const line of splitLines(stream, maxBytes)) yield line && utf8.decode(line);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_STREAM_PREMATURE_CLOSE') throw error;
+  }
 }

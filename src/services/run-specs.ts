@@ -190,9 +190,8 @@ const Demonstrations = Type.Object(
     snapshot_id: Type.Optional(snapshotId),
     responses: Type.Optional(
       Type.Enum(['edited', 'preferred', 'all'], {
-        default: 'edited',
         description:
-          'With `snapshot_id`: the edited versions, the preferred responses, or both responses of every pair',
+          'With `snapshot_id`: the edited versions (unless given), the preferred responses, or both responses of every pair',
       }),
     ),
   },

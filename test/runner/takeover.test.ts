@@ -1,0 +1,109 @@
+// Runners that are stopped, killed or cut off: the run goes on elsewhere from its checkpoint, and nothing is left over.
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import t from 'tap';
+import {
+  eventsOf,
+  fakePython,
+  isAlive,
+  queueFake,
+  startRunner,
+  trainerPid,
+  untilEnded,
+  untilRun,
+} from '../support/runner.ts';
+import { startTestServer } from '../support/server.ts';
+
+t.setTimeout(180_000);
+t.test('takeover', async (t) => {
+  const server = await startTestServer(t);
+  const python = await fakePython(server);
+  const untilGone = async (pid: number) => {
+    for (let waited = 0; isAlive(pid) && waited < 5000; waited += 50) await sleep(50);
+    return !isAlive(pid);
+  };
+  const workFolders = (runner: string) => readdir(join(server.dataDir, runner, 'runs')).catch(() => []);
+
+  t.test('SIGTERM: the trainer keeps a checkpoint, and the next runner goes on from there', async (t) => {
+    const first = startRunner(t, server, { python, name: 'first' });
+    const { id } = await queueFake(server, 'work', { max_attempts: 1 });
+    const pid = await trainerPid(server, id, 1);
+    await untilRun(server, id, ({ progress }) => (progress?.step ?? 0) > 7);
+    first.process.kill('SIGTERM');
+    t.same(await first.ended, { code: 0, signal: null });
+    t.notOk(isAlive(pid));
+    t.same(await workFolders('first'), []);
+    t.match((await server.call('GET', `/v1/runs/${id}`)).body, {
+      state: 'queued',
+      attempts: [{ outcome: 'interrupted' }],
+    });
+
+    const second = startRunner(t, server, { python, name: 'second', args: ['--once'] });
+    const run = await untilEnded(server, id);
+    t.match(run, {
+      state: 'succeeded',
+      attempts: [{ runner: 'first' }, { runner: 'second', outcome: 'succeeded' }],
+    });
+    t.ok((run.result as { resumed_from: number }).resumed_from > 7);
+    t.same(await second.ended, { code: 0, signal: null }, '--once ends after one run');
+  });
+
+  t.test('--once with an empty queue ends at once', async (t) => {
+    t.same(await startRunner(t, server, { python, args: ['--once'] }).ended, { code: 0, signal: null });
+  });
+
+  t.test(
+    'SIGKILL: the trainer ends by itself, and when the lease is over another runner takes the run',
+    async (t) => {
+      const first = startRunner(t, server, { python, name: 'third' });
+      const { id } = await queueFake(server, 'work');
+      const pid = await trainerPid(server, id, 1);
+      await untilRun(server, id, ({ last_event, progress }) => last_event > 0 && (progress?.step ?? 0) > 7);
+      first.process.kill('SIGKILL');
+      t.ok(await untilGone(pid), 'no orphan');
+
+      startRunner(t, server, { python, name: 'fourth', args: [] });
+      const run = await untilEnded(server, id);
+      t.match(run, {
+        state: 'succeeded',
+        attempts: [
+          { attempt: 1, runner: 'third', outcome: 'lost' },
+          { attempt: 2, runner: 'fourth', outcome: 'succeeded' },
+        ],
+      });
+      t.ok((run.result as { resumed_from: number }).resumed_from >= 5, 'from the last checkpoint');
+      const sequences = (await eventsOf(server, id)).map(({ sequence }) => sequence);
+      t.same(
+        sequences,
+        Array.from({ length: sequences.length }, (_, index) => index + 1),
+        'no gap over attempts',
+      );
+    },
+  );
+
+  t.test('a runner that sleeps through its lease writes nothing more, and its trainer ends', async (t) => {
+    // the runner of the test before would take the run
+    const sleeper = startRunner(t, server, {
+      python,
+      name: 'sleeper',
+      env: { FINEGRAIN_RUNNER_LABELS: 'here' },
+    });
+    const { id } = await queueFake(server, 'work', { labels: ['here'] });
+    const pid = await trainerPid(server, id, 1);
+    sleeper.process.kill('SIGSTOP');
+    startRunner(t, server, { python, name: 'other', env: { FINEGRAIN_RUNNER_LABELS: 'here' } });
+    const run = await untilEnded(server, id);
+    t.match(run.attempts, [
+      { runner: 'sleeper', outcome: 'lost' },
+      { runner: 'other', outcome: 'succeeded' },
+    ]);
+    const before = await eventsOf(server, id);
+    sleeper.process.kill('SIGCONT');
+    t.ok(await untilGone(pid));
+    for (let waited = 0; !/"end":"lost"/.test(sleeper.log()) && waited < 5000; waited += 50) await sleep(50);
+    t.match(sleeper.log(), /"end":"lost"/);
+    t.same((await server.call('GET', `/v1/runs/${id}`)).body, run);
+    t.same(await eventsOf(server, id), before);
+  });
+});
