@@ -1,0 +1,76 @@
+"""The program as a runner starts it: arguments, exit codes, the life line, and nothing but protocol on stdout."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import examples, write_rows
+
+RUNNERS = Path(__file__).parents[1]
+
+
+def command(kind: str, spec: Path, workdir: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "finegrain_trainer", kind, "--spec", str(spec), "--workdir", str(workdir), *more]
+
+
+def write_spec(folder: Path, **changes) -> Path:
+    write_rows(folder / "examples.ndjson", examples(64))
+    shape = {"hidden_size": 16, "num_heads": 2, "vocab_size": 300}
+    spec = {"kind": "sft", "base_model": {"scratch": shape}, "data": {"examples": "examples.ndjson"}, **changes}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    return folder / "spec.json"
+
+
+def test_bad_specs_and_bad_arguments_exit_with_2_and_one_line(tmp_path):
+    spec = write_spec(tmp_path, hyperparameters={"epocs": 1})
+    cases = [
+        (command("sft", spec, tmp_path), "spec.json: hyperparameters: unknown key 'epocs'"),
+        (command("sft", tmp_path / "none.json", tmp_path), "cannot be read"),
+        (command("dpo", spec, tmp_path), "command line: argument kind: invalid choice"),
+    ]
+    for arguments, message in cases:
+        done = subprocess.run(arguments, cwd=RUNNERS, capture_output=True, text=True, timeout=60)
+        line = json.loads(done.stdout)
+        assert (done.returncode, line["type"], line["reason"]) == (2, "failure", "bad_spec")
+        assert message in line["detail"]
+
+
+def test_a_supervised_run_speaks_json_only_and_stops_when_its_life_line_closes(tmp_path):
+    spec = write_spec(tmp_path, hyperparameters={"epochs": 100_000, "batch_size": 64})
+    arguments = command("sft", spec, tmp_path / "w", "--supervised")
+    process = subprocess.Popen(arguments, cwd=RUNNERS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    lines, silence, spoke = [], 0.0, time.monotonic()
+    for text in process.stdout:
+        silence, spoke = max(silence, time.monotonic() - spoke), time.monotonic()
+        lines.append(json.loads(text))
+        if lines[-1].get("stage") == "train" and lines[-1]["step"] == 3:
+            process.stdin.close()
+    assert process.wait(timeout=30) == 75
+    assert lines[0] == {"type": "progress", "step": 0, "total_steps": 1, "stage": "load"}
+    assert lines[-1]["type"] == "checkpoint"
+    assert silence < 5, "progress is due every 2 s; this machine may be slow, but not that slow"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out_of_memory"),
+        (RuntimeError("index out of range"), "error"),
+    ],
+)
+def test_failures_are_named(error, reason):
+    from finegrain_trainer.__main__ import classify
+
+    assert classify(error).reason == reason
+
+
+def test_cuda_running_out_of_memory_is_named():
+    import torch
+
+    from finegrain_trainer.__main__ import classify
+
+    assert classify(torch.OutOfMemoryError("CUDA out of memory")).reason == "out_of_memory"

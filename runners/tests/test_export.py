@@ -1,0 +1,71 @@
+"""The exported graph computes what PyTorch computes, or it is not released."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from support import CPU, GOLDEN, golden_codec
+from test_prompt_format import as_prompt
+
+from finegrain_trainer import export
+from finegrain_trainer.data import file_digest
+from finegrain_trainer.failures import ExportMismatch
+from finegrain_trainer.models import load_reward_model
+
+
+@pytest.fixture(scope="module")
+def session(reward_folder):
+    return onnxruntime.InferenceSession(str(reward_folder / "reward.onnx"), providers=["CPUExecutionProvider"])
+
+
+def test_the_folder_is_complete(reward_folder):
+    names = {"config.json", "model.safetensors", "reward.onnx", "tokenizer.json", "golden.json", "finegrain.json"}
+    assert {p.name for p in reward_folder.iterdir()} == names | {"report.json"}
+    card = json.loads((reward_folder / "finegrain.json").read_text())
+    assert card["role"] == "token_reward"
+    assert card["reward"] == {"loss": "survival", "clip": -4.0}
+    assert card["onnx"] == {"file": "reward.onnx", "input": "input_ids", "output": "rewards"}
+    assert file_digest(reward_folder / "tokenizer.json") == file_digest(GOLDEN / "tokenizer.json")
+
+
+def test_the_graph_has_the_names_and_free_sizes_of_the_contract(session):
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.type, given.name, given.type) == (
+        "input_ids", "tensor(int64)", "rewards", "tensor(float)",
+    )  # fmt: skip
+    assert all(isinstance(size, str) for size in (*taken.shape, *given.shape))
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 2), (3, 17), (2, 96)])
+def test_onnx_and_pytorch_agree(session, reward_folder, batch, length):
+    model, _ = load_reward_model(reward_folder, CPU)
+    ids = torch.randint(0, 400, (batch, length), generator=torch.Generator().manual_seed(length))
+    with torch.no_grad():
+        expected = model(ids).numpy()
+    np.testing.assert_allclose(session.run(["rewards"], {"input_ids": ids.numpy()})[0], expected, atol=1e-5)
+
+
+def test_golden_items_hold_in_onnx_and_cover_the_traps(session, reward_folder):
+    golden, codec = json.loads((reward_folder / "golden.json").read_text()), golden_codec()
+    assert golden["tolerance"] == 1e-4
+    for item in golden["items"]:
+        assert item["prompt_token_ids"] == codec.prompt_ids(as_prompt(item["prompt"]))
+        assert item["token_ids"] == codec.response_ids(item["response"])
+        ids = np.array([item["prompt_token_ids"] + item["token_ids"]])
+        rewards = session.run(["rewards"], {"input_ids": ids})[0][0, len(item["prompt_token_ids"]) :]
+        np.testing.assert_allclose(rewards, item["rewards"], atol=1e-5)
+    responses = [item["response"] for item in golden["items"]]
+    assert any("👩" in text for text in responses)
+    assert any("<|eos|>" in text for text in responses)
+    assert len({len(item["token_ids"]) for item in golden["items"]}) >= 4
+
+
+def test_a_graph_that_computes_something_else_is_refused(reward_folder):
+    model, card = load_reward_model(reward_folder, CPU)
+    items = json.loads((reward_folder / "golden.json").read_text())["items"]
+    assert export.check_parity(model, reward_folder / "reward.onnx", items, card.context_length) < 1e-5
+    model.score.bias += 0.01
+    with pytest.raises(ExportMismatch, match="differ by"):
+        export.check_parity(model, reward_folder / "reward.onnx", items, card.context_length)

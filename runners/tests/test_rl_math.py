@@ -1,0 +1,117 @@
+"""Every formula against a slow, obvious version of itself."""
+
+import math
+
+import pytest
+import torch
+
+from finegrain_trainer import rl_math
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([40, 17, 1])
+    mask = torch.arange(40)[None] < lengths[:, None]
+    rewards, values = (torch.randn(3, 40, generator=generator) for _ in range(2))
+    return rewards, values, mask, lengths
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (1.0, 0.0)])
+def test_advantages_are_the_brute_force_sum_over_future_deltas(batch, gamma, lam):
+    rewards, values, mask, lengths = batch
+    expected = torch.zeros_like(rewards)
+    for row in range(3):
+        n = int(lengths[row])
+        for t in range(n):
+            for k in range(t, n):
+                following = values[row, k + 1] if k + 1 < n else 0.0
+                delta = rewards[row, k] + gamma * following - values[row, k]
+                expected[row, t] += (gamma * lam) ** (k - t) * delta
+    actual = rl_math.generalised_advantages(rewards * mask, values, mask, gamma, lam)
+    torch.testing.assert_close(actual, expected, atol=2e-6, rtol=1e-5)
+
+
+def test_with_lambda_1_an_advantage_is_the_return_less_the_value(batch):
+    rewards, values, mask, _ = batch
+    actual = rl_math.generalised_advantages(rewards * mask, values, mask, 1.0, 1.0)
+    to_go = (rewards * mask).flip(1).cumsum(1).flip(1)
+    torch.testing.assert_close(actual, (to_go - values) * mask, atol=1e-5, rtol=1e-5)
+
+
+def test_what_lies_outside_the_mask_never_counts(batch):
+    rewards, values, mask, _ = batch
+    poisoned = torch.where(mask, values, torch.full_like(values, 1e9))
+    advantages = rl_math.generalised_advantages(rewards * mask, values, mask, 1.0, 0.95)
+    assert torch.equal(advantages, rl_math.generalised_advantages(rewards * mask, poisoned, mask, 1.0, 0.95))
+    assert torch.equal(rl_math.whiten(advantages, mask)[~mask], torch.zeros(int((~mask).sum())))
+
+
+def test_whitened_tokens_have_mean_0_and_variance_1_over_the_mask(batch):
+    rewards, _, mask, _ = batch
+    tokens = rl_math.whiten(rewards * 3 + 7, mask)[mask]
+    assert abs(tokens.mean().item()) < 1e-6
+    assert abs(tokens.var(correction=0).item() - 1) < 1e-5
+
+
+def test_survival_loss_averages_each_version_over_all_its_tokens():
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(4, 6, generator=generator)
+    original = torch.tensor([[0, 1, 1, 1, 0, 0], [0, 0, 1, 0, 0, 0], [0] * 6, [0] * 6]).bool()
+    edited = torch.tensor([[0] * 6, [0] * 6, [0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0]]).bool()
+    labels = torch.zeros(4, 6)
+    labels[0, 2] = labels[1, 2] = 1.0
+    on_original, on_edited = [], []
+    for i in range(4):
+        for t in range(6):
+            p = 1 / (1 + math.exp(-logits[i, t].item()))
+            if original[i, t]:
+                on_original.append(-math.log(p if labels[i, t] else 1 - p))
+            if edited[i, t]:
+                on_edited.append(-math.log(1 - p))
+    expected = sum(on_original) / 4 + sum(on_edited) / 7
+    assert rl_math.survival_loss(logits, labels, original, edited).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_survival_rewards_sum_to_the_log_probability_of_no_edit_and_are_clipped():
+    logits = torch.tensor([-3.0, 0.0, 2.0, 50.0])
+    rewards = rl_math.survival_reward(logits, clip=-4.0)
+    assert rewards[:3].sum().item() == pytest.approx(math.log(math.prod(1 - torch.sigmoid(logits[:3]).numpy())))
+    assert rewards[3].item() == -4.0
+    assert (rewards <= 0).all()
+
+
+def test_shaped_rewards_price_kl_and_charge_truncation_on_the_last_real_token(batch):
+    rewards, kl, mask, lengths = batch
+    truncated = torch.tensor([True, False, True])
+    shaped = rl_math.shaped_rewards(rewards, kl, mask, truncated, mu=0.3, scale=2.0, beta=0.1, truncation_cost=1.5)
+    for row in range(3):
+        for t in range(40):
+            expected = 0.0
+            if t < lengths[row]:
+                expected = (rewards[row, t].item() - 0.3) / 2.0 - 0.1 * kl[row, t].item()
+            if t == lengths[row] - 1 and truncated[row]:
+                expected -= 1.5
+            assert shaped[row, t].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_policy_loss_is_the_pessimistic_surrogate():
+    log_ratio = torch.tensor([0.0, 0.5, -0.5, 0.5, -0.5])
+    advantages = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0])
+    # inside the clip; gain held at 1.2; loss of a good token counts in full; of a bad one likewise; gain held at 0.8
+    terms = [1.0, 1.2, math.exp(-0.5), -math.exp(0.5), -0.8]
+    assert rl_math.policy_loss(log_ratio, advantages, 0.2).item() == pytest.approx(-sum(terms) / 5)
+
+
+def test_value_loss_never_rewards_a_move_beyond_the_clip():
+    values = torch.tensor([1.0], requires_grad=True)
+    loss = rl_math.value_loss(values, torch.tensor([0.0]), torch.tensor([2.0]), clip=0.2)
+    assert loss.item() == pytest.approx(0.5 * 1.8**2)
+    loss.backward()
+    assert values.grad.item() == 0.0
+
+
+def test_explained_variance_is_1_for_a_perfect_critic_and_0_for_a_constant_one(batch):
+    returns, _, mask, _ = batch
+    assert rl_math.explained_variance(returns, returns, mask).item() == pytest.approx(1.0)
+    assert rl_math.explained_variance(torch.full_like(returns, 5.0), returns, mask).item() == pytest.approx(0, abs=1e-5)

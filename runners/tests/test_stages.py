@@ -1,0 +1,301 @@
+"""Whole runs: each kind does its work, and killed at any instant it ends as if it had not been."""
+
+import json
+import os
+import random
+import signal
+import threading
+
+import pytest
+import torch
+from support import (
+    CPU,
+    EOS,
+    examples,
+    golden_codec,
+    kill_at_step,
+    label_rows,
+    outcome_digest,
+    run_here,
+    run_process,
+    world_row,
+    write_rows,
+)
+
+from finegrain_trainer import reward
+from finegrain_trainer.failures import BadSpec, Unstable
+from finegrain_trainer.models import load_policy
+from finegrain_trainer.spec import LocalModel
+
+
+@pytest.fixture(autouse=True)
+def no_export(monkeypatch):
+    """The ONNX export takes longer than all training here and has its own tests; forked runs inherit this."""
+    monkeypatch.setattr(reward, "export_onnx", lambda model, path: path.write_bytes(b""))
+    monkeypatch.setattr(reward, "check_parity", lambda *_: 0.0)
+
+
+SCRATCH = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 320, "context_length": 96}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_rows(folder / "examples.ndjson", examples(64))
+    write_rows(folder / "labels.ndjson", label_rows(golden_codec(), 48))
+    rng = random.Random(9)
+    write_rows(folder / "prompts.ndjson", [{"id": f"q{i}", "prompt": world_row(rng)[0]} for i in range(20)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def specs(data, policy_folder, reward_folder):
+    """A small spec of each kind that takes a dozen steps or so."""
+    return {
+        "sft": {
+            "base_model": {"scratch": SCRATCH},
+            "data": {"examples": str(data / "examples.ndjson")},
+            "hyperparameters": {"epochs": 2, "batch_size": 8, "checkpoint_every": 3},
+        },
+        "reward": {
+            "base_model": {"path": str(policy_folder)},
+            "data": {"labels": str(data / "labels.ndjson")},
+            "hyperparameters": {"epochs": 3, "batch_size": 6, "checkpoint_every": 3},
+        },
+        "ppo": {
+            "policy": {"path": str(policy_folder)},
+            "reward_model": {"path": str(reward_folder)},
+            "data": {"prompts": str(data / "prompts.ndjson")},
+            "hyperparameters": {
+                "steps": 8, "batch_size": 6, "max_new_tokens": 12, "scale_samples": 12, "checkpoint_every": 2,
+            },
+        },
+        "generate": {
+            "model": {"path": str(policy_folder)},
+            "data": {"prompts": str(data / "prompts.ndjson")},
+            "hyperparameters": {"batch_size": 4, "max_new_tokens": 12},
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(specs, tmp_path_factory):
+    """Outcome of each kind without any disturbance, computed once."""
+    outcomes = {}
+
+    def outcome(kind: str):
+        if kind not in outcomes:
+            workdir = tmp_path_factory.mktemp(kind)
+            code, lines = run_process(kind, specs[kind], workdir)
+            assert (code, lines[-1]["type"]) == (0, "result")
+            outcomes[kind] = (workdir, lines)
+        return outcomes[kind]
+
+    return outcome
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "ppo"])
+def test_killed_and_resumed_equals_undisturbed_bit_for_bit(kind, specs, undisturbed, tmp_path):
+    expected = outcome_digest(undisturbed(kind)[0])
+    code, lines = run_process(kind, specs[kind], tmp_path, kill_at_step(4))
+    assert code == -signal.SIGKILL
+    assert not (tmp_path / "output/model").exists()
+    code, lines = run_process(kind, specs[kind], tmp_path)
+    assert code == 0
+    assert any("resuming after step" in line.get("message", "") for line in lines)
+    assert outcome_digest(tmp_path) == expected
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "ppo"])
+def test_sigterm_checkpoints_at_once_and_the_run_goes_on_to_the_same_end(kind, specs, undisturbed, tmp_path):
+    code, lines = run_process(kind, specs[kind], tmp_path, kill_at_step(5, signal.SIGTERM))
+    assert code == 75
+    assert lines[-1]["type"] == "checkpoint"
+    assert lines[-1]["step"] in (5, 6)
+    assert (tmp_path / lines[-1]["path"]).is_dir()
+    code, _ = run_process(kind, specs[kind], tmp_path)
+    assert code == 0
+    assert outcome_digest(tmp_path) == outcome_digest(undisturbed(kind)[0])
+
+
+def test_killed_again_and_again_at_random_instants_it_still_ends_the_same(specs, undisturbed, tmp_path):
+    rng, kills = random.Random(1), 0
+    code = None
+    while code != 0:
+        timer = []
+
+        def arm(pid: int, line: dict, timer=timer, kills=kills) -> None:
+            if not timer:
+                delay = rng.uniform(0.02, 0.3) * (1 + kills / 4)  # ever longer, or it would never end
+                timer.append(threading.Timer(delay, lambda: os.kill(pid, signal.SIGKILL)))
+                timer[0].start()
+
+        code, _ = run_process("ppo", specs["ppo"], tmp_path, arm)
+        timer[0].cancel()
+        kills += code != 0
+    assert kills >= 2
+    assert outcome_digest(tmp_path) == outcome_digest(undisturbed("ppo")[0])
+
+
+def test_a_finished_run_that_is_started_again_says_the_same(specs, undisturbed, tmp_path):
+    workdir, lines = undisturbed("reward")
+    before = outcome_digest(workdir)
+    code, again = run_process("reward", specs["reward"], workdir)
+    assert (code, again[-1], outcome_digest(workdir)) == (0, lines[-1], before)
+
+
+def test_a_workdir_of_another_run_is_refused(specs, undisturbed):
+    other = {**specs["reward"], "seed": 1}
+    _, lines = run_process("reward", other, undisturbed("reward")[0])
+    assert lines[-1]["reason"] == "bad_spec"
+    assert "another spec" in lines[-1]["detail"]
+
+
+# ---- what each kind does
+
+
+def test_sft_from_scratch_learns_and_leaves_a_whole_model(undisturbed):
+    workdir, lines = undisturbed("sft")
+    losses = [line["values"]["loss"] for line in lines if "loss" in line.get("values", {})]
+    assert lines[-1]["result"]["validation_loss"] < losses[0]
+    assert {p.name for p in (workdir / "output/model").iterdir()} >= {
+        "config.json", "model.safetensors", "tokenizer.json", "finegrain.json",
+    }  # fmt: skip
+    model = load_policy(LocalModel(workdir / "output/model"), CPU)
+    assert model.card.vocab_size == model.network.config.vocab_size <= 320
+    assert model.codec.prompt_ids(())[-1] == model.codec.format.generation_prefix[0]
+
+
+def test_sft_continues_a_model_and_keeps_its_tokenizer(data, policy_folder, tmp_path):
+    spec = {
+        "base_model": {"path": str(policy_folder)},
+        "data": {"examples": str(data / "examples.ndjson")},
+        "hyperparameters": {"epochs": 1, "batch_size": 32},
+    }
+    run_here("sft", spec, tmp_path)
+    for name in ("tokenizer.json", "finegrain.json"):
+        assert (tmp_path / "output/model" / name).read_bytes() == (policy_folder / name).read_bytes()
+
+
+def test_reward_reports_the_three_metrics_together_with_counts_and_intervals(undisturbed):
+    workdir, lines = undisturbed("reward")
+    report = json.loads((workdir / "output/model/report.json").read_text())
+    for split in ("validation", "test"):
+        assert report[split]["edit_accuracy"]["n"] == 12
+        assert report[split]["pair_accuracy"]["n"] == 12
+        assert report[split]["bad_token_auc"]["labelled_tokens"] > 0
+        for metric in report[split].values():
+            assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
+    model = next(line for line in lines if line["type"] == "model")
+    assert model["metrics"] == {name: report["test"][name]["value"] for name in model["metrics"]}
+    assert set(model["metrics"]) == {"edit_accuracy", "pair_accuracy", "bad_token_auc"}
+
+
+def test_reward_learns_which_tokens_are_wrong(data, policy_folder, tmp_path):
+    spec = {
+        "base_model": {"path": str(policy_folder)},
+        "data": {"labels": str(write_rows(tmp_path / "l.ndjson", label_rows(golden_codec(), 200)))},
+        "hyperparameters": {"epochs": 6, "learning_rate": 1e-2},
+    }
+    result = run_here("reward", spec, tmp_path)
+    assert result["bad_token_auc"] > 0.85
+    assert result["test"]["bad_token_auc"]["low"] > 0.75
+
+
+def test_a_reward_model_that_cannot_rank_raises_the_alarms(specs, data, tmp_path):
+    rows = label_rows(golden_codec(), 48)
+    for row in rows:
+        if row["split"] == "train" and row["type"] == "edit":
+            row["original"], row["edited"] = row["edited"], row["original"]
+            row["original"]["labels"] = [1] * len(row["original"]["labels"])
+    spec = {**specs["reward"], "data": {"labels": str(write_rows(tmp_path / "labels.ndjson", rows))}}
+    code, lines = run_process("reward", spec, tmp_path)
+    alarms = {line["code"]: line for line in lines if line["type"] == "alarm"}
+    assert code == 0
+    assert set(alarms) == {"low_pair_accuracy", "low_bad_token_auc"}
+    assert alarms["low_pair_accuracy"]["value"] < alarms["low_pair_accuracy"]["threshold"] == 0.70
+
+
+def test_edits_that_are_unusable_unchanged_or_too_long_are_left_out_and_counted(specs, tmp_path):
+    rows = label_rows(golden_codec(), 48)
+    train = [row for row in rows if row["type"] == "edit" and row["split"] == "train"]
+    train[0]["usable"] = False
+    train[1]["edited"] = train[1]["original"]
+    train[2]["original"] = {"text": "x", "token_ids": [50] * 96, "labels": [0] * 96}
+    spec = {**specs["reward"], "data": {"labels": str(write_rows(tmp_path / "labels.ndjson", rows))}}
+    training = run_here("reward", spec, tmp_path)["training"]
+    assert training["edits"] == len(train) - 3
+    assert (training["without_token_labels"], training["unchanged_edits"], training["too_long"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_ppo_raises_the_reward_that_it_is_given(specs, tmp_path, critic):
+    options = {"steps": 12, "batch_size": 24, "max_new_tokens": 12, "scale_samples": 48, "learning_rate": 3e-3}
+    spec = {**specs["ppo"], "hyperparameters": {**options, "critic": critic}}
+    code, lines = run_process("ppo", spec, tmp_path)
+    metrics = [line["values"] for line in lines if line["type"] == "metrics"]
+    assert code == 0
+    assert sum(m["reward_per_token"] for m in metrics[-3:]) > sum(m["reward_per_token"] for m in metrics[:3])
+    assert metrics[-1]["kl_per_response"] > 0.1
+
+
+def test_the_first_rollout_has_no_kl_and_later_ones_start_on_policy(specs, undisturbed):
+    first = next(line["values"] for line in undisturbed("ppo")[1] if line["type"] == "metrics")
+    assert abs(first["kl_per_response"]) < 1e-5
+    assert first["explained_variance"] == pytest.approx(0, abs=1e-6)  # the value head starts at zero
+    assert {"reward_sum", "mu", "s", "beta", "length", "truncated", "clip_fraction"} <= set(first)
+
+
+def test_ppo_refuses_a_reward_model_with_another_tokenizer(specs, undisturbed, tmp_path):
+    policy = undisturbed("sft")[0] / "output/model"
+    with pytest.raises(BadSpec, match="another tokenizer"):
+        run_here("ppo", {**specs["ppo"], "policy": {"path": str(policy)}}, tmp_path)
+
+
+def test_ppo_refuses_rewards_that_never_differ(specs, reward_folder, tmp_path, monkeypatch):
+    from finegrain_trainer.models import TokenRewardModel
+
+    monkeypatch.setattr(TokenRewardModel, "forward", lambda self, ids: torch.zeros(ids.shape))
+    with pytest.raises(Unstable, match="all alike"):
+        run_here("ppo", specs["ppo"], tmp_path)
+
+
+def test_generate_answers_every_prompt_in_order_whatever_the_batch_size(specs, undisturbed, data, tmp_path):
+    workdir, lines = undisturbed("generate")
+    rows = [json.loads(line) for line in (workdir / "output/responses.ndjson").read_text().splitlines()]
+    prompts = [json.loads(line) for line in (data / "prompts.ndjson").read_text().splitlines()]
+    assert [(row["id"], row["prompt"]) for row in rows] == [(p["id"], p["prompt"]) for p in prompts]
+    codec = golden_codec()
+    for row in rows:
+        assert row["finish_reason"] == ("eos" if row["token_ids"][-1] == EOS else "length")
+        assert row["response"] == codec.decode([t for t in row["token_ids"] if t != EOS])
+    assert {line["type"] for line in lines} >= {"progress", "artifact", "result"}
+
+    other = {**specs["generate"], "hyperparameters": {"batch_size": 7, "max_new_tokens": 12}}
+    run_here("generate", other, tmp_path)
+    assert (tmp_path / "output/responses.ndjson").read_text() == (workdir / "output/responses.ndjson").read_text()
+
+
+def test_generate_goes_on_where_it_was_stopped(specs, undisturbed, tmp_path):
+    def terminate(pid: int, line: dict) -> None:
+        if line.get("step") == 2:
+            os.kill(pid, signal.SIGTERM)
+
+    code, lines = run_process("generate", specs["generate"], tmp_path, terminate)
+    assert (code, lines[-1]["type"]) == (75, "checkpoint")
+    assert run_process("generate", specs["generate"], tmp_path)[0] == 0
+    expected = undisturbed("generate")[0] / "output/responses.ndjson"
+    assert (tmp_path / "output/responses.ndjson").read_text() == expected.read_text()
+
+
+def test_generate_names_a_prompt_that_is_too_long(specs, tmp_path):
+    rows = [{"id": "a", "prompt": "short"}, {"id": "b", "prompt": "long " * 60}]
+    spec = {**specs["generate"], "data": {"prompts": str(write_rows(tmp_path / "p.ndjson", rows))}}
+    with pytest.raises(BadSpec, match=r"p\.ndjson line 2: prompt: has \d+ tokens"):
+        run_here("generate", spec, tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_unstable(specs, tmp_path):
+    spec = {**specs["sft"], "hyperparameters": {"learning_rate": 1e30, "warmup_steps": 0}}
+    code, lines = run_process("sft", spec, tmp_path)
+    assert (code, lines[-1]["type"], lines[-1]["reason"]) == (1, "failure", "unstable")
