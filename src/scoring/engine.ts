@@ -1,14 +1,17 @@
 // Scores token sequences on registered models. Each model in use has its own process and queue (lane.ts); all queues
 // together are bounded in tokens, and so is the number of processes. What a caller gets never depends on what else is
 // queued: sequences are scored one by one.
+import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Problem } from '../errors.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 import { materialiseModel, type StoredModel } from '../storage/model-folder.ts';
-import { checkGoldenTokens } from './golden.ts';
+import { checkGoldenRewards, checkGoldenTokens, readGolden } from './golden.ts';
 import { explain, type Job, type Lane, openLane } from './lane.ts';
+import { ModelRefused } from './model-json.ts';
+import { readModelManifest } from './model-manifest.ts';
 import { openPlaces } from './places.ts';
-import { type Sequence, type SequenceScore, startScorer } from './scorer.ts';
+import { type Scorer, type Sequence, type SequenceScore, startScorer } from './scorer.ts';
 import { loadModelTokenizer, type ModelTokenizer } from './tokenizer.ts';
 
 export type { StoredModel } from '../storage/model-folder.ts';
@@ -86,15 +89,28 @@ export function openScoringEngine({
     });
   }
 
+  /** @throws ModelRefused, ScorerDied, Problem */
+  async function start(model: StoredModel): Promise<Scorer> {
+    const folder = await folderOf(model);
+    const { onnx } = await readModelManifest(folder);
+    if (!onnx) throw new ModelRefused('finegrain.json names no ONNX graph, as token reward models do');
+    const golden = await readGolden(folder);
+    await checkGoldenTokens(golden, await tokenizer(model));
+    const scorer = await startScorer({ ...onnx, file: join(folder, onnx.file) }, log, answerLimitMs);
+    try {
+      await checkGoldenRewards(golden, scorer.score);
+      return scorer;
+    } catch (error) {
+      void scorer.close();
+      throw error;
+    }
+  }
+
   function laneOf(model: StoredModel): Lane {
     const known = lanes.get(model.digest);
     if (known) return known;
     const lane = openLane({
-      async start() {
-        const folder = await folderOf(model);
-        await checkGoldenTokens(folder, await tokenizer(model));
-        return startScorer(folder, log, answerLimitMs);
-      },
+      start: () => start(model),
       places,
       log: log.child({ model: model.digest }),
       idleMs,

@@ -1,20 +1,19 @@
 // golden.json: what the trainer's own program computed for a few texts. A model that does not give the same here is
 // refused, because with other tokens or other rewards every answer would be silently wrong.
-import { Type } from 'typebox';
+import { type Static, Type } from 'typebox';
 import { messageRoles } from '../domain/prompt-format.ts';
 import { ModelRefused, readModelJson } from './model-json.ts';
+import type { Sequence, SequenceScore } from './scorer.ts';
 import type { ModelTokenizer } from './tokenizer.ts';
 
 const TokenIds = Type.Array(Type.Integer({ minimum: 0 }));
+const Message = Type.Object({ role: Type.Enum([...messageRoles]), content: Type.String() });
 
 const Golden = Type.Object({
   tolerance: Type.Number({ exclusiveMinimum: 0 }),
   items: Type.Array(
     Type.Object({
-      prompt: Type.Union([
-        Type.String(),
-        Type.Array(Type.Object({ role: Type.Enum([...messageRoles]), content: Type.String() })),
-      ]),
+      prompt: Type.Union([Type.String(), Type.Array(Message)]),
       response: Type.String(),
       prompt_token_ids: TokenIds,
       /** with EOS at the end */
@@ -25,51 +24,55 @@ const Golden = Type.Object({
   ),
 });
 
-/** @throws ModelRefused when the folder's tokenizer gives other ids than the trainer's */
-export async function checkGoldenTokens(folder: string, tokenizer: ModelTokenizer): Promise<void> {
-  const { items } = await readModelJson(folder, 'golden.json', Golden);
-  for (const [position, item] of items.entries()) {
-    const prompt = await tokenizer.encodePrompt(item.prompt);
-    const response = [...(await tokenizer.encodeResponse(item.response)).tokenIds, tokenizer.eosTokenId];
+export type Golden = Static<typeof Golden>;
+
+/** @throws ModelRefused */
+export function readGolden(folder: string): Promise<Golden> {
+  return readModelJson(folder, 'golden.json', Golden);
+}
+
+/** @throws ModelRefused when the tokenizer gives other ids than the trainer's */
+export async function checkGoldenTokens({ items }: Golden, tokenizer: ModelTokenizer): Promise<void> {
+  for (const [position, { prompt, response, prompt_token_ids, token_ids }] of items.entries()) {
+    const promptIds = await tokenizer.encodePrompt(prompt);
+    const responseIds = (await tokenizer.encodeResponse(response)).tokenIds;
     for (const [field, ours, theirs] of [
-      ['prompt_token_ids', prompt, item.prompt_token_ids],
-      ['token_ids', response, item.token_ids],
+      ['prompt_token_ids', promptIds, prompt_token_ids],
+      ['token_ids', [...responseIds, tokenizer.eosTokenId], token_ids],
     ] as const) {
-      if (ours.join() !== theirs.join())
+      if (ours.join() !== theirs.join()) {
         throw new ModelRefused(
           `golden.json at /items/${position}/${field}: the tokenizer gives other ids here`,
         );
+      }
     }
   }
 }
 
 /**
- * Scores the golden texts and returns the largest difference.
- * @throws ModelRefused naming it, when it is above the tolerance that golden.json states
+ * Scores the golden texts.
+ * @throws ModelRefused naming the largest difference, when it is above the tolerance that golden.json states
  */
 export async function checkGoldenRewards(
-  folder: string,
-  score: (tokenIds: number[], promptLength: number) => Promise<Float32Array>,
-): Promise<number> {
-  const { items, tolerance } = await readModelJson(folder, 'golden.json', Golden);
+  { items, tolerance }: Golden,
+  score: (sequence: Sequence) => Promise<SequenceScore>,
+): Promise<void> {
   let largest = 0;
   let where = '';
   for (const [position, { prompt_token_ids, token_ids, rewards }] of items.entries()) {
     const pointer = `/items/${position}/rewards`;
-    if (rewards.length !== token_ids.length)
+    if (rewards.length !== token_ids.length) {
       throw new ModelRefused(
         `golden.json at ${pointer}: ${rewards.length} rewards for ${token_ids.length} tokens`,
       );
-    const ours = await score([...prompt_token_ids, ...token_ids], prompt_token_ids.length).catch(
-      (error: Error) => {
-        throw new ModelRefused(`golden.json at ${pointer}: cannot be computed: ${error.message}`);
-      },
-    );
+    }
+    const ours = await score({ promptIds: prompt_token_ids, responseIds: token_ids });
+    if ('error' in ours) throw new ModelRefused(`golden.json at ${pointer}: ${ours.error.detail}`);
     for (const [token, reward] of rewards.entries()) {
-      const difference = Math.abs(ours[token]! - reward);
+      const difference = Math.abs(ours.rewards[token]! - reward);
       if (difference <= largest) continue;
-      largest = Number.isNaN(difference) ? Number.POSITIVE_INFINITY : difference;
-      where = `${pointer}/${token}: the graph gives ${ours[token]}, the trainer gave ${reward}`;
+      largest = difference;
+      where = `${pointer}/${token}: the graph gives ${ours.rewards[token]}, the trainer gave ${reward}`;
     }
   }
   if (largest > tolerance) {
@@ -77,5 +80,4 @@ export async function checkGoldenRewards(
       `golden.json at ${where}; the largest difference is ${largest.toPrecision(3)}, the tolerance ${tolerance}`,
     );
   }
-  return largest;
 }

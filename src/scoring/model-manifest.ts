@@ -1,5 +1,5 @@
 // What one must know to speak to a model: finegrain.json, or for any other Hugging Face folder its config.json.
-import { stat } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Type } from 'typebox';
 import type { PromptFormat } from '../domain/prompt-format.ts';
@@ -43,7 +43,7 @@ export interface ModelManifest {
 
 /** @throws ModelRefused */
 export async function readModelManifest(folder: string): Promise<ModelManifest> {
-  if (!(await stat(join(folder, 'finegrain.json')).catch(() => null))) return fromHuggingFace(folder);
+  if (!existsSync(join(folder, 'finegrain.json'))) return fromHuggingFace(folder);
   const { context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
     folder,
     'finegrain.json',

@@ -6,8 +6,8 @@ export type ScorerRequest =
   | { type: 'close' };
 
 export type ScorerReply =
-  | { type: 'ready'; largestDifference: number }
-  /** the model cannot be served, now or later */
+  | { type: 'ready' }
+  /** the graph cannot be run, now or later */
   | { type: 'refused'; reason: string }
   /** one reward for each token of the response */
   | { type: 'scored'; id: number; rewards: Float32Array }

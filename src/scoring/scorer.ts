@@ -1,6 +1,7 @@
 // One scorer process, seen from its parent: start, one sequence at a time, end. A process that dies or does not answer
 // in time is an error of the sequence that it held; starting another is the engine's business.
 import { type ChildProcess, fork } from 'node:child_process';
+import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import { ModelRefused } from './model-json.ts';
@@ -31,15 +32,25 @@ export interface Scorer {
 
 const program = fileURLToPath(new URL('./scorer-process.ts', import.meta.url));
 
+export interface RewardGraphFile {
+  /** absolute */
+  file: string;
+  input: string;
+  output: string;
+}
+
 /**
  * @param answerLimitMs for loading and for each sequence; a process that takes longer is killed
- * @throws ModelRefused when the model cannot be served, ScorerDied when the process could not find out
+ * @throws ModelRefused when the graph cannot be run, ScorerDied when the process could not find out
  */
-export async function startScorer(folder: string, log: Logger, answerLimitMs: number): Promise<Scorer> {
-  // the environment holds secrets that an uploaded model's process needs none of
-  const child = fork(program, [folder], {
+export async function startScorer(
+  graph: RewardGraphFile,
+  log: Logger,
+  answerLimitMs: number,
+): Promise<Scorer> {
+  const child = fork(program, [graph.file, graph.input, graph.output], {
     serialization: 'advanced',
-    env: {},
+    env: {}, // it holds secrets that an uploaded model's process needs none of
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });
   let lastWords = '';
@@ -48,15 +59,11 @@ export async function startScorer(folder: string, log: Logger, answerLimitMs: nu
   });
   const channel = openChannel(child, answerLimitMs, () => lastWords.trim());
   const first = await channel.answer();
-  if (first.type === 'refused') throw new ModelRefused(first.reason);
-  log.info(
-    {
-      pid: child.pid,
-      folder,
-      largestDifference: first.type === 'ready' ? first.largestDifference : undefined,
-    },
-    'scorer ready',
-  );
+  if (first.type === 'refused') {
+    const name = basename(graph.file);
+    throw new ModelRefused(`${name} cannot be loaded: ${first.reason.replaceAll(graph.file, name)}`);
+  }
+  log.info({ pid: child.pid }, 'a scorer is ready');
   let lastId = 0;
   return {
     async score({ promptIds, responseIds }) {

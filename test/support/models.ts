@@ -12,8 +12,8 @@ import type { TestServer } from './server.ts';
 
 export const tinyModelFolder = new URL('../fixtures/token-reward-tiny/', import.meta.url);
 
-/** What a test changes of the files: another text, or null for a file that is missing. */
-export type FileChanges = Record<string, ((text: string) => string) | null>;
+/** What a test changes of the files: other content, or null for a file that is missing. */
+export type FileChanges = Record<string, ((text: string, bytes: Buffer) => string | Buffer) | null>;
 
 export async function storeTinyModel(
   artifacts: ArtifactStore,
@@ -24,8 +24,8 @@ export async function storeTinyModel(
     const change = changes[path];
     if (change === null) continue;
     const content = await readFile(new URL(path, tinyModelFolder));
-    const changed = change ? Buffer.from(change(content.toString())) : content;
-    files.push({ path, ...(await artifacts.put(Readable.from([changed]))) });
+    const changed = change ? change(content.toString(), content) : content;
+    files.push({ path, ...(await artifacts.put(Readable.from([Buffer.from(changed)]))) });
   }
   return { digest: modelDigest(files), files };
 }
@@ -70,4 +70,35 @@ export async function registerTinyModel(
     await client.end();
   }
   return formatId('model', id);
+}
+
+/** The model with NaN in the embedding of one token that its golden items do not have. */
+export async function tinyModelWithNaN(): Promise<{ changes: FileChanges; tokenId: number }> {
+  const [weights, golden] = await Promise.all([
+    readFile(new URL('model.safetensors', tinyModelFolder)),
+    readFile(new URL('golden.json', tinyModelFolder), 'utf8'),
+  ]);
+  const used = new Set(
+    JSON.parse(golden).items.flatMap((item: Record<string, number[]>) => [
+      ...item.prompt_token_ids!,
+      ...item.token_ids!,
+    ]),
+  );
+  const tokenId = Array.from({ length: 200 }, (_, id) => id + 40).find((id) => !used.has(id))!;
+  // safetensors: length of the header, header, tensors
+  const headerLength = Number(weights.readBigUInt64LE(0));
+  const { shape, data_offsets } = JSON.parse(weights.toString('utf8', 8, 8 + headerLength))[
+    'model.embed_tokens.weight'
+  ];
+  const rowBytes = 4 * shape[1];
+  const start = 8 + headerLength + data_offsets[0] + tokenId * rowBytes;
+  const row = weights.subarray(start, start + rowBytes);
+  const poison = (_text: string, graph: Buffer): Buffer => {
+    const at = graph.indexOf(row);
+    if (at === -1) throw new Error('the graph does not hold the embedding');
+    const poisoned = Buffer.from(graph);
+    poisoned.writeFloatLE(Number.NaN, at);
+    return poisoned;
+  };
+  return { changes: { 'reward.onnx': poison }, tokenId };
 }
