@@ -75,7 +75,7 @@ function validationProblem(error: FastifyError): Problem {
   const seen = new Set<string>();
   const errors: ProblemDetail[] = [];
   for (const { instancePath, keyword, params, message } of error.validation!) {
-    if (keyword === 'if' || keyword === 'anyOf' || keyword === 'oneOf') {
+    if (keyword === 'if' || keyword === 'anyOf' || keyword === 'oneOf' || keyword === 'discriminator') {
       if (error.validation!.length > 1) continue; // the branches say it better
     }
     const property = params.missingProperty ?? params.additionalProperty ?? params.unevaluatedProperty;
