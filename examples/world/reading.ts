@@ -135,7 +135,7 @@ function alignmentCosts(words: readonly Word[], { places }: Pattern): number[][]
   return costs;
 }
 
-/** One cheapest alignment; on a tie words are matched rather than skipped. */
+/** One cheapest alignment; of a word said twice, the second is the one too many. */
 function traceSteps(slots: Slots, words: readonly Word[], pattern: Pattern, costs: number[][]): Step[] {
   const { template, places } = pattern;
   const expectedAt = (place: number) => {
@@ -150,15 +150,15 @@ function traceSteps(slots: Slots, words: readonly Word[], pattern: Pattern, cost
     const word = words[row - 1];
     const place = places[column - 1];
     const cost = word && place ? matchCost(word.key, place) : Number.POSITIVE_INFINITY;
-    if (word && place && total === costs[row - 1]![column - 1]! + cost) {
+    if (word && total === costs[row - 1]![column]! + mismatchCost) {
+      steps.push({ word, cost: mismatchCost, wrong: false });
+      row -= 1;
+    } else if (word && place && total === costs[row - 1]![column - 1]! + cost) {
       const expected = expectedAt(column - 1);
       const wrong = cost < mismatchCost && !keySet(expected.options).has(word.key);
       steps.push({ word, expected, cost, wrong });
       row -= 1;
       column -= 1;
-    } else if (word && total === costs[row - 1]![column]! + mismatchCost) {
-      steps.push({ word, cost: mismatchCost, wrong: false });
-      row -= 1;
     } else {
       steps.push({ expected: expectedAt(column - 1), cost: mismatchCost, wrong: false });
       column -= 1;

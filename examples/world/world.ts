@@ -271,7 +271,7 @@ function breakGrammar(clause: DraftClause, random: Random): void {
   if (places.length === 0) return;
   const place = random.pick(places);
   if (random.chance(0.5)) {
-    words.splice(place, 0, { text: words[place]!.text, defect: 'bad_grammar' });
+    words.splice(place + 1, 0, { text: words[place]!.text, defect: 'bad_grammar' });
   } else {
     words.splice(place, 1, { text: '', defect: 'bad_grammar' });
   }

@@ -78,9 +78,9 @@ t.test('each injected defect costs exactly one and is blamed where it is', async
 function covers(blame: Defect, defect: DefectSpan): boolean {
   if (blame.kind !== defect.kind) return false;
   if (blame.start === defect.start && blame.end === defect.end) return true;
-  const isGrammar = defect.kind === 'bad_grammar';
-  // Which of two equal neighbours is the one too many is arbitrary.
-  return isGrammar && Math.abs(blame.start - defect.start) <= Math.max(1, defect.end - defect.start + 1);
+  // A word left out has no place of its own: the space after the word before it will do.
+  const isOmission = defect.kind === 'bad_grammar' && defect.start === defect.end;
+  return isOmission && Math.abs(blame.start - defect.start) <= 1;
 }
 
 t.test('missing clauses are blamed on the place where the editor puts them', async (t) => {
@@ -275,7 +275,7 @@ t.test('majority labels agree with the hidden score as the module says', async (
     return difference === 0 ? 0.5 : Number(difference > 0 === (preference === 'a'));
   });
   const mean = agreement.reduce((sum, one) => sum + one, 0) / agreement.length;
-  t.ok(mean > 0.84 && mean < 0.89, `${mean}`);
+  t.ok(mean > 0.87 && mean < 0.95, `${mean}`);
 });
 
 t.test('command line', async (t) => {
