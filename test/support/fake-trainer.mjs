@@ -10,8 +10,8 @@ if (process.argv[2] === '-c') process.exit(); // the runner asks whether the pac
 const argument = (name) => process.argv[process.argv.indexOf(name) + 1];
 const workdir = argument('--workdir');
 const spec = JSON.parse(readFileSync(argument('--spec'), 'utf8'));
-const rows = readFileSync(join(argument('--spec'), '..', spec.data.examples), 'utf8');
-const behaviour = JSON.parse(rows.split('\n')[0]).prompt;
+const rows = readFileSync(join(argument('--spec'), '..', Object.values(spec.data)[0]), 'utf8');
+const [behaviour, ...details] = JSON.parse(rows.split('\n')[0]).prompt.split(' = ');
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const digestOf = (text) => `sha256:${createHash('sha256').update(text).digest('hex')}`;
@@ -39,15 +39,16 @@ function checkpoint() {
   say({ type: 'checkpoint', step, path, digest: digestOf(manifest) });
 }
 
-function succeed(result = {}) {
+function succeed(result = {}, metrics = { validation_loss: 1.5 }) {
+  const role = spec.kind === 'reward' ? 'token_reward' : 'policy';
   const folder = join(workdir, 'output', 'model');
   mkdirSync(folder, { recursive: true });
-  for (const name of ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json']) {
-    writeFileSync(join(folder, name), `${name} of ${behaviour}`);
-  }
+  const names = ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json'];
+  if (role === 'token_reward') names.push('reward.onnx', 'golden.json');
+  for (const name of names) writeFileSync(join(folder, name), `${name} of ${behaviour}`);
   writeFileSync(join(workdir, 'output', 'notes.txt'), 'notes');
   say({ type: 'artifact', name: 'notes.txt', path: 'output/notes.txt', media_type: 'text/plain' });
-  say({ type: 'model', role: 'policy', path: 'output/model', metrics: { validation_loss: 1.5 } });
+  say({ type: 'model', role, path: 'output/model', metrics });
   say({ type: 'result', result });
   process.exitCode = 0;
   process.stdin.destroy();
@@ -72,6 +73,16 @@ function work() {
 const behaviours = {
   succeed: () => succeed(),
   work,
+  measure: () =>
+    succeed(
+      {
+        rows: rows
+          .trimEnd()
+          .split('\n')
+          .map((row) => JSON.parse(row)),
+      },
+      JSON.parse(details[0]),
+    ),
   talk() {
     process.stdout.write('this is no JSON\n{"type":"unheard of"}\n\n');
     process.stdout.write('{"type":"log","level":"info","message":"NUL \\u0000 and surrogate \\ud800 end"}\n');

@@ -1,0 +1,56 @@
+// The API's specs and the trainer's are one contract: equal keys, types, defaults and limits.
+import { execFileSync } from 'node:child_process';
+import t from 'tap';
+import { hyperparameters, scratchModel } from '../../src/services/run-specs.ts';
+import { trainerPython } from '../support/runner.ts';
+
+const program = `
+import json, sys
+from dataclasses import fields
+from typing import get_type_hints
+from finegrain_trainer import spec
+
+def describe(cls):
+    hints = get_type_hints(cls)
+    return {f.name: {"type": hints[f.name].__name__, "default": f.default, **f.metadata} for f in fields(cls)}
+
+json.dump({
+    "sft": describe(spec.SftOptions), "reward": describe(spec.RewardOptions), "ppo": describe(spec.PpoOptions),
+    "generate": describe(spec.GenerateOptions), "scratch": describe(spec.ScratchModel),
+}, sys.stdout)
+`;
+
+interface Option {
+  type: 'int' | 'float' | 'str';
+  default: unknown;
+  above: number | null;
+  minimum: number | null;
+  maximum: number | null;
+  choices: string[] | null;
+}
+
+const python = trainerPython();
+
+t.test('hyperparameters', { skip: python === null && 'no Python environment' }, async (t) => {
+  const text = execFileSync(python!, ['-c', program], { cwd: 'runners', encoding: 'utf8' });
+  const trainer: Record<string, Record<string, Option>> = JSON.parse(text);
+  const api = { ...hyperparameters, scratch: scratchModel };
+  t.same(Object.keys(api).sort(), Object.keys(trainer).sort());
+  for (const [kind, { properties }] of Object.entries(api)) {
+    t.same(Object.keys(properties), Object.keys(trainer[kind]!), `${kind}: names, in order`);
+    for (const [name, option] of Object.entries(trainer[kind]!)) {
+      t.match((properties as Record<string, object>)[name], schemaOf(option), `${kind}.${name}`);
+    }
+  }
+});
+
+function schemaOf({ type, default: fallback, above, minimum, maximum, choices }: Option): object {
+  if (choices) return { enum: choices, default: fallback };
+  return {
+    type: type === 'int' ? 'integer' : 'number',
+    default: fallback,
+    exclusiveMinimum: above ?? undefined,
+    minimum: minimum ?? undefined,
+    ...(maximum === null ? {} : { maximum }),
+  };
+}
