@@ -1,5 +1,5 @@
 // The OpenAPI 3.1 document at /openapi.json and Swagger UI at /docs, both made from the routes' schemas.
-import swagger from '@fastify/swagger';
+import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
@@ -33,6 +33,25 @@ Scopes of a key: ${Object.entries(scopes)
   .map(([scope, meaning]) => `\`${scope}\` (${meaning})`)
   .join('; ')}.`;
 
+// responses whose schema has no description of its own
+const outcomes: Record<string, string> = { 200: 'Done', 201: 'Created', 202: 'Accepted', 503: 'Not ready' };
+
+type DocumentObject = Parameters<SwaggerTransformObject>[0];
+
+function describeResponses(source: DocumentObject) {
+  if (!('openapiObject' in source)) throw new Error('the document is OpenAPI, not Swagger');
+  const { openapiObject } = source;
+  for (const methods of Object.values(openapiObject.paths ?? {})) {
+    for (const operation of Object.values(methods ?? {})) {
+      const { responses } = operation as { responses?: Record<string, { description: string }> };
+      for (const [status, response] of Object.entries(responses ?? {})) {
+        if (response.description === 'Default Response') response.description = outcomes[status] ?? 'Done';
+      }
+    }
+  }
+  return openapiObject;
+}
+
 export const documentation = fp(async (app) => {
   app.addSchema(Problem);
   await app.register(swagger, {
@@ -52,6 +71,7 @@ export const documentation = fp(async (app) => {
         },
       },
     },
+    transformObject: describeResponses,
     refResolver: {
       buildLocalReference: (json, _baseUri, _fragment, index) =>
         (json.$id as string | undefined) ?? `schema-${index}`,

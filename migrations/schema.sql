@@ -1,0 +1,268 @@
+-- Made by `npm run schema`: the catalog after all migrations. Not to be run.
+
+-- ## Tables
+-- table finegrain.aliases row-level security, forced
+--   project_id uuid not null
+--   name text not null
+--   model_id uuid not null
+--   updated_at timestamp with time zone not null default now()
+-- table finegrain.api_keys row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   name text not null
+--   key_sha256 bytea not null
+--   scopes text[] not null
+--   created_at timestamp with time zone not null default now()
+--   revoked_at timestamp with time zone
+-- table finegrain.artifacts row-level security, forced
+--   project_id uuid not null
+--   digest text not null
+--   bytes bigint not null
+--   media_type text not null
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.datasets row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   name text not null
+--   description text
+--   created_at timestamp with time zone not null default now()
+--   archived_at timestamp with time zone
+-- table finegrain.edits row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   pair_id uuid not null
+--   side text not null
+--   edited_response text not null
+--   editor_kind text not null
+--   editor_name text not null
+--   comment text
+--   status text not null
+--   alignment jsonb not null
+--   alignment_version integer not null
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.models row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   name text not null
+--   role text not null
+--   digest text not null
+--   tokenizer_digest text not null
+--   files jsonb not null
+--   metrics jsonb not null default '{}'::jsonb
+--   run_id uuid
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.pairs row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   dataset_id uuid not null
+--   external_id text
+--   prompt jsonb not null
+--   response_a text not null
+--   response_b text not null
+--   preference text
+--   metadata jsonb not null default '{}'::jsonb
+--   identity_sha256 bytea not null
+--   content_sha256 bytea not null
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.projects row-level security, forced
+--   id uuid not null
+--   name text not null
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.run_attempts row-level security, forced
+--   project_id uuid not null
+--   run_id uuid not null
+--   fence bigint not null
+--   runner text not null
+--   started_at timestamp with time zone not null default clock_timestamp()
+--   heartbeat_at timestamp with time zone not null default clock_timestamp()
+--   lease_expires_at timestamp with time zone not null
+--   ended_at timestamp with time zone
+--   outcome text
+-- table finegrain.run_checkpoints row-level security, forced
+--   project_id uuid not null
+--   run_id uuid not null
+--   step bigint not null
+--   fence bigint not null
+--   files jsonb not null
+--   created_at timestamp with time zone not null default clock_timestamp()
+-- table finegrain.run_events row-level security, forced
+--   project_id uuid not null
+--   run_id uuid not null
+--   sequence bigint not null
+--   fence bigint not null
+--   type text not null
+--   payload jsonb not null
+--   created_at timestamp with time zone not null default clock_timestamp()
+-- table finegrain.runs row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   kind text not null
+--   spec jsonb not null
+--   inputs jsonb not null
+--   state text not null default 'queued'::text
+--   desired_state text not null default 'running'::text
+--   hardware text not null default 'cpu'::text
+--   labels text[] not null default '{}'::text[]
+--   max_attempts integer not null
+--   fence bigint not null default 0
+--   last_event bigint not null default 0
+--   progress jsonb
+--   result jsonb
+--   failure jsonb
+--   alarms jsonb not null default '[]'::jsonb
+--   artifacts jsonb not null default '[]'::jsonb
+--   created_at timestamp with time zone not null default now()
+--   started_at timestamp with time zone
+--   finished_at timestamp with time zone
+-- table finegrain.snapshots row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   digest text not null
+--   dataset_ids uuid[] not null
+--   split jsonb not null
+--   counts jsonb not null
+--   created_at timestamp with time zone not null default now()
+-- table finegrain_migrations.applied
+--   version integer not null
+--   name text not null
+--   sha256 text not null
+--   applied_at timestamp with time zone not null default now()
+
+-- ## Constraints
+-- finegrain.aliases aliases_pkey: PRIMARY KEY (project_id, name)
+-- finegrain.aliases aliases_project_id_model_id_fkey: FOREIGN KEY (project_id, model_id) REFERENCES finegrain.models(project_id, id)
+-- finegrain.api_keys api_keys_key_sha256_check: CHECK ((length(key_sha256) = 32))
+-- finegrain.api_keys api_keys_key_sha256_key: UNIQUE (key_sha256)
+-- finegrain.api_keys api_keys_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.api_keys api_keys_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.artifacts artifacts_digest_check: CHECK ((digest ~ '^sha256:[0-9a-f]{64}$'::text))
+-- finegrain.artifacts artifacts_pkey: PRIMARY KEY (project_id, digest)
+-- finegrain.artifacts artifacts_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.datasets datasets_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.datasets datasets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.edits edits_editor_kind_check: CHECK ((editor_kind = ANY (ARRAY['person'::text, 'llm'::text, 'program'::text])))
+-- finegrain.edits edits_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.edits edits_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
+-- finegrain.edits edits_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
+-- finegrain.edits edits_status_check: CHECK ((status = ANY (ARRAY['accepted'::text, 'unchanged'::text, 'stale'::text, 'rejected'::text])))
+-- finegrain.models models_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.models models_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.models models_role_check: CHECK ((role = ANY (ARRAY['policy'::text, 'token_reward'::text, 'sequence_reward'::text])))
+-- finegrain.pairs pairs_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.pairs pairs_preference_check: CHECK ((preference = ANY (ARRAY['a'::text, 'b'::text])))
+-- finegrain.pairs pairs_project_id_dataset_id_fkey: FOREIGN KEY (project_id, dataset_id) REFERENCES finegrain.datasets(project_id, id)
+-- finegrain.projects projects_name_check: CHECK (((length(name) >= 1) AND (length(name) <= 200)))
+-- finegrain.projects projects_pkey: PRIMARY KEY (id)
+-- finegrain.run_attempts run_attempts_outcome_check: CHECK ((outcome = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'interrupted'::text, 'lost'::text])))
+-- finegrain.run_attempts run_attempts_pkey: PRIMARY KEY (project_id, run_id, fence)
+-- finegrain.run_attempts run_attempts_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.run_checkpoints run_checkpoints_pkey: PRIMARY KEY (project_id, run_id, step)
+-- finegrain.run_checkpoints run_checkpoints_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.run_events run_events_pkey: PRIMARY KEY (project_id, run_id, sequence)
+-- finegrain.run_events run_events_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.runs runs_desired_state_check: CHECK ((desired_state = ANY (ARRAY['running'::text, 'paused'::text, 'cancelled'::text])))
+-- finegrain.runs runs_hardware_check: CHECK ((hardware = ANY (ARRAY['cpu'::text, 'cuda'::text])))
+-- finegrain.runs runs_kind_check: CHECK ((kind = ANY (ARRAY['sft'::text, 'reward'::text, 'ppo'::text, 'generate'::text])))
+-- finegrain.runs runs_max_attempts_check: CHECK (((max_attempts >= 1) AND (max_attempts <= 100)))
+-- finegrain.runs runs_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.runs runs_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.runs runs_state_check: CHECK ((state = ANY (ARRAY['queued'::text, 'starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
+-- finegrain.snapshots snapshots_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.snapshots snapshots_project_id_digest_fkey: FOREIGN KEY (project_id, digest) REFERENCES finegrain.artifacts(project_id, digest)
+
+-- ## Indexes
+-- CREATE INDEX edits_of_pair ON finegrain.edits USING btree (project_id, pair_id, id)
+-- CREATE UNIQUE INDEX models_of_run ON finegrain.models USING btree (project_id, run_id) WHERE (run_id IS NOT NULL)
+-- CREATE UNIQUE INDEX pairs_external_id ON finegrain.pairs USING btree (project_id, dataset_id, external_id) WHERE (external_id IS NOT NULL)
+-- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
+-- CREATE INDEX pairs_of_dataset ON finegrain.pairs USING btree (project_id, dataset_id, id)
+-- CREATE INDEX run_attempts_live ON finegrain.run_attempts USING btree (lease_expires_at) WHERE (ended_at IS NULL)
+-- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, id) WHERE (state = 'queued'::text)
+
+-- ## Policies
+-- finegrain.aliases: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.aliases: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.api_keys: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.api_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.artifacts: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.artifacts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.datasets: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.datasets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.edits: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.edits: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.models: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.models: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.pairs: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.pairs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.projects: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.projects: own_project for ALL to {finegrain_api} using (id = finegrain.current_project()) check (id = finegrain.current_project())
+-- finegrain.run_attempts: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.run_attempts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.run_checkpoints: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.run_checkpoints: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.run_events: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.run_events: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.runs: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.runs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.snapshots: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.snapshots: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+
+-- ## Functions
+-- finegrain.append_run_events(project uuid, run uuid, as_fence bigint, new_events jsonb) returns void, owner finegrain_system
+-- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[]) security definer, owner finegrain_system
+-- finegrain.create_project(id uuid, name text, key_id uuid, key_sha256 bytea) returns finegrain.projects security definer, owner finegrain_system
+-- finegrain.current_project() returns uuid, owner finegrain_owner
+-- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
+-- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
+-- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
+-- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
+-- finegrain.runner_claim(runner text, hardware text[], labels text[], lease_seconds double precision) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, fence bigint, checkpoint jsonb) security definer, owner finegrain_system
+-- finegrain.runner_finish(project uuid, run uuid, as_fence bigint, as_outcome text, run_result jsonb, run_failure jsonb, run_artifacts jsonb, new_artifacts jsonb, new_model jsonb, alias text) returns boolean security definer, owner finegrain_system
+-- finegrain.runner_heartbeat(project uuid, run uuid, as_fence bigint, lease_seconds double precision) returns text security definer, owner finegrain_system
+-- finegrain.runner_report(project uuid, run uuid, as_fence bigint, new_events jsonb) returns boolean security definer, owner finegrain_system
+-- finegrain.runner_save_checkpoint(project uuid, run uuid, as_fence bigint, at_step bigint, checkpoint_files jsonb) returns boolean security definer, owner finegrain_system
+
+-- ## Privileges on tables
+-- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_api
+-- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- api_keys: INSERT, SELECT, UPDATE to finegrain_api
+-- api_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- artifacts: INSERT, SELECT to finegrain_api
+-- artifacts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- datasets: INSERT, SELECT, UPDATE to finegrain_api
+-- datasets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_api
+-- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- models: DELETE, INSERT, SELECT to finegrain_api
+-- models: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- pairs: DELETE, INSERT, SELECT, UPDATE to finegrain_api
+-- pairs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- projects: SELECT to finegrain_api
+-- projects: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- run_attempts: SELECT to finegrain_api
+-- run_attempts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- run_checkpoints: SELECT to finegrain_api
+-- run_checkpoints: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- run_events: INSERT, SELECT to finegrain_api
+-- run_events: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- runs: INSERT, SELECT to finegrain_api
+-- runs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- snapshots: INSERT, SELECT to finegrain_api
+-- snapshots: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+
+-- ## Privileges on columns
+-- runs: UPDATE (desired_state, failure, finished_at, last_event, state) to finegrain_api
+
+-- ## Privileges on functions
+-- append_run_events: finegrain_system
+-- authenticate: finegrain_api, finegrain_system
+-- create_project: finegrain_api, finegrain_system
+-- current_project: PUBLIC
+-- holds_run: finegrain_system
+-- list_projects: finegrain_api, finegrain_system
+-- reap_lost_attempts: finegrain_system
+-- runner_claim: finegrain_runner, finegrain_system
+-- runner_finish: finegrain_runner, finegrain_system
+-- runner_heartbeat: finegrain_runner, finegrain_system
+-- runner_report: finegrain_runner, finegrain_system
+-- runner_save_checkpoint: finegrain_runner, finegrain_system
