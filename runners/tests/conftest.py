@@ -27,6 +27,20 @@ def policy_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tuned_policy_folder(tmp_path_factory, policy_folder) -> Path:
+    """A policy that has learned to end its responses, at lengths of their own."""
+    workdir = tmp_path_factory.mktemp("tuned")
+    rows = support.write_rows(workdir / "examples.ndjson", support.examples(64))
+    spec = {
+        "base_model": {"path": str(policy_folder)},
+        "data": {"examples": str(rows)},
+        "hyperparameters": {"epochs": 12, "batch_size": 16, "learning_rate": 1e-2},
+    }
+    support.run_here("sft", spec, workdir)
+    return workdir / "output" / "model"
+
+
+@pytest.fixture(scope="session")
 def reward_folder(tmp_path_factory, policy_folder, codec) -> Path:
     """A token reward model as a reward run leaves it, trained for a few steps."""
     workdir = tmp_path_factory.mktemp("reward")

@@ -28,7 +28,7 @@ def test_advantages_are_the_brute_force_sum_over_future_deltas(batch, gamma, lam
                 following = values[row, k + 1] if k + 1 < n else 0.0
                 delta = rewards[row, k] + gamma * following - values[row, k]
                 expected[row, t] += (gamma * lam) ** (k - t) * delta
-    actual = rl_math.generalised_advantages(rewards * mask, values, mask, gamma, lam)
+    actual = rl_math.generalised_advantages(rewards, values, mask, gamma, lam)
     torch.testing.assert_close(actual, expected, atol=2e-6, rtol=1e-5)
 
 
@@ -42,7 +42,7 @@ def test_with_lambda_1_an_advantage_is_the_return_less_the_value(batch):
 def test_what_lies_outside_the_mask_never_counts(batch):
     rewards, values, mask, _ = batch
     poisoned = torch.where(mask, values, torch.full_like(values, 1e9))
-    advantages = rl_math.generalised_advantages(rewards * mask, values, mask, 1.0, 0.95)
+    advantages = rl_math.generalised_advantages(rewards, values, mask, 1.0, 0.95)
     assert torch.equal(advantages, rl_math.generalised_advantages(rewards * mask, poisoned, mask, 1.0, 0.95))
     assert torch.equal(rl_math.whiten(advantages, mask)[~mask], torch.zeros(int((~mask).sum())))
 
@@ -57,7 +57,7 @@ def test_whitened_tokens_have_mean_0_and_variance_1_over_the_mask(batch):
 def test_survival_loss_averages_each_version_over_all_its_tokens():
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(4, 6, generator=generator)
-    original = torch.tensor([[0, 1, 1, 1, 0, 0], [0, 0, 1, 0, 0, 0], [0] * 6, [0] * 6]).bool()
+    original = torch.tensor([[0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0], [0] * 6, [0] * 6]).bool()
     edited = torch.tensor([[0] * 6, [0] * 6, [0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0]]).bool()
     labels = torch.zeros(4, 6)
     labels[0, 2] = labels[1, 2] = 1.0
@@ -69,7 +69,7 @@ def test_survival_loss_averages_each_version_over_all_its_tokens():
                 on_original.append(-math.log(p if labels[i, t] else 1 - p))
             if edited[i, t]:
                 on_edited.append(-math.log(1 - p))
-    expected = sum(on_original) / 4 + sum(on_edited) / 7
+    expected = sum(on_original) / 5 + sum(on_edited) / 7
     assert rl_math.survival_loss(logits, labels, original, edited).item() == pytest.approx(expected, abs=1e-6)
 
 

@@ -49,7 +49,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def specs(data, policy_folder, reward_folder):
+def specs(data, policy_folder, tuned_policy_folder, reward_folder):
     """A small spec of each kind that takes a dozen steps or so."""
     return {
         "sft": {
@@ -63,17 +63,17 @@ def specs(data, policy_folder, reward_folder):
             "hyperparameters": {"epochs": 3, "batch_size": 6, "checkpoint_every": 3},
         },
         "ppo": {
-            "policy": {"path": str(policy_folder)},
+            "policy": {"path": str(tuned_policy_folder)},
             "reward_model": {"path": str(reward_folder)},
             "data": {"prompts": str(data / "prompts.ndjson")},
             "hyperparameters": {
-                "steps": 8, "batch_size": 6, "max_new_tokens": 12, "scale_samples": 12, "checkpoint_every": 2,
+                "steps": 8, "batch_size": 6, "max_new_tokens": 32, "scale_samples": 12, "checkpoint_every": 2,
             },
         },
         "generate": {
-            "model": {"path": str(policy_folder)},
+            "model": {"path": str(tuned_policy_folder)},
             "data": {"prompts": str(data / "prompts.ndjson")},
-            "hyperparameters": {"batch_size": 4, "max_new_tokens": 12},
+            "hyperparameters": {"batch_size": 4, "max_new_tokens": 24},
         },
     }  # fmt: skip
 
@@ -230,7 +230,7 @@ def test_edits_that_are_unusable_unchanged_or_too_long_are_left_out_and_counted(
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])
 def test_ppo_raises_the_reward_that_it_is_given(specs, tmp_path, critic):
-    options = {"steps": 12, "batch_size": 24, "max_new_tokens": 12, "scale_samples": 48, "learning_rate": 3e-3}
+    options = {"steps": 12, "batch_size": 24, "max_new_tokens": 32, "scale_samples": 48, "learning_rate": 3e-3}
     spec = {**specs["ppo"], "hyperparameters": {**options, "critic": critic}}
     code, lines = run_process("ppo", spec, tmp_path)
     metrics = [line["values"] for line in lines if line["type"] == "metrics"]
@@ -239,11 +239,23 @@ def test_ppo_raises_the_reward_that_it_is_given(specs, tmp_path, critic):
     assert metrics[-1]["kl_per_response"] > 0.1
 
 
-def test_the_first_rollout_has_no_kl_and_later_ones_start_on_policy(specs, undisturbed):
+def test_the_first_rollout_has_no_kl_and_a_critic_that_knows_nothing(undisturbed):
     first = next(line["values"] for line in undisturbed("ppo")[1] if line["type"] == "metrics")
     assert abs(first["kl_per_response"]) < 1e-5
     assert first["explained_variance"] == pytest.approx(0, abs=1e-6)  # the value head starts at zero
     assert {"reward_sum", "mu", "s", "beta", "length", "truncated", "clip_fraction"} <= set(first)
+
+
+def test_the_first_minibatch_of_every_step_has_ratio_1(specs, tmp_path):
+    options = {**specs["ppo"]["hyperparameters"], "epochs": 1, "minibatches": 1, "learning_rate": 1e-2}
+    _, lines = run_process("ppo", {**specs["ppo"], "hyperparameters": options}, tmp_path)
+    metrics = [line["values"] for line in lines if line["type"] == "metrics"]
+    assert len(metrics) == 8
+    assert metrics[-1]["kl_per_response"] > 0.1, "the policy must move, or this shows nothing"
+    for values in metrics:
+        assert abs(values["approx_kl"]) < 1e-6
+        assert values["clip_fraction"] == 0
+        assert abs(values["policy_loss"]) < 1e-5  # minus the mean of whitened advantages
 
 
 def test_ppo_refuses_a_reward_model_with_another_tokenizer(specs, undisturbed, tmp_path):
@@ -266,12 +278,13 @@ def test_generate_answers_every_prompt_in_order_whatever_the_batch_size(specs, u
     prompts = [json.loads(line) for line in (data / "prompts.ndjson").read_text().splitlines()]
     assert [(row["id"], row["prompt"]) for row in rows] == [(p["id"], p["prompt"]) for p in prompts]
     codec = golden_codec()
+    assert {row["finish_reason"] for row in rows} == {"eos", "length"}
     for row in rows:
         assert row["finish_reason"] == ("eos" if row["token_ids"][-1] == EOS else "length")
         assert row["response"] == codec.decode([t for t in row["token_ids"] if t != EOS])
     assert {line["type"] for line in lines} >= {"progress", "artifact", "result"}
 
-    other = {**specs["generate"], "hyperparameters": {"batch_size": 7, "max_new_tokens": 12}}
+    other = {**specs["generate"], "hyperparameters": {"batch_size": 7, "max_new_tokens": 24}}
     run_here("generate", other, tmp_path)
     assert (tmp_path / "output/responses.ndjson").read_text() == (workdir / "output/responses.ndjson").read_text()
 
