@@ -306,12 +306,14 @@ async function untilWritten(
   }
 }
 
-// no SQLSTATE: the connection, not the statement, failed; 08 connection, 57P0x shutdown, 53 resources
+// those of sockets, PostgreSQL's classes 08 (connection), 53 (resources) and 57P0x (shutdown), and pg's own without a code
 function isConnectionError(error: unknown): boolean {
   const { code = '', message } = error as Error & { code?: string };
   return (
-    /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|08\w{3}|57P0\w|53\w{3})$/.test(code) ||
-    /connection|timeout/i.test(message)
+    /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|08\w{3}|53\w{3}|57P0\w)$/.test(code) ||
+    /^Connection terminated|^timeout exceeded when trying to connect|connection error and is not queryable/.test(
+      message,
+    )
   );
 }
 

@@ -1,5 +1,6 @@
 // What becomes of a run when its trainer does well, fails, dies, talks nonsense or does not listen.
 import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
 import t from 'tap';
 import {
   eventsOf,
@@ -135,6 +136,33 @@ t.test('attempts', async (t) => {
     t.notOk(isAlive(pid));
     const again = await server.call('POST', `/v1/runs/${id}/cancel`);
     t.match(again, { status: 409, body: { code: 'conflict' } });
+  });
+
+  t.test('a run outlives the connections of its runner', async (t) => {
+    const { id } = await queueFake(server, 'work');
+    const client = new pg.Client({ connectionString: server.database.superuserUrl });
+    await client.connect();
+    for (const step of [5, 20, 35]) {
+      await untilRun(server, id, ({ progress }) => (progress?.step ?? 0) > step);
+      const { rowCount } = await client.query(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'finegrain_runner' and datname = current_database()",
+      );
+      t.ok(rowCount! > 0);
+    }
+    await client.end();
+    t.match(await untilEnded(server, id), {
+      state: 'succeeded',
+      attempts: [{ attempt: 1, outcome: 'succeeded' }],
+    });
+    const steps = (await eventsOf(server, id)).flatMap(({ type, data }) =>
+      type === 'progress' ? [Number(data.step)] : [],
+    );
+    t.same(
+      steps,
+      [...new Set(steps)].sort((a, b) => a - b),
+      'nothing twice, nothing out of order',
+    );
+    t.equal(steps.at(-1), 60);
   });
 
   t.test('a runner that is asked to stop ends with 0', async (t) => {
