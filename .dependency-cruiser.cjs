@@ -35,6 +35,13 @@ module.exports = {
       to: {},
     },
     {
+      name: 'bootstrap-needs-nothing',
+      comment: 'bootstrap runs before any package is installed',
+      severity: 'error',
+      from: { path: '^src/bootstrap' },
+      to: { pathNot: '^src/bootstrap/', dependencyTypesNot: ['core'] },
+    },
+    {
       name: 'domain-is-pure',
       comment: 'domain computes: it reads no file, no network, no clock of the system, and starts nothing',
       severity: 'error',

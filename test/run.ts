@@ -2,7 +2,7 @@
 // `npm test -- FILE…` runs only those test files (*.test.ts with tap, *.py with pytest).
 // All files share one embedded Postgres (FINEGRAIN_TEST_DATABASE_URL) and one temporary folder (TMPDIR); both are
 // gone at the end, also after Ctrl-C, and so is every process that was started.
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
@@ -68,7 +68,7 @@ function staticChecks(): Check[] {
     ? [{ name: 'OpenAPI lint', run: openApiLint }]
     : [];
   return [
-    { name: 'linter', run: () => program('biome', ['ci', '--error-on-warnings', '.']) },
+    { name: 'linter', run: () => program('biome', ['ci', '--colors=off', '--error-on-warnings', '.']) },
     { name: 'type checker', run: () => program('tsc', ['--noEmit']) },
     { name: 'layer check', run: layerCheck },
     ...openApi,
@@ -137,6 +137,7 @@ function testEnvironment(): NodeJS.ProcessEnv {
 
 async function cleanUp(): Promise<void> {
   endAllPrograms();
+  for (const pid of leftProcesses()) endLeftProcess(pid);
   // servers that a killed test left: they live in the temporary folder
   for (const name of readdirSync(temporary, { recursive: true, encoding: 'utf8' })) {
     if (path.basename(name) !== 'postmaster.pid') continue;
@@ -145,4 +146,30 @@ async function cleanUp(): Promise<void> {
     if (server) await stopServer(server.pid, pgdata);
   }
   rmSync(temporary, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+}
+
+/** What left its process group: every process of this run has our TMPDIR. Where there is no /proc, nothing is found. */
+function leftProcesses(): number[] {
+  if (!existsSync('/proc/self/environ')) return [];
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => pid > 0 && pid !== process.pid && environmentOf(pid).includes(`TMPDIR=${temporary}`));
+}
+
+function endLeftProcess(pid: number): void {
+  try {
+    const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim();
+    process.kill(pid, 'SIGKILL');
+    if (!interrupted) console.log(`A test left a process behind, which is ended now: ${command}`);
+  } catch (error) {
+    if (!['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error; // it ended by itself
+  }
+}
+
+function environmentOf(pid: number): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0');
+  } catch {
+    return []; // it ended, or is another user's
+  }
 }

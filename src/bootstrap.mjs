@@ -1,0 +1,60 @@
+// `npm run demo`, `npm start` and `npm test` begin here, in a fresh clone too: plain JavaScript without packages that
+// makes what is missing (npm packages, the Python environment), then runs the program and ends as it ends.
+//
+//   node src/bootstrap.mjs demo|start|test [--with-runner] [arguments of the program]
+//
+// Reads FINEGRAIN_DATA_DIR, FINEGRAIN_PYTHON (a ready environment: none is made), PYTHON (which Python makes ours)
+// and TORCH_INDEX_URL (where pip looks for torch, such as PyTorch's index of CPU builds).
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ensureNpmPackages } from './bootstrap/npm-packages.mjs';
+import { runProgram } from './bootstrap/program.mjs';
+import { ensurePythonEnvironment } from './bootstrap/python-environment.mjs';
+import { endSetUp, SetUpError, say } from './bootstrap/steps.mjs';
+
+const minimumNode = [20, 20];
+const programs = {
+  demo: { entry: 'examples/demo.ts', needsPython: true },
+  start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
+  test: { entry: 'test/run.ts', needsPython: true },
+};
+
+async function main([command, ...rest]) {
+  const program = Object.hasOwn(programs, command ?? '') ? programs[command] : undefined;
+  if (!program)
+    throw new SetUpError('Usage: node src/bootstrap.mjs demo|start|test [--with-runner] [arguments]');
+  checkNode(process.versions.node);
+  process.chdir(fileURLToPath(new URL('..', import.meta.url)));
+  const withRunner = program.needsPython || rest.includes('--with-runner');
+  const dataDir = path.resolve(process.env.FINEGRAIN_DATA_DIR || '.finegrain');
+
+  await ensureNpmPackages({ forDevelopment: command === 'test' });
+  if (process.env.FINEGRAIN_PYTHON) checkGivenPython(process.env.FINEGRAIN_PYTHON);
+  else if (withRunner) await ensurePythonEnvironment(path.join(dataDir, 'python'));
+  endSetUp();
+  return runProgram(
+    program.entry,
+    rest.filter((argument) => argument !== '--with-runner'),
+  );
+}
+
+function checkNode(version) {
+  const [major, minor] = version.split('.').map(Number);
+  if (major > minimumNode[0] || (major === minimumNode[0] && minor >= minimumNode[1])) return;
+  throw new SetUpError(
+    `finegrain needs Node ${minimumNode.join('.')} or newer; this is Node ${version} (${process.execPath}).`,
+  );
+}
+
+function checkGivenPython(python) {
+  if (!existsSync(python)) throw new SetUpError(`FINEGRAIN_PYTHON is ${python}, and there is no such file.`);
+}
+
+main(process.argv.slice(2)).then(
+  (code) => process.exit(code),
+  (error) => {
+    say(error instanceof SetUpError ? error.message : String(error?.stack ?? error));
+    process.exit(1);
+  },
+);
