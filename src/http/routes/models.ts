@@ -50,6 +50,11 @@ const IdOrAlias = Type.String({
   examples: [exampleId],
 });
 
+const FilePath = Type.String({
+  description: 'Path of the file, as the model lists it',
+  examples: ['reward.onnx'],
+});
+
 export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
   app.addSchema(Model);
 
@@ -91,19 +96,20 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
   app.get(
     '/v1/models/:model_id/files/*',
     {
-      config: { scope: 'read' },
+      config: {
+        scope: 'read',
+        // the router's wildcard has no name, and OpenAPI has no wildcards
+        swaggerTransform: ({ schema, url }) => ({
+          schema: { ...schema, params: Type.Object({ model_id: IdOrAlias, path: FilePath }) },
+          url: url.replace('*', ':path'),
+        }),
+      },
       schema: {
         operationId: 'getModelFile',
         tags: ['models'],
         summary: 'Download a file of a model',
         ...secured('read'),
-        params: Type.Object({
-          model_id: IdOrAlias,
-          '*': Type.String({
-            description: 'Path of the file, as the model lists it',
-            examples: ['reward.onnx'],
-          }),
-        }),
+        params: Type.Object({ model_id: IdOrAlias, '*': FilePath }),
         response: { 200: streamed(octets, 'The content'), ...problemResponses(404) },
       },
     },

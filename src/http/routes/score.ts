@@ -76,7 +76,7 @@ const ScoreRequest = Type.Object(
   },
 );
 
-const ScoredItem = Type.Object(
+export const ScoredItem = Type.Object(
   {
     status: Type.Literal('ok'),
     token_ids: Type.Array(Type.Integer()),
@@ -96,7 +96,7 @@ const ScoredItem = Type.Object(
   { $id: 'ScoredItem' },
 );
 
-const FailedItem = Type.Object(
+export const FailedItem = Type.Object(
   {
     status: Type.Literal('error'),
     code: Type.Enum([...scoreErrorCodes], {
@@ -108,7 +108,7 @@ const FailedItem = Type.Object(
   { $id: 'FailedItem' },
 );
 
-const ScoreAnswer = Type.Object(
+export const ScoreAnswer = Type.Object(
   {
     model: Type.Object({
       id: Id(modelExample),
@@ -186,7 +186,10 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         clientGone(reply),
       );
       // columns of numbers: several times faster than through the schema
-      return reply.serializer(JSON.stringify).send(answer as never);
+      return reply
+        .type('application/json')
+        .serializer(JSON.stringify)
+        .send(answer as never);
     },
   );
 };
