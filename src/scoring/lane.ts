@@ -95,7 +95,7 @@ export function openLane({ start, places, log, idleMs, onIdle }: LaneOptions): L
         job.done(await scorer.score(job.sequence));
       } catch (error) {
         log.warn({ err: error }, 'a scorer ended while it held a sequence');
-        scorer = null;
+        void rest();
         if (retried.has(job)) job.fail(explain(error));
         else {
           retried.add(job);

@@ -46,17 +46,17 @@ const reply = (message: ScorerReply): void => void process.send?.(message, undef
 
 async function answer(
   graph: RewardGraph,
-  { id, tokenIds, promptLength }: ScorerRequest & { type: 'score' },
+  { tokenIds, promptLength }: ScorerRequest & { type: 'score' },
 ): Promise<ScorerReply> {
   try {
     const rewards = await graph.score(tokenIds, promptLength);
     const wrong = rewards.findIndex((reward) => !Number.isFinite(reward));
-    if (wrong === -1) return { type: 'scored', id, rewards };
+    if (wrong === -1) return { type: 'scored', rewards };
     const detail = `The model gives ${rewards[wrong]} for token ${wrong} of the response.`;
-    return { type: 'failed', id, code: 'not_finite', detail };
+    return { type: 'failed', code: 'not_finite', detail };
   } catch (error) {
     const detail = `The model cannot compute this: ${(error as Error).message}`;
-    return { type: 'failed', id, code: 'model_failed', detail };
+    return { type: 'failed', code: 'model_failed', detail };
   }
 }
 

@@ -1,7 +1,8 @@
 // What the engine and a scorer process say to each other over the process channel (structured clone).
+// Replies come in the order of the requests.
 
 export type ScorerRequest =
-  | { type: 'score'; id: number; tokenIds: Int32Array; promptLength: number }
+  | { type: 'score'; tokenIds: Int32Array; promptLength: number }
   /** no more work comes: finish, release the session, end */
   | { type: 'close' };
 
@@ -10,5 +11,5 @@ export type ScorerReply =
   /** the graph cannot be run, now or later */
   | { type: 'refused'; reason: string }
   /** one reward for each token of the response */
-  | { type: 'scored'; id: number; rewards: Float32Array }
-  | { type: 'failed'; id: number; code: 'not_finite' | 'model_failed'; detail: string };
+  | { type: 'scored'; rewards: Float32Array }
+  | { type: 'failed'; code: 'not_finite' | 'model_failed'; detail: string };

@@ -27,7 +27,6 @@ export interface Scorer {
   close(): Promise<void>;
   /** Resolves when the process is gone. */
   ended: Promise<void>;
-  readonly pid: number | undefined;
 }
 
 const program = fileURLToPath(new URL('./scorer-process.ts', import.meta.url));
@@ -64,7 +63,6 @@ export async function startScorer(
     throw new ModelRefused(`${name} cannot be loaded: ${first.reason.replaceAll(graph.file, name)}`);
   }
   log.info({ pid: child.pid }, 'a scorer is ready');
-  let lastId = 0;
   return {
     async score({ promptIds, responseIds }) {
       const tokenIds = new Int32Array(promptIds.length + responseIds.length);
@@ -72,7 +70,6 @@ export async function startScorer(
       tokenIds.set(responseIds, promptIds.length);
       const reply = await channel.ask({
         type: 'score',
-        id: ++lastId,
         tokenIds,
         promptLength: promptIds.length,
       });
@@ -87,7 +84,6 @@ export async function startScorer(
       clearTimeout(kill);
     },
     ended: channel.ended,
-    pid: child.pid,
   };
 }
 

@@ -7,7 +7,7 @@ import { tinyModelFolder } from '../support/models.ts';
 
 const program = fileURLToPath(new URL('../../src/scoring/scorer-process.ts', import.meta.url));
 const graph = fileURLToPath(new URL('reward.onnx', tinyModelFolder));
-const score = { type: 'score', id: 1, tokenIds: Int32Array.of(1, 4, 40, 41, 42), promptLength: 2 };
+const score = { type: 'score', tokenIds: Int32Array.of(1, 4, 40, 41, 42), promptLength: 2 };
 
 async function start(t: Test) {
   const child = fork(program, [graph, 'input_ids', 'rewards'], { serialization: 'advanced', env: {} });
@@ -30,12 +30,12 @@ t.test('it finishes what it has before it closes', async (t) => {
   const replies: ScorerReply[] = [];
   child.on('message', (reply: ScorerReply) => replies.push(reply));
   child.send(score);
-  child.send({ ...score, id: 2 });
+  child.send({ ...score, promptLength: 4 });
   child.send({ type: 'close' });
   t.same(await ended, [0, null]);
   t.match(replies, [
-    { type: 'scored', id: 1, rewards: { length: 3 } },
-    { type: 'scored', id: 2, rewards: { length: 3 } },
+    { type: 'scored', rewards: { length: 3 } },
+    { type: 'scored', rewards: { length: 1 } },
   ]);
 });
 

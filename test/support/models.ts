@@ -72,33 +72,33 @@ export async function registerTinyModel(
   return formatId('model', id);
 }
 
-/** The model with NaN in the embedding of one token that its golden items do not have. */
-export async function tinyModelWithNaN(): Promise<{ changes: FileChanges; tokenId: number }> {
-  const [weights, golden] = await Promise.all([
-    readFile(new URL('model.safetensors', tinyModelFolder)),
-    readFile(new URL('golden.json', tinyModelFolder), 'utf8'),
-  ]);
+/** The model with NaN in the embedding of one token, that of `text`, which its golden items do not have. */
+export async function tinyModelWithNaN(): Promise<{ changes: FileChanges; tokenId: number; text: string }> {
+  const [weights, golden, tokenizer] = await Promise.all(
+    ['model.safetensors', 'golden.json', 'tokenizer.json'].map((name) =>
+      readFile(new URL(name, tinyModelFolder)),
+    ),
+  );
   const used = new Set(
-    JSON.parse(golden).items.flatMap((item: Record<string, number[]>) => [
+    JSON.parse(golden!.toString()).items.flatMap((item: Record<string, number[]>) => [
       ...item.prompt_token_ids!,
       ...item.token_ids!,
     ]),
   );
-  const tokenId = Array.from({ length: 200 }, (_, id) => id + 40).find((id) => !used.has(id))!;
+  const vocabulary: Record<string, number> = JSON.parse(tokenizer!.toString()).model.vocab;
+  const [text, tokenId] = Object.entries(vocabulary).find(
+    ([token, id]) => /^[A-Z]$/.test(token) && !used.has(id),
+  )!;
   // safetensors: length of the header, header, tensors
-  const headerLength = Number(weights.readBigUInt64LE(0));
-  const { shape, data_offsets } = JSON.parse(weights.toString('utf8', 8, 8 + headerLength))[
-    'model.embed_tokens.weight'
-  ];
+  const headerLength = Number(weights!.readBigUInt64LE(0));
+  const header = JSON.parse(weights!.toString('utf8', 8, 8 + headerLength));
+  const { shape, data_offsets } = header['model.embed_tokens.weight'];
   const rowBytes = 4 * shape[1];
   const start = 8 + headerLength + data_offsets[0] + tokenId * rowBytes;
-  const row = weights.subarray(start, start + rowBytes);
   const poison = (_text: string, graph: Buffer): Buffer => {
-    const at = graph.indexOf(row);
-    if (at === -1) throw new Error('the graph does not hold the embedding');
     const poisoned = Buffer.from(graph);
-    poisoned.writeFloatLE(Number.NaN, at);
+    poisoned.writeFloatLE(Number.NaN, graph.indexOf(weights!.subarray(start, start + rowBytes)));
     return poisoned;
   };
-  return { changes: { 'reward.onnx': poison }, tokenId };
+  return { changes: { 'reward.onnx': poison }, tokenId, text };
 }
