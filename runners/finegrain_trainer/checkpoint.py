@@ -87,24 +87,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a module by name, tied ones once."""
-    return {f"weights.{name}": parameter for name, parameter in module.named_parameters()}
+def training_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What training has changed: parameters by name (tied ones once), the optimizer's moments and step counts."""
+    weights = {f"weights.{name}": parameter for name, parameter in module.named_parameters()}
+    for index, values in optimizer.state_dict()["state"].items():
+        weights |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+    return weights
 
 
 @torch.no_grad()
-def restore_module(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+def restore_training(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of training_tensors; values are copied into memory laid out as in an undisturbed run."""
     for name, parameter in module.named_parameters():
         parameter.copy_(tensors[f"weights.{name}"])
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments and step counts of every parameter."""
-    states = optimizer.state_dict()["state"]
-    return {f"optimizer.{index}.{name}": tensor for index, values in states.items() for name, tensor in values.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     state_dict = optimizer.state_dict()
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .batching import Sequences, collate, unpack
-from .checkpoint import CheckpointStore, module_tensors, optimizer_tensors, restore_module, restore_optimizer
+from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import file_digest, read_prompts
 from .failures import BadSpec, Interrupted, Unstable
 from .models import (
@@ -28,6 +28,7 @@ from .models import (
     save_policy,
     weights_digest,
 )
+from .optimization import adamw, descend
 from .protocol import Reporter, StopRequest
 from .rl_math import (
     explained_variance,
@@ -57,23 +58,10 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         raise BadSpec("reward_model: has another tokenizer than the policy; both must read the same token ids")
     context = min(policy.card.context_length, reward_card.context_length)
     prompts = [policy.codec.prompt_ids(row.prompt) for row in read_prompts(spec.prompts)]
-    fitting = [ids for ids in prompts if len(ids) + options.max_new_tokens <= context]
-    if not fitting:
-        raise BadSpec(
-            f"hyperparameters.max_new_tokens: no prompt leaves room for {options.max_new_tokens} tokens "
-            f"in a context of {context}"
-        )
-    if len(fitting) < len(prompts):
-        reporter.log(
-            f"{len(prompts) - len(fitting)} of {len(prompts)} prompts leave no room for "
-            f"{options.max_new_tokens} tokens and are left out",
-            level="warning",
-        )
+    prompts = fitting_prompts(prompts, context - options.max_new_tokens, reporter)
 
     actor = ActorCritic(policy.network.requires_grad_(True), options.critic == "separate")
-    optimizer = torch.optim.AdamW(
-        actor.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay, fused=True
-    )
+    optimizer = adamw(actor, options.learning_rate, options.weight_decay)
     generator = torch.Generator().manual_seed(spec.seed)
     identity = run_identity(
         spec,
@@ -83,17 +71,16 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     )
     store = CheckpointStore(workdir, identity, reporter)
     if checkpoint := store.latest():
-        restore_module(actor, checkpoint.tensors)
-        restore_optimizer(optimizer, checkpoint.tensors)
+        restore_training(actor, optimizer, checkpoint.tensors)
         generator.set_state(checkpoint.tensors["random.generator"])
         scale = RewardScale(**checkpoint.state["scale"])
         step, last = checkpoint.step, checkpoint.state["metrics"]
     else:
         reporter.progress(0, options.steps, "measure the starting policy")
-        scale = starting_scale(actor, reward_model, fitting, policy.card.eos_token_id, generator, options)
+        scale = starting_scale(actor, reward_model, prompts, policy.card.eos_token_id, generator, options)
         step, last = 0, {}
 
-    for batch_prompts in prompt_batches(fitting, options.batch_size, spec.seed, step, options.steps):
+    for batch_prompts in prompt_batches(prompts, options.batch_size, spec.seed, step, options.steps):
         # 1. Roll out: ids, log-probabilities and values as decoding saw them.
         uniforms = torch.rand(len(batch_prompts), options.max_new_tokens, generator=generator)
         rollout = sample(
@@ -142,12 +129,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
                 on_policy = policy_loss(log_ratio, whitened[rows][keep], options.clip)
                 on_values = value_loss(new_values, values[rows][keep], returns[rows][keep], options.value_clip)
                 loss = on_policy + options.value_coefficient * on_values
-                optimizer.zero_grad()
-                loss.backward()
-                grad_norm = nn.utils.clip_grad_norm_(actor.parameters(), options.max_grad_norm)
-                if not torch.isfinite(loss + grad_norm):
-                    raise Unstable(f"loss {loss.item()} with gradient norm {grad_norm.item()} at step {step + 1}")
-                optimizer.step()
+                grad_norm = descend(loss, actor, optimizer, options.max_grad_norm, step + 1)
                 updates.append(update_metrics(log_ratio.detach(), on_policy, on_values, grad_norm, options.clip))
         step += 1
 
@@ -159,11 +141,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         reporter.metrics(step, last)
         raise_alarms(reporter, step, last, scale)
         if step % options.checkpoint_every == 0 or step == options.steps or stop.requested:
-            tensors = {
-                **module_tensors(actor),
-                **optimizer_tensors(optimizer),
-                "random.generator": generator.get_state(),
-            }
+            tensors = {**training_tensors(actor, optimizer), "random.generator": generator.get_state()}
             store.save(step, tensors, {"scale": vars(scale), "metrics": last})
         if stop.requested:
             raise Interrupted
@@ -173,11 +151,22 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     reporter.model("policy", "output/model", last)
     return {
         "steps": options.steps,
-        "prompts": len(fitting),
+        "prompts": len(prompts),
         "start_reward": scale.start_reward,
         "start_length": scale.start_length,
         **last,
     }
+
+
+def fitting_prompts(prompts: list[list[int]], room: int, reporter: Reporter) -> list[list[int]]:
+    """The prompts of at most `room` tokens, which leave a response its max_new_tokens."""
+    fitting = [ids for ids in prompts if len(ids) <= room]
+    if not fitting:
+        raise BadSpec(f"hyperparameters.max_new_tokens: no prompt leaves that much room; they may have {room} tokens")
+    if len(fitting) < len(prompts):
+        left_out = len(prompts) - len(fitting)
+        reporter.log(f"{left_out} of {len(prompts)} prompts have over {room} tokens and are left out", level="warning")
+    return fitting
 
 
 class ActorCritic(nn.Module):
@@ -273,17 +262,16 @@ def rollout_metrics(
     return {name: value.item() for name, value in metrics.items()}
 
 
-def update_metrics(log_ratio: Tensor, on_policy: Tensor, on_values: Tensor, grad_norm: Tensor, clip: float) -> dict:
+def update_metrics(log_ratio: Tensor, on_policy: Tensor, on_values: Tensor, grad_norm: float, clip: float) -> dict:
     """One minibatch; `approx_kl` is the k3 estimate of how far the policy has moved from the rollout's."""
     ratio = log_ratio.exp()
     metrics = {
         "policy_loss": on_policy,
         "value_loss": on_values,
-        "grad_norm": grad_norm,
         "clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
         "approx_kl": (ratio - 1 - log_ratio).mean(),
     }
-    return {name: value.item() for name, value in metrics.items()}
+    return {name: value.item() for name, value in metrics.items()} | {"grad_norm": grad_norm}
 
 
 def raise_alarms(reporter: Reporter, step: int, metrics: dict[str, float], scale: RewardScale) -> None:

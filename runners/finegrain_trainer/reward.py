@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from .batching import collate, epoch_batches, length_sorted, unpack
-from .checkpoint import CheckpointStore, module_tensors, optimizer_tensors, restore_module, restore_optimizer
+from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
 from .export import check_parity, export_onnx, golden_items
-from .failures import BadSpec, Interrupted, Unstable
+from .failures import BadSpec, Interrupted
 from .metrics import accuracy, bad_token_auc
 from .models import TokenRewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
+from .optimization import adamw, descend, set_learning_rate
 from .protocol import Reporter, StopRequest
 from .rl_math import survival_loss
 from .spec import RewardOptions, RewardSpec
@@ -39,16 +40,13 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         raise BadSpec(f"{spec.labels.name}: has no usable edits with split 'train'")
     model = new_reward_model(base, options.reward_clip, spec.seed).requires_grad_(True)
 
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay, fused=True
-    )
+    optimizer = adamw(model, options.learning_rate, options.weight_decay)
     store = CheckpointStore(
         workdir, run_identity(spec, rows=file_digest(spec.labels), base=weights_digest(base.folder)), reporter
     )
     step = 0
     if checkpoint := store.latest():
-        restore_module(model, checkpoint.tensors)
-        restore_optimizer(optimizer, checkpoint.tensors)
+        restore_training(model, optimizer, checkpoint.tensors)
         step = checkpoint.step
 
     lengths = [len(e.prompt_token_ids) + max(len(e.original.token_ids), len(e.edited.token_ids)) for e in train]
@@ -57,29 +55,17 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     while step < total_steps:
         epoch, first = divmod(step, steps_per_epoch)
         for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, total_steps, options)
+            rate = learning_rate(step, total_steps, options)
+            set_learning_rate(optimizer, rate)
             loss = batch_loss(model, [train[row] for row in rows])
-            optimizer.zero_grad()
-            loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-            if not torch.isfinite(loss + grad_norm):
-                raise Unstable(f"loss {loss.item()} with gradient norm {grad_norm.item()} at step {step + 1}")
-            optimizer.step()
+            grad_norm = descend(loss, model, optimizer, options.max_grad_norm, step + 1)
             step += 1
 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
-                reporter.metrics(
-                    step,
-                    {
-                        "loss": loss.item(),
-                        "grad_norm": grad_norm.item(),
-                        "learning_rate": optimizer.param_groups[0]["lr"],
-                    },
-                )
+                reporter.metrics(step, {"loss": loss.item(), "grad_norm": grad_norm, "learning_rate": rate})
             if step % options.checkpoint_every == 0 or step == total_steps or stop.requested:
-                store.save(step, {**module_tensors(model), **optimizer_tensors(optimizer)}, {})
+                store.save(step, training_tensors(model, optimizer), {})
             if stop.requested:
                 raise Interrupted
 
@@ -173,7 +159,7 @@ def evaluate(model: TokenRewardModel, data: LabelData, split: str) -> dict[str, 
     )
     sums_worse = np.array([rewards.sum(dtype=np.float64) for rewards in worse])
     sums_better = np.array([rewards.sum(dtype=np.float64) for rewards in better])
-    labelled = [(-rewards, np.array(e.original.labels)) for e, rewards in zip(edits, worse) if e.usable]  # noqa: B905
+    labelled = [(-rewards, np.array(e.original.labels)) for e, rewards in zip(edits, worse, strict=False) if e.usable]
     n = len(edits)
     return {
         "edit_accuracy": accuracy(sums_better[:n], sums_worse[:n]),

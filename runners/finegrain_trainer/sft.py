@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from .batching import collate, epoch_batches, length_sorted
-from .checkpoint import CheckpointStore, module_tensors, optimizer_tensors, restore_module, restore_optimizer
+from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import Example, file_digest, read_examples
-from .failures import BadSpec, Interrupted, Unstable
+from .failures import BadSpec, Interrupted
 from .models import LanguageModel, load_policy, response_log_probs, save_policy, scratch_policy, weights_digest
+from .optimization import adamw, descend, set_learning_rate
 from .protocol import Reporter, StopRequest
 from .spec import ScratchModel, SftOptions, SftSpec
 from .workdir import finish_folder, run_identity
@@ -36,15 +37,13 @@ def run(spec: SftSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     if not train:
         raise BadSpec(f"{spec.examples.name}: no training row fits the context of {model.card.context_length} tokens")
 
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay, fused=True
-    )
-    identity = run_identity(spec, rows=file_digest(spec.examples), base=weights_digest(model.folder))
+    optimizer = adamw(network, options.learning_rate, options.weight_decay)
+    base = weights_digest(model.folder) | (vars(spec.base_model) if isinstance(spec.base_model, ScratchModel) else {})
+    identity = run_identity(spec, rows=file_digest(spec.examples), base=base)
     store = CheckpointStore(workdir, identity, reporter)
     step = 0
     if checkpoint := store.latest():
-        restore_module(network, checkpoint.tensors)
-        restore_optimizer(optimizer, checkpoint.tensors)
+        restore_training(network, optimizer, checkpoint.tensors)
         step = checkpoint.step
 
     lengths = [len(prompt) + len(response) for prompt, response in train]
@@ -53,30 +52,18 @@ def run(spec: SftSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     while step < total_steps:
         epoch, first = divmod(step, steps_per_epoch)
         for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, total_steps, options)
+            rate = learning_rate(step, total_steps, options)
+            set_learning_rate(optimizer, rate)
             batch = collate([train[row][0] for row in rows], [train[row][1] for row in rows], device)
             loss = -response_log_probs(network, batch).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
-            if not torch.isfinite(loss + grad_norm):
-                raise Unstable(f"loss {loss.item()} with gradient norm {grad_norm.item()} at step {step + 1}")
-            optimizer.step()
+            grad_norm = descend(loss, network, optimizer, options.max_grad_norm, step + 1)
             step += 1
 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
-                reporter.metrics(
-                    step,
-                    {
-                        "loss": loss.item(),
-                        "grad_norm": grad_norm.item(),
-                        "learning_rate": optimizer.param_groups[0]["lr"],
-                    },
-                )
+                reporter.metrics(step, {"loss": loss.item(), "grad_norm": grad_norm, "learning_rate": rate})
             if step % options.checkpoint_every == 0 or step == total_steps or stop.requested:
-                store.save(step, {**module_tensors(network), **optimizer_tensors(optimizer)}, {})
+                store.save(step, training_tensors(network, optimizer), {})
             if stop.requested:
                 raise Interrupted
 

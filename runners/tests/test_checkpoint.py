@@ -9,10 +9,8 @@ from torch import nn
 
 from finegrain_trainer.checkpoint import (
     CheckpointStore,
-    module_tensors,
-    optimizer_tensors,
-    restore_module,
-    restore_optimizer,
+    restore_training,
+    training_tensors,
 )
 from finegrain_trainer.failures import BadSpec
 from finegrain_trainer.protocol import Reporter
@@ -95,11 +93,10 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
     module, optimizer = build()
     for number in range(3):
         step(module, optimizer, number)
-    kept = {name: t.detach().clone() for name, t in {**module_tensors(module), **optimizer_tensors(optimizer)}.items()}
+    kept = {name: tensor.detach().clone() for name, tensor in training_tensors(module, optimizer).items()}
     step(module, optimizer, 3)
     again, other = build()
-    restore_module(again, kept)
-    restore_optimizer(other, kept)
+    restore_training(again, other, kept)
     step(again, other, 3)
     for a, b in zip(module.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)

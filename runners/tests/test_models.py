@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from finegrain_trainer.models import (
     response_log_probs,
     save_reward_model,
 )
-from finegrain_trainer.spec import LocalModel
+from finegrain_trainer.spec import HubModel, LocalModel
 
 PROMPTS = [[1, 4, 50, 60, 70, 5], [1, 4, 5], [1, 4, 90, 91, 92, 93, 94, 95, 96, 97, 5]]
 RESPONSES = [[40, 41, EOS], [50, 51, 52, 53, 54, 55, 56, EOS], [60]]
@@ -147,6 +148,16 @@ def test_a_folder_without_a_card_gets_the_plain_format(tmp_path, policy_folder):
     assert model.codec.format.roles["user"].suffix == newlines
     assert model.codec.format.generation_prefix == []
     assert model.card.context_length == 96
+
+
+def test_only_data_files_of_the_named_revision_come_from_a_hub(policy_folder, monkeypatch):
+    asked = {}
+    download = lambda name, **options: asked.update(name=name, **options) or str(policy_folder)  # noqa: E731
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    model = load_policy(HubModel("org/name", "abc"), CPU)
+    assert model.card.vocab_size == 400
+    assert (asked["name"], asked["revision"]) == ("org/name", "abc")
+    assert not any(fnmatch("model.py", p) or fnmatch("pytorch_model.bin", p) for p in asked["allow_patterns"])
 
 
 @pytest.mark.parametrize("break_it", [lambda c: c.pop("eos_token_id"), lambda c: c["prompt_format"].update(bos=["x"])])
