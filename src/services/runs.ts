@@ -2,6 +2,7 @@
 import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
+import type { RunState } from '../domain/run-states.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 import type { Caller, Services } from './context.ts';
@@ -57,7 +58,7 @@ export interface Run {
   id: string;
   kind: RunKind;
   spec: object;
-  state: string;
+  state: RunState;
   desired_state: string;
   hardware: string;
   labels: string[];
@@ -92,7 +93,7 @@ function render(row: db.RunRow, attempts: db.AttemptRow[]): Run {
     id: formatId('run', row.id),
     kind: row.kind as RunKind,
     spec: row.spec as object,
-    state: row.state,
+    state: row.state as RunState,
     desired_state: row.desired_state,
     hardware: row.hardware,
     labels: row.labels,

@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
+import { isTerminal } from '../../src/domain/run-states.ts';
 import type { Run } from '../../src/services/runs.ts';
 import type { TestServer } from './server.ts';
 
@@ -110,7 +111,7 @@ export async function untilRun(
 }
 
 export const untilEnded = (server: TestServer, id: string, seconds?: number) =>
-  untilRun(server, id, ({ state }) => ['succeeded', 'failed', 'cancelled'].includes(state), seconds);
+  untilRun(server, id, ({ state }) => isTerminal(state), seconds);
 
 export async function eventsOf(
   server: TestServer,

@@ -1,6 +1,7 @@
 // /v1/runs: create, list, get, cancel, read events.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
+import { runStates } from '../../domain/run-states.ts';
 import type { Services } from '../../services/context.ts';
 import { GenerateSpec, PpoSpec, RewardSpec, runKinds, SftSpec } from '../../services/run-specs.ts';
 import * as runs from '../../services/runs.ts';
@@ -12,17 +13,7 @@ const Kind = Type.Enum([...runKinds], {
   description:
     'sft: supervised fine-tuning; reward: token reward model; ppo: fine-grained PPO; generate: responses',
 });
-const states = [
-  'queued',
-  'starting',
-  'running',
-  'pausing',
-  'paused',
-  'succeeded',
-  'failed',
-  'cancelled',
-] as const;
-const State = Type.Enum([...states], {
+const State = Type.Enum([...runStates], {
   description:
     'queued: waits for a runner; starting: a runner has taken it and fetches its inputs; running: the trainer has reported; ' +
     'pausing, paused: not used yet; succeeded, failed, cancelled: the end. A runner that stops, or is lost, puts the run back to queued.',
