@@ -94,12 +94,7 @@ async function runLoop(
     ({ result }) =>
       `gate ${result.gate.passed ? 'passed, alias token-reward moved' : 'missed, alias not moved'}`,
   );
-  await showScores(
-    client,
-    reward.model_id,
-    promptRows(seed, 2, 'showcase').map(({ prompt }) => prompt),
-    seed,
-  );
+  await showScores(client, reward.model_id, seed);
 
   const ppo = await run(
     'Fine-grained PPO (ppo run)',
@@ -221,12 +216,12 @@ async function annotate(
   return last;
 }
 
-async function showScores(client: Client, model: string, prompts: string[], seed: number): Promise<void> {
+async function showScores(client: Client, model: string, seed: number): Promise<void> {
   say(
     '\nScores token by token (POST /v1/score); the redder, the likelier an annotator would edit the token away:',
   );
-  const responses = pairRows(seed + 1000, prompts.length);
-  for (const { prompt, response_a, response_b } of responses) {
+  const unseen = pairRows(seed + 1_000_000, 2);
+  for (const { prompt, response_a, response_b } of unseen) {
     const { results } = await client.request('POST', '/v1/score', {
       model,
       prompt,
@@ -311,36 +306,35 @@ async function main(): Promise<void> {
     ({ url }) => url,
   );
   try {
-    const loop = runLoop(
-      createClient(service.url, service.key),
-      service,
-      { recipe: values.quick ? quickRecipe : fullRecipe, seed },
-      interrupt.signal,
-    );
-    const passed = await Promise.race([loop, aborted(interrupt.signal)]);
+    const client = createClient(service.url, service.key);
+    const recipe = values.quick ? quickRecipe : fullRecipe;
+    const loop = runLoop(client, service, { recipe, seed }, interrupt.signal);
+    const passed = await Promise.race([loop, untilAborted(interrupt.signal)]);
+    if (passed === undefined) {
+      say('\nInterrupted.');
+      process.exitCode = 130;
+      return;
+    }
     if (!passed) process.exitCode = 1;
     if (values.keep) {
       say(`\nThe service stays up: ${service.url}/docs   key: ${service.key}   Ctrl-C ends it.`);
-      await aborted(interrupt.signal);
+      await untilAborted(interrupt.signal);
     } else {
       say(
-        '\nNext: npm run demo -- --keep, then explore the models and runs at /docs; or npm start and your own pairs (README).',
+        '\nNext: npm run demo -- --keep, then explore models and runs at /docs; or npm start and pairs of your own (README).',
       );
     }
   } catch (error) {
-    if (!interrupt.signal.aborted)
-      throw new Error(`${(error as Error).message}\nThe log of the service: ${service.logFile}`);
-    say('\nInterrupted.');
-    process.exitCode = 130;
+    throw new Error(`${(error as Error).message}\nThe log of the service: ${service.logFile}`);
   } finally {
     await service.stop();
   }
 }
 
-function aborted(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    if (signal.aborted) reject(new Error('interrupted'));
-    signal.addEventListener('abort', () => reject(new Error('interrupted')), { once: true });
+function untilAborted(signal: AbortSignal): Promise<undefined> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve(undefined);
+    signal.addEventListener('abort', () => resolve(undefined), { once: true });
   });
 }
 
