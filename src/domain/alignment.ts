@@ -78,7 +78,8 @@ export function alignTexts(original: string, edited: string): Alignment {
   const b = splitWords(edited);
   const { partner, complete } = matchWords(a.text, b.text);
   const found = changesBetween(partner, b.text.length);
-  const changes = closeGaps(slideToEdges(found, a, b, original, edited));
+  const split = splitOffSentences(found, a, b, original, edited);
+  const changes = closeGaps(slideToEdges(split, a, b, original, edited));
   const segments = renderSegments(changes, a, b, original, edited);
   return describe(original, edited, segments, complete);
 }
@@ -158,6 +159,51 @@ function bestShift(
   }
 }
 
+/**
+ * A replacement that ends with whole sentences that were only deleted or only inserted ("[a. B c→d]." where "[a→d].[ B c.→]"
+ * says what happened) is two changes, with the end of the first sentence kept between them.
+ */
+function splitOffSentences(
+  changes: Change[],
+  a: Words,
+  b: Words,
+  original: string,
+  edited: string,
+): Change[] {
+  return changes.flatMap((change, index): Change[] => {
+    const { aStart, aEnd, bStart, bEnd } = change;
+    const next = changes[index + 1];
+    if (aStart === aEnd || bStart === bEnd || next?.aStart === aEnd + 1) return [change];
+    const deleted = firstSentenceEnd(a, original, aStart, aEnd);
+    if (deleted !== null) {
+      return [
+        { ...change, aEnd: deleted },
+        { aStart: deleted + 1, aEnd: aEnd + 1, bStart: bEnd + 1, bEnd: bEnd + 1 },
+      ];
+    }
+    const inserted = firstSentenceEnd(b, edited, bStart, bEnd);
+    if (inserted !== null) {
+      return [
+        { ...change, bEnd: inserted },
+        { aStart: aEnd + 1, aEnd: aEnd + 1, bStart: inserted + 1, bEnd: bEnd + 1 },
+      ];
+    }
+    return [change];
+  });
+}
+
+/** The first word of [start, end) that ends a sentence as the kept word `end` does, or null. */
+function firstSentenceEnd(words: Words, text: string, start: number, end: number): number | null {
+  if (end === words.text.length || !endsSentence(words, text, end)) return null;
+  for (let k = start; k < end; k++) {
+    if (words.text[k] === words.text[end] && endsSentence(words, text, k)) return k;
+  }
+  return null;
+}
+
+const endsSentence = (words: Words, text: string, k: number): boolean =>
+  (edgeStrength(words, text, k + 1) ?? 3) >= 3;
+
 /** How natural a boundary before word k is: 4 line, 3 sentence, 2 clause, 1 white space, 0 none; at an edge of the text any. */
 function edgeStrength(words: Words, text: string, k: number): number | null {
   if (k === 0 || k === words.text.length) return null;
@@ -177,7 +223,10 @@ function closeGaps(changes: Change[]): Change[] {
   for (const change of changes) {
     const previous = joined.at(-1);
     const gap = previous ? change.aStart - previous.aEnd : Number.POSITIVE_INFINITY;
-    if (previous && gap <= longestClosedGap && gap < Math.min(size(previous), size(change))) {
+    if (
+      previous &&
+      (gap === 0 || (gap <= longestClosedGap && gap < Math.min(size(previous), size(change))))
+    ) {
       previous.aEnd = change.aEnd;
       previous.bEnd = change.bEnd;
     } else {

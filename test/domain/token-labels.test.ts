@@ -13,7 +13,7 @@ import {
   type TokenLabels,
 } from '../../src/domain/token-labels.ts';
 import { tileOffsets } from '../../src/domain/token-offsets.ts';
-import { holds } from './holds.ts';
+import { holds, holdsAsync } from './holds.ts';
 import { anyEdit, anyText } from './texts.ts';
 
 const EOS = 2;
@@ -190,45 +190,44 @@ async function encode(text: string): Promise<TokenizedText> {
 t.test(
   'with a byte-level tokenizer and any edit: hunks rebuild the edited ids, labels follow the text',
   async (t) => {
-    await t.resolves(
-      fc.assert(
-        fc.asyncProperty(
-          anyEdit,
-          fc.constantFrom<LabelRule>('mix', 'all', 'none'),
-          async ([original, edited], rule) => {
-            const alignment = alignTexts(original, edited);
-            const labels = labelTokens(alignment, await encode(original), await encode(edited), rule);
-            assertRebuilds(labels);
-            assert.equal(labels.usable, alignment.minimal && original !== edited);
-            const { changed: changedOriginal, labels: bad } = labels.original;
-            const { changed: changedEdited, labels: good } = labels.edited;
-            assert.equal(changedOriginal.includes(1), alignment.changed_original.length > 0);
-            assert.equal(changedEdited.includes(1), alignment.changed_edited.length > 0);
-            assert.ok(good.every((label, t) => label <= changedEdited[t]!));
-            for (const hunk of labels.hunks) {
-              const changedHere = hunk.original.filter((t) => changedOriginal[t]);
-              const addedHere = hunk.edited.filter((t) => changedEdited[t]);
-              if (!labels.usable) assert.deepEqual([hunk.bad, hunk.good], [[], []]);
-              else if (changedHere.length > 0)
-                assert.deepEqual([hunk.bad, hunk.good], [changedHere, addedHere]);
-              else if (rule === 'all') assert.deepEqual([hunk.bad, hunk.good], [[], addedHere]);
-              else if (rule === 'none' || addedHere.length === 0)
-                assert.deepEqual([hunk.bad, hunk.good], [[], []]);
-              else assert.deepEqual([hunk.bad.length, hunk.good], [1, addedHere.slice(0, 1)]);
-            }
-            const inHunks = new Set(labels.hunks.flatMap((hunk) => hunk.original));
-            assert.ok(
-              changedOriginal.every((is, t) => !is || inHunks.has(t)),
-              'changed tokens are in hunks',
-            );
-            assert.deepEqual(
-              new Set(labels.hunks.flatMap((hunk) => hunk.bad)),
-              new Set(bad.flatMap((label, t) => (label ? [t] : []))),
-            );
-          },
-        ),
-        { numRuns: 1000 },
+    await holdsAsync(
+      t,
+      fc.asyncProperty(
+        anyEdit,
+        fc.constantFrom<LabelRule>('mix', 'all', 'none'),
+        async ([original, edited], rule) => {
+          const alignment = alignTexts(original, edited);
+          const labels = labelTokens(alignment, await encode(original), await encode(edited), rule);
+          assertRebuilds(labels);
+          assert.equal(labels.usable, alignment.minimal && original !== edited);
+          const { changed: changedOriginal, labels: bad } = labels.original;
+          const { changed: changedEdited, labels: good } = labels.edited;
+          assert.equal(changedOriginal.includes(1), alignment.changed_original.length > 0);
+          assert.equal(changedEdited.includes(1), alignment.changed_edited.length > 0);
+          assert.ok(good.every((label, t) => label <= changedEdited[t]!));
+          for (const hunk of labels.hunks) {
+            const changedHere = hunk.original.filter((t) => changedOriginal[t]);
+            const addedHere = hunk.edited.filter((t) => changedEdited[t]);
+            if (!labels.usable) assert.deepEqual([hunk.bad, hunk.good], [[], []]);
+            else if (changedHere.length > 0)
+              assert.deepEqual([hunk.bad, hunk.good], [changedHere, addedHere]);
+            else if (rule === 'all') assert.deepEqual([hunk.bad, hunk.good], [[], addedHere]);
+            else if (rule === 'none' || addedHere.length === 0)
+              assert.deepEqual([hunk.bad, hunk.good], [[], []]);
+            else assert.deepEqual([hunk.bad.length, hunk.good], [1, addedHere.slice(0, 1)]);
+          }
+          const inHunks = new Set(labels.hunks.flatMap((hunk) => hunk.original));
+          assert.ok(
+            changedOriginal.every((is, t) => !is || inHunks.has(t)),
+            'changed tokens are in hunks',
+          );
+          assert.deepEqual(
+            new Set(labels.hunks.flatMap((hunk) => hunk.bad)),
+            new Set(bad.flatMap((label, t) => (label ? [t] : []))),
+          );
+        },
       ),
+      { runs: 1000 },
     );
   },
 );
