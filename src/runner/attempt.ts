@@ -88,18 +88,15 @@ type HaltReason = 'interrupted' | 'cancelled' | 'lost';
 /** Why the attempt must end early; a graver reason replaces a milder one. */
 function haltSwitch() {
   const order: (HaltReason | null)[] = [null, 'interrupted', 'cancelled', 'lost'];
-  const controller = new AbortController();
   let reason: HaltReason | null = null;
   const listeners: (() => void)[] = [];
   return {
     get reason(): HaltReason | null {
       return reason;
     },
-    signal: controller.signal,
     turn(next: HaltReason): void {
       if (order.indexOf(next) <= order.indexOf(reason)) return;
       reason = next;
-      controller.abort();
       for (const listener of listeners) listener();
     },
     /** Called at each change of the reason, and now if there is one. */
