@@ -41,7 +41,7 @@ export interface ScoringEngineOptions {
   maxModels?: number;
   /** a process without work ends after this long */
   idleMs?: number;
-  /** for loading a model and for each sequence; a process that takes longer is killed and replaced */
+  /** for each sequence; a process that takes longer is killed and replaced */
   answerLimitMs?: number;
 }
 

@@ -38,8 +38,10 @@ export interface RewardGraphFile {
   output: string;
 }
 
+const loadLimitMs = 300_000;
+
 /**
- * @param answerLimitMs for loading and for each sequence; a process that takes longer is killed
+ * @param answerLimitMs for each sequence; a process that takes longer is killed
  * @throws ModelRefused when the graph cannot be run, ScorerDied when the process could not find out
  */
 export async function startScorer(
@@ -56,8 +58,8 @@ export async function startScorer(
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     lastWords = (lastWords + text).slice(-2000);
   });
-  const channel = openChannel(child, answerLimitMs, () => lastWords.trim());
-  const first = await channel.answer();
+  const channel = openChannel(child, () => lastWords.trim());
+  const first = await channel.answer(loadLimitMs);
   if (first.type === 'refused') {
     const name = basename(graph.file);
     throw new ModelRefused(`${name} cannot be loaded: ${first.reason.replaceAll(graph.file, name)}`);
@@ -68,11 +70,9 @@ export async function startScorer(
       const tokenIds = new Int32Array(promptIds.length + responseIds.length);
       tokenIds.set(promptIds);
       tokenIds.set(responseIds, promptIds.length);
-      const reply = await channel.ask({
-        type: 'score',
-        tokenIds,
-        promptLength: promptIds.length,
-      });
+      const answer = channel.answer(answerLimitMs);
+      channel.tell({ type: 'score', tokenIds, promptLength: promptIds.length });
+      const reply = await answer;
       if (reply.type === 'scored') return { rewards: reply.rewards };
       if (reply.type === 'failed') return { error: { code: reply.code, detail: reply.detail } };
       throw new Error(`a scorer answered ${reply.type}`);
@@ -88,14 +88,13 @@ export async function startScorer(
 }
 
 interface Channel {
-  /** The next message. @throws ScorerDied */
-  answer(): Promise<ScorerReply>;
-  ask(request: ScorerRequest): Promise<ScorerReply>;
+  /** The next message. A process that does not give it in time is killed. @throws ScorerDied */
+  answer(limitMs: number): Promise<ScorerReply>;
   tell(request: ScorerRequest): void;
   ended: Promise<void>;
 }
 
-function openChannel(child: ChildProcess, answerLimitMs: number, lastWords: () => string): Channel {
+function openChannel(child: ChildProcess, lastWords: () => string): Channel {
   let waiting: {
     resolve(reply: ScorerReply): void;
     reject(error: Error): void;
@@ -120,25 +119,19 @@ function openChannel(child: ChildProcess, answerLimitMs: number, lastWords: () =
     child.once('error', (error) => end(`could not be started: ${error.message}`));
     child.once('exit', (code, signal) => end(signal ? `was ended by ${signal}` : `ended with ${code}`));
   });
-  const channel: Channel = {
-    answer: () =>
+  return {
+    answer: (limitMs) =>
       new Promise((resolve, reject) => {
         if (death) return reject(death);
         const limit = setTimeout(() => {
           death = new ScorerDied(
-            `The scorer process did not answer within ${answerLimitMs / 1000} s and was ended.`,
+            `The scorer process did not answer within ${limitMs / 1000} s and was ended.`,
           );
           child.kill('SIGKILL');
-        }, answerLimitMs);
+        }, limitMs);
         waiting = { resolve, reject, limit };
       }),
-    ask(request) {
-      const reply = channel.answer();
-      channel.tell(request);
-      return reply;
-    },
     tell: (request) => void child.send(request, () => {}), // a channel that broke ends the process, which rejects
     ended,
   };
-  return channel;
 }

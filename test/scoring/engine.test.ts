@@ -108,7 +108,6 @@ t.test('a model that does not compute what its trainer computed is refused', asy
     ],
     ['no golden items', { 'golden.json': null }, /golden\.json is missing/],
     ['a broken graph', { 'reward.onnx': () => 'no graph' }, /reward\.onnx cannot be loaded/],
-    ['no graph', { 'reward.onnx': null }, /reward\.onnx cannot be loaded/],
     [
       'a policy',
       { 'finegrain.json': (text) => JSON.stringify({ ...JSON.parse(text), onnx: undefined }) },
@@ -131,9 +130,7 @@ t.test('a model that does not compute what its trainer computed is refused', asy
     const thrown = await scoreOne(engine, model).catch((error) => error);
     t.match(thrown, refusal, name);
     t.notMatch(thrown.message, tmpdir(), 'and no path of the server is told');
-    const before = Date.now();
-    await t.rejects(scoreOne(engine, model), refusal, 'it is remembered');
-    t.ok(Date.now() - before < 100, 'and no process is started again');
+    t.equal(await scoreOne(engine, model).catch((error) => error), thrown, 'and it is remembered');
   }
   t.match(await scoreOne(engine, await store()), { rewards: Float32Array }, 'other models are served');
 });
@@ -159,7 +156,7 @@ t.test('a process that is killed while it loads is replaced', async (t) => {
 t.test(
   'a process that is killed or hangs over a sequence is replaced, and the sequence scored again',
   async (t) => {
-    const { engine, store } = await openEngine(t, { answerLimitMs: 5_000 });
+    const { engine, store } = await openEngine(t, { answerLimitMs: 3_000 });
     const model = await store();
     const expected = await scoreOne(engine, model);
     const [killed] = scorerProcesses();
@@ -224,7 +221,7 @@ t.test('models share the places for processes, and an idle process ends', async 
   let most = 0;
   const watch = setInterval(() => {
     most = Math.max(most, scorerProcesses().length);
-  }, 20);
+  }, 100);
   const scores = await Promise.all([one, other, one, other].map((model) => scoreOne(engine, model)));
   clearInterval(watch);
   t.equal(most, 1, 'never two at a time');

@@ -13,13 +13,13 @@ export function scorerProcesses(parent = process.pid): number[] {
   });
 }
 
-/** Waits for what `look` finds. @throws Error after ten seconds without it */
+/** Waits for what `look` finds. @throws Error after a minute without it */
 export async function eventually<T>(look: () => T | undefined | null | false): Promise<T> {
-  for (const end = Date.now() + 10_000; Date.now() < end; await sleep(5)) {
+  for (const end = Date.now() + 60_000; Date.now() < end; await sleep(50)) {
     const found = look();
     if (found) return found;
   }
-  throw new Error(`not seen within ten seconds: ${look}`);
+  throw new Error(`not seen within a minute: ${look}`);
 }
 
 export function isAlive(pid: number): boolean {
