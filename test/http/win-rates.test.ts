@@ -27,6 +27,25 @@ t.test('win rates', async (t) => {
     t.match(body.confidence_interval, { level: 0.9, low: Number, high: Number, method: String });
   });
 
+  t.test('lengths, orders and judges', async (t) => {
+    const judgements = Array.from({ length: 40 }, (_, i) => ({
+      item_id: `i${i >> 1}`,
+      outcome: (i * 7) % 3 === 0 ? 0 : 1,
+      length_candidate: 100 + ((i * 13) % 29),
+      length_baseline: 110,
+      judge: 'j',
+      order: i % 2 === 0 ? 'candidate_first' : 'baseline_first',
+    }));
+    const { body } = await compute(judgements);
+    t.match(body, {
+      n: 40,
+      clusters: 20,
+      confidence_interval: { method: 'cluster_robust_t' },
+      position_consistency: Number,
+    });
+    t.match(body.length_controlled, { win_rate: Number, standard_error: Number, n: 40, reason: null });
+  });
+
   t.test('nothing to compute is an answer, not an error', async (t) => {
     for (const judgements of [[], outcomes(null, null), outcomes(2)]) {
       t.match(await compute(judgements), {

@@ -35,7 +35,10 @@ const ConfidenceInterval = Type.Object({
   low: Type.Number(),
   high: Type.Number(),
   level: Type.Number({ examples: [0.95] }),
-  method: Type.String({ examples: ['wilson'] }),
+  method: Type.Enum(['wilson', 'student_t', 'cluster_robust_t'], {
+    description:
+      '`wilson`: wins and losses only, one judgement an item; `student_t`: mean ± t · standard error; `cluster_robust_t`: the same with items as clusters',
+  }),
 });
 
 const WinRate = Type.Object(
@@ -54,13 +57,14 @@ const WinRate = Type.Object(
       Type.Object({
         win_rate: Fraction,
         standard_error: Nullable(Type.Number()),
-        reason: Type.Optional(Nullable(Type.String())),
+        n: Type.Integer({ description: 'Judgements that have lengths' }),
+        reason: Nullable(Type.String(), { description: 'Why there is no figure' }),
       }),
       { description: 'The win rate at equal lengths, beside the raw one; null without lengths' },
     ),
     position_consistency: Fraction,
     judge_agreement: Fraction,
-    reason: Type.Optional(Nullable(Type.String(), { description: 'Why there is nothing to compute' })),
+    reason: Nullable(Type.String(), { description: 'Why a main figure is null' }),
   },
   { $id: 'WinRate' },
 );
