@@ -299,7 +299,7 @@ async function main(): Promise<void> {
     throw new Error(`--seed takes a whole number, not ${values.seed}.`);
 
   const interrupt = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, () => interrupt.abort());
+  for (const name of ['SIGINT', 'SIGTERM', 'disconnect'] as const) process.on(name, () => interrupt.abort());
   const service = await stage(
     'Start the service (Postgres, API, worker, runner)',
     startService,

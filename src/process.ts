@@ -21,7 +21,10 @@ export function untilStopped(): Promise<string> {
       resolve(reason);
     };
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => ask(signal));
-    if (process.send) process.on('disconnect', () => ask('disconnect'));
+    if (process.send) {
+      process.on('disconnect', () => ask('disconnect'));
+      if (!process.connected) ask('disconnect'); // the parent went before this process could listen
+    }
   });
 }
 
