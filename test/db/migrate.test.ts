@@ -17,7 +17,10 @@ t.test('migrations', async (t) => {
 
   t.test('migrations/schema.sql is what they make', async (t) => {
     const committed = await readFile('migrations/schema.sql', 'utf8');
-    t.ok(committed === (await describeSchema(database.superuserUrl)), 'run `npm run schema` and commit the result');
+    t.ok(
+      committed === (await describeSchema(database.superuserUrl)),
+      'run `npm run schema` and commit the result',
+    );
   });
 
   t.test('an edited migration is refused, a missing one is reported', async (t) => {
@@ -30,7 +33,7 @@ t.test('migrations', async (t) => {
     await t.rejects(migrate(database.superuserUrl), { message: /0002_preference_data.sql was edited/ });
     t.match(await drift(), /was edited/);
     await owner('delete from finegrain_migrations.applied where version = 3');
-    await owner("delete from finegrain_migrations.applied where version = 2");
+    await owner('delete from finegrain_migrations.applied where version = 2');
     t.match(await drift(), /2 migration\(s\) are not applied/);
     await owner("insert into finegrain_migrations.applied values (9999, '9999_future.sql', 'x')");
     await t.rejects(migrate(database.superuserUrl), { message: /does not know/ });
