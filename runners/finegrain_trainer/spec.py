@@ -74,7 +74,7 @@ class PpoOptions:
     weight_decay: float = option(0.0, minimum=0)
     max_grad_norm: float = option(1.0, above=0)
     # longest response; what is cut off here counts as truncated
-    max_new_tokens: int = option(64, minimum=1)
+    max_new_tokens: int = option(128, minimum=1)
     # sampling temperature; every log-probability is taken at it
     temperature: float = option(1.0, above=0)
     # price of one nat of k1 KL against the starting policy
@@ -101,7 +101,7 @@ class PpoOptions:
 class GenerateOptions:
     # prompts decoded together
     batch_size: int = option(64, minimum=1)
-    max_new_tokens: int = option(64, minimum=1)
+    max_new_tokens: int = option(128, minimum=1)
     # 0 = always the most likely token
     temperature: float = option(1.0, minimum=0)
 

@@ -42,16 +42,18 @@ def test_a_supervised_run_speaks_json_only_and_stops_when_its_life_line_closes(t
     spec = write_spec(tmp_path, hyperparameters={"epochs": 100_000, "batch_size": 64})
     arguments = command("sft", spec, tmp_path / "w", "--supervised")
     process = subprocess.Popen(arguments, cwd=RUNNERS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    lines, silence, spoke = [], 0.0, time.monotonic()
+    lines, spoke = [], []
     for text in process.stdout:
-        silence, spoke = max(silence, time.monotonic() - spoke), time.monotonic()
         lines.append(json.loads(text))
+        spoke.append(time.monotonic())
         if lines[-1].get("stage") == "train" and lines[-1]["step"] == 3:
             process.stdin.close()
     assert process.wait(timeout=30) == 75
     assert lines[0] == {"type": "progress", "step": 0, "total_steps": 1, "stage": "load"}
     assert lines[-1]["type"] == "checkpoint"
-    assert silence < 5, "progress is due every 2 s; this machine may be slow, but not that slow"
+    trained = next(at for at, line in zip(spoke, lines, strict=True) if line.get("stage") == "train")
+    repeated = [line for line in lines[1:] if line.get("stage") == "load"]
+    assert repeated or trained - spoke[0] < 2.5, "progress is due every 2 s, also while libraries load"
 
 
 @pytest.mark.parametrize(
