@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
@@ -42,6 +43,15 @@ def export_onnx(model: TokenRewardModel, path: Path) -> None:
             external_data=parameters * 4 > INLINE_BYTES,
             verbose=False,
         )
+    remove_traces(path)
+
+
+def remove_traces(path: Path) -> None:
+    """Takes out the stack traces that the exporter writes into every node: paths of this machine."""
+    graph = onnx.load(str(path), load_external_data=False)
+    for part in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
+        del part.metadata_props[:]
+    onnx.save(graph, str(path))
 
 
 def golden_items(
