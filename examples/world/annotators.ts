@@ -1,5 +1,5 @@
 // Simulated people of the demo world: annotators who vote on pairs, and an editor who repairs a response.
-// Both see the hidden score through noise; the noise is the point, and its size is measured in `main.ts`.
+// Both see the hidden score through noise, which is the point: how much of it stays in the labels is said in data.ts.
 
 import type { Random } from './random.ts';
 import { assess, type Defect, score } from './scorer.ts';

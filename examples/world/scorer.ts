@@ -61,12 +61,8 @@ export function assess(prompt: string, response: string): Assessment {
     }
     said.add(subject);
   }
-  for (const kind of requiredKinds) {
-    if (!placed.has(kind))
-      defects.push(
-        omission(slots, response, kind, kind === 'greeting' ? known[0] : firstAfter(kind, placed)),
-      );
-  }
+  const missing = requiredKinds.filter((kind) => !placed.has(kind));
+  defects.push(...missing.map((kind) => omission(slots, response, kind, placed)));
   return { score: 0 - defects.length, defects: defects.sort((a, b) => a.start - b.start || a.end - b.end) };
 }
 
@@ -137,25 +133,32 @@ function misphrasing(
   return insertion(kind, following.start, [`${text} `]);
 }
 
-/** A missing clause is due before the next required clause that is there, at the end if there is none. */
-function firstAfter(kind: RequiredKind, placed: ReadonlyMap<ClauseKind, Clause>): Clause | undefined {
+/**
+ * A missing greeting is due at the start; another clause before the next required one that is there, in the order
+ * of `requiredKinds`, and at the end if there is none.
+ */
+function omission(
+  slots: Slots,
+  response: string,
+  kind: RequiredKind,
+  placed: ReadonlyMap<ClauseKind, Clause>,
+): Defect {
   const later = requiredKinds.slice(requiredKinds.indexOf(kind) + 1);
-  return later.map((other) => placed.get(other)).find((clause) => clause !== undefined);
-}
-
-function omission(slots: Slots, response: string, kind: RequiredKind, next: Clause | undefined): Defect {
+  const next = later.map((other) => placed.get(other)).find((clause) => clause !== undefined);
   const options = wordings(slots, kind);
-  return next === undefined
-    ? insertion(
-        'missing_clause',
-        response.length,
-        options.map((option) => ` ${option}`),
-      )
-    : insertion(
-        'missing_clause',
-        next.words[0]!.start,
-        options.map((option) => `${option} `),
-      );
+  if (next === undefined) {
+    return insertion(
+      'missing_clause',
+      response.length,
+      options.map((option) => ` ${option}`),
+    );
+  }
+  const place = kind === 'greeting' ? 0 : next.words[0]!.start;
+  return insertion(
+    'missing_clause',
+    place,
+    options.map((option) => `${option} `),
+  );
 }
 
 function insertion(kind: DefectKind, place: number, options: readonly string[]): Defect {

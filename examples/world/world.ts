@@ -172,16 +172,13 @@ export function joinWords(words: readonly string[]): string {
   return words.map((word, index) => (index === 0 || /^[.,]$/.test(word) ? word : ` ${word}`)).join('');
 }
 
-export const defectKinds = [
-  'wrong_value',
-  'rude_word',
-  'unsupported_claim',
-  'repeated_clause',
-  'missing_clause',
-  'bad_grammar',
-] as const;
-
-export type DefectKind = (typeof defectKinds)[number];
+export type DefectKind =
+  | 'wrong_value'
+  | 'rude_word'
+  | 'unsupported_claim'
+  | 'repeated_clause'
+  | 'missing_clause'
+  | 'bad_grammar';
 
 /** A defect and its place: UTF-16 offsets, half-open; something missing has the width zero. */
 export type DefectSpan = { kind: DefectKind; start: number; end: number };
