@@ -33,6 +33,8 @@ export function openDatabase(
   });
   // an idle connection that breaks (a restart of the server) is replaced by the pool; without a listener it ends the process
   pool.on('error', (error) => options.onError?.(error));
+  // one that breaks between two statements of a transaction: its next statement fails
+  pool.on('connect', (client) => client.on('error', () => {}));
   return {
     async transaction(projectId, work) {
       const client = await pool.connect();

@@ -142,6 +142,7 @@ t.test('attempts', async (t) => {
     const { id } = await queueFake(server, 'work');
     const client = new pg.Client({ connectionString: server.database.superuserUrl });
     await client.connect();
+    t.teardown(() => client.end());
     for (const step of [5, 20, 35]) {
       await untilRun(server, id, ({ progress }) => (progress?.step ?? 0) > step);
       const { rowCount } = await client.query(
@@ -149,7 +150,6 @@ t.test('attempts', async (t) => {
       );
       t.ok(rowCount! > 0);
     }
-    await client.end();
     t.match(await untilEnded(server, id), {
       state: 'succeeded',
       attempts: [{ attempt: 1, outcome: 'succeeded' }],

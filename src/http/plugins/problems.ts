@@ -156,7 +156,9 @@ export const problemRendering = fp(async (app) => {
 function isUnavailable(error: Error & { code?: string }): boolean {
   return (
     /^(ECONNREFUSED|ECONNRESET|08\w{3}|57P0\w)$/.test(error.code ?? '') ||
-    /Connection terminated|timeout exceeded when trying to connect/.test(error.message)
+    /Connection terminated|timeout exceeded when trying to connect|connection error and is not queryable/.test(
+      error.message,
+    )
   );
 }
 
