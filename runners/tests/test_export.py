@@ -69,3 +69,9 @@ def test_a_graph_that_computes_something_else_is_refused(reward_folder):
     model.score.bias += 0.01
     with pytest.raises(ExportMismatch, match="differ by"):
         export.check_parity(model, reward_folder / "reward.onnx", items, card.context_length)
+
+
+def test_the_graph_says_nothing_about_the_machine_that_made_it(reward_folder):
+    content = (reward_folder / "reward.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content
