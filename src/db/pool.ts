@@ -17,6 +17,9 @@ export interface Database {
 
 pg.types.setTypeParser(pg.types.builtins.INT8, Number); // counts and sequence numbers, far below 2^53
 
+// A process that is frozen within a transaction would keep its locks, and so its run, for as long as it sleeps.
+const idleLimit = '15s';
+
 /** @param url a login that is, or is a member of, `role` */
 export function openDatabase(
   url: string,
@@ -41,10 +44,11 @@ export function openDatabase(
       let broken: Error | undefined;
       try {
         await client.query('begin');
-        await client.query("select set_config('role', $1, true), set_config('finegrain.project', $2, true)", [
-          role,
-          projectId ?? '',
-        ]);
+        await client.query(
+          `select set_config('role', $1, true), set_config('finegrain.project', $2, true),
+                  set_config('idle_in_transaction_session_timeout', $3, true)`,
+          [role, projectId ?? '', idleLimit],
+        );
         const result = await work({ query: async (text, values) => (await client.query(text, values)).rows });
         await client.query('commit');
         return result;

@@ -60,7 +60,7 @@ export const hyperparameters = {
       learning_rate: positive(5e-4, 'AdamW, constant'),
       weight_decay: atLeast(0, 0, 'AdamW'),
       max_grad_norm: positive(1, gradientNorm),
-      max_new_tokens: count(64, 'Longest response; a longer one counts as truncated'),
+      max_new_tokens: count(128, 'Longest response; a longer one counts as truncated'),
       temperature: positive(1, 'Of sampling, and of every log-probability'),
       beta: atLeast(0, 0.1, 'Price of one nat of KL against the starting policy'),
       mu: Type.Optional(
@@ -89,7 +89,7 @@ export const hyperparameters = {
   generate: Type.Object(
     {
       batch_size: count(64, 'Prompts decoded together'),
-      max_new_tokens: count(64, 'Longest response'),
+      max_new_tokens: count(128, 'Longest response'),
       temperature: atLeast(0, 1, '0: always the most likely token'),
     },
     closed,

@@ -19,3 +19,11 @@ t.test('a connection that breaks within a transaction fails that transaction and
   await other.end();
   t.same(await db.transaction(null, (tx) => tx.query('select 1 as one')), [{ one: 1 }]);
 });
+
+t.test('a process frozen within a transaction keeps its locks for a bounded time', async (t) => {
+  const database = await createTestDatabase(t);
+  const limit = "select current_setting('idle_in_transaction_session_timeout') as idle";
+  t.same(await database.open('finegrain_runner').transaction(null, (tx) => tx.query(limit)), [
+    { idle: '15s' },
+  ]);
+});

@@ -98,16 +98,20 @@ t.test('a model that does not compute what its trainer computed is refused', asy
   const cases: [string, FileChanges, RegExp][] = [
     [
       'another reward',
-      { 'golden.json': change((item) => {
+      {
+        'golden.json': change((item) => {
           item.rewards![2]! += 0.25;
-        }) },
+        }),
+      },
       /\/items\/0\/rewards\/2: .*the largest difference is 0\.250, the tolerance 0\.0001/,
     ],
     [
       'another token',
-      { 'golden.json': change((item) => {
+      {
+        'golden.json': change((item) => {
           item.token_ids![0] = 7;
-        }) },
+        }),
+      },
       /\/items\/0\/token_ids: the tokenizer gives other ids/,
     ],
     ['no golden items', { 'golden.json': null }, /golden\.json is missing/],
