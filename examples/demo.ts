@@ -105,7 +105,7 @@ async function runLoop(
       prompts: { snapshot_id: snapshot.id, split: 'train' },
       hyperparameters: recipe.ppo.hyperparameters,
     },
-    ({ result }) => (typeof result.kl === 'number' ? `KL to the start ${result.kl.toFixed(1)} nats` : 'done'),
+    ({ result }) => `KL to the start ${result.kl_per_response.toFixed(1)} nats a response`,
   );
   const generate = async (name: string, modelId: string) => {
     const { artifacts } = await run(
@@ -234,6 +234,12 @@ async function showScores(client: Client, model: string, seed: number): Promise<
   say('');
 }
 
+interface Figure {
+  value: number;
+  low: number;
+  high: number;
+}
+
 interface WinRate {
   win_rate: number;
   confidence_interval: { low: number; high: number; method: string };
@@ -242,30 +248,32 @@ interface WinRate {
 
 /** Prints the table; true when the gate is passed. */
 // biome-ignore lint/suspicious/noExplicitAny: the result of a reward run
-function report(reward: any, win: WinRate, recipe: Recipe, edits: { edited: number }): boolean {
+function report(
+  reward: any,
+  win: WinRate,
+  recipe: Recipe,
+  edits: { edited: number; pairs: number },
+): boolean {
   const test = reward.test;
   const { low, high, method } = win.confidence_interval;
   const passed =
     test.pair_accuracy.value >= gate.pair_accuracy &&
     test.bad_token_auc.value >= gate.bad_token_auc &&
     low > 0.5;
-  const figure = ({
-    value,
-    low: from,
-    high: to,
-    n,
-  }: {
-    value: number;
-    low: number;
-    high: number;
-    n: number;
-  }): string => `${value.toFixed(3)}  [${from.toFixed(3)}, ${to.toFixed(3)}]  n = ${n}`;
+  const figure = ({ value, low, high }: Figure, count: string): string =>
+    `${value.toFixed(3)}  [${low.toFixed(3)}, ${high.toFixed(3)}]  ${count}`;
   say('\nResult (held-out test prompts, 95 % intervals)');
   printTable([
-    ['edits', String(edits.edited)],
-    ['edit_accuracy', figure(test.edit_accuracy)],
-    ['pair_accuracy', `${figure(test.pair_accuracy)}  gate ≥ ${gate.pair_accuracy}`],
-    ['bad_token_auc', `${figure(test.bad_token_auc)}  gate ≥ ${gate.bad_token_auc}`],
+    ['edits', `${edits.edited} of ${edits.pairs} pairs`],
+    ['edit_accuracy', figure(test.edit_accuracy, `n = ${test.edit_accuracy.n} edits`)],
+    [
+      'pair_accuracy',
+      figure(test.pair_accuracy, `n = ${test.pair_accuracy.n} pairs  gate ≥ ${gate.pair_accuracy}`),
+    ],
+    [
+      'bad_token_auc',
+      figure(test.bad_token_auc, `n = ${test.bad_token_auc.edits} edits  gate ≥ ${gate.bad_token_auc}`),
+    ],
     [
       'win rate, PPO over start',
       `${percent(win.win_rate)}  [${percent(low)}, ${percent(high)}] ${method}  n = ${win.n}  gate: interval above 50 %`,
