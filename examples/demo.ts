@@ -240,6 +240,14 @@ interface Figure {
   high: number;
 }
 
+interface RewardReport {
+  test: {
+    edit_accuracy: Figure & { n: number };
+    pair_accuracy: Figure & { n: number };
+    bad_token_auc: Figure & { edits: number };
+  };
+}
+
 interface WinRate {
   win_rate: number;
   confidence_interval: { low: number; high: number; method: string };
@@ -247,14 +255,12 @@ interface WinRate {
 }
 
 /** Prints the table; true when the gate is passed. */
-// biome-ignore lint/suspicious/noExplicitAny: the result of a reward run
 function report(
-  reward: any,
+  { test }: RewardReport,
   win: WinRate,
   recipe: Recipe,
   edits: { edited: number; pairs: number },
 ): boolean {
-  const test = reward.test;
   const { low, high, method } = win.confidence_interval;
   const passed =
     test.pair_accuracy.value >= gate.pair_accuracy &&

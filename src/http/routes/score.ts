@@ -178,18 +178,12 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         response: { 200: Type.Ref('ScoreAnswer'), ...problemResponses(404, 413, 415, 422, 429) },
       },
     },
-    async (request, reply) => {
-      const answer = await scoreResponses(
+    (request, reply) =>
+      scoreResponses(
         services,
         request.caller,
         request.body as Parameters<typeof scoreResponses>[2],
         clientGone(reply),
-      );
-      // columns of numbers: several times faster than through the schema
-      return reply
-        .type('application/json')
-        .serializer(JSON.stringify)
-        .send(answer as never);
-    },
+      ),
   );
 };
