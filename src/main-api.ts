@@ -37,7 +37,10 @@ async function serve(
     logger,
   });
   try {
-    const address = await app.listen({ host: config.host, port: config.port });
+    const address = await app.listen({ host: config.host, port: config.port }).catch((error) => {
+      if (error.code !== 'EADDRINUSE') throw error;
+      throw new Error(`Port ${config.port} of ${config.host} is in use. Set PORT to another one.`);
+    });
     logger.info(`finegrain listens at ${address}, documentation at ${address}/docs`);
     if (stack) stack.announce(address);
     logger.info({ reason: await stopped }, 'stopping');

@@ -1,5 +1,8 @@
 import { createHash } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { loadModelTokenizer } from '../../src/scoring/tokenizer.ts';
+import { registerTinyModel, tinyModelFolder } from '../support/models.ts';
 import { checkSecurity, startTestServer, type TestServer } from '../support/server.ts';
 
 const editor = { kind: 'person', name: 'ann' };
@@ -79,6 +82,45 @@ t.test('snapshots', async (t) => {
     }
     const artifact = await call('GET', `/v1/artifacts/${created.body.digest}`);
     t.equal(`sha256:${createHash('sha256').update(artifact.text).digest('hex')}`, created.body.digest);
+  });
+
+  t.test('with a model: token ids, changes and labels in its tokenizer', async (t) => {
+    await registerTinyModel(server, { alias: 'token-reward' });
+    const tokenizer = await loadModelTokenizer(fileURLToPath(tinyModelFolder));
+    const rows = (await call('GET', `${path}/export?model=token-reward`)).text
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    const edits = rows.filter(({ type }) => type === 'edit');
+    t.same([edits.length, rows.length], [30, 90], 'every edit, and every pair that has a preference');
+    const { original, edited, prompt, prompt_token_ids, usable } = edits[0];
+    t.same(prompt_token_ids, await tokenizer.encodePrompt(prompt));
+    for (const { text, token_ids } of [original, edited]) {
+      t.same(token_ids, [...(await tokenizer.encodeResponse(text)).tokenIds, tokenizer.eosTokenId]);
+    }
+    const { offsets } = await tokenizer.encodeResponse(original.text);
+    const labelled = offsets
+      .filter((_, index) => original.labels[index] === 1)
+      .map((span) => original.text.slice(...span));
+    t.equal(labelled.join('').trim(), 'bad', 'the word that was edited away');
+    t.equal(usable, true);
+    t.same(edited.changed, edited.labels, 'a substitution labels all that changed');
+    const train = (await call('GET', `${path}/export?model=token-reward&split=train`)).text;
+    t.ok(
+      train
+        .trimEnd()
+        .split('\n')
+        .every((line) => JSON.parse(line).split === 'train'),
+    );
+
+    const preview = await call('POST', '/v1/edits/preview', {
+      json: { original: original.text, edited: edited.text, model: 'token-reward' },
+    });
+    t.same(
+      preview.body.tokens.original.changed,
+      original.changed.slice(0, -1).map((changed: number) => changed === 1),
+      'the preview sees the same tokens',
+    );
   });
 
   t.test('equal content has an equal digest, in another order, project and time', async (t) => {

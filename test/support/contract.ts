@@ -66,12 +66,8 @@ export function readContract(document: Document): Contract {
   };
 }
 
-/** Objects of answers have no fields but the declared ones. Intersections are closed as a whole. */
+/** Objects of answers have no fields but the declared ones. */
 function closeObjects(schema: Record<string, unknown>): void {
-  if (Array.isArray(schema.allOf)) {
-    schema.unevaluatedProperties ??= false;
-    return;
-  }
   if (
     schema.type === 'object' &&
     schema.properties &&

@@ -54,18 +54,16 @@ const TokenSide = Type.Object({
   changed: Type.Array(Type.Boolean()),
 });
 
-const Preview = Type.Intersect(
-  [
-    Type.Ref('Alignment'),
-    Type.Object({
-      tokens: Type.Optional(
-        Type.Object(
-          { original: TokenSide, edited: TokenSide },
-          { description: 'When a model is named: the texts as its tokenizer sees them' },
-        ),
+const Preview = Type.Object(
+  {
+    ...Alignment.properties,
+    tokens: Type.Optional(
+      Type.Object(
+        { original: TokenSide, edited: TokenSide },
+        { description: 'When a model is named: the texts as its tokenizer sees them' },
       ),
-    }),
-  ],
+    ),
+  },
   { $id: 'EditPreview' },
 );
 

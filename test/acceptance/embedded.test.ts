@@ -1,0 +1,109 @@
+// The service as `npm start` starts it, seen from outside only: its process, its HTTP, its data folder.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import t from 'tap';
+
+interface Service {
+  process: ChildProcess;
+  url: string;
+  /** what it has said so far */
+  stdout(): string;
+  stderr(): string;
+}
+
+t.test('npm start: embedded Postgres, API and worker in one process tree', async (t) => {
+  const dataDir = await mkdtemp(join(tmpdir(), 'finegrain acceptance '));
+  t.teardown(() => rm(dataDir, { recursive: true, force: true }));
+  let first = await start(dataDir);
+  t.teardown(() => first.process.kill('SIGKILL'));
+  const key = (await readFile(join(dataDir, 'api-key'), 'utf8')).trim();
+
+  t.test('prints its address and a key, which only its owner can read', async (t) => {
+    t.match(first.stdout(), `finegrain is ready at ${first.url}`);
+    t.match(first.stdout(), key);
+    t.equal((await stat(join(dataDir, 'api-key'))).mode & 0o777, 0o600);
+    t.match(await request(first, 'GET', '/readyz', null), { status: 200, body: { ready: true } });
+    t.match(await request(first, 'GET', '/v1/datasets', null), { status: 401 });
+  });
+
+  t.test('SIGTERM: a request under way is answered, the exit code is 0, the port is free', async (t) => {
+    t.match(await request(first, 'POST', '/v1/datasets', key, { name: 'kept' }), { status: 201 });
+    const judgements = Array.from({ length: 60_000 }, (_, i) => ({ item_id: `i${i}`, outcome: i % 2 }));
+    const slow = request(first, 'POST', '/v1/win-rates', key, { judgements });
+    await sleep(100);
+    first.process.kill('SIGTERM');
+    const [code] = await once(first.process, 'exit');
+    t.equal(code, 0);
+    t.match(await slow, { status: 200, body: { n: 60_000 } });
+    await t.rejects(fetch(`${first.url}/healthz`));
+    t.notMatch(first.stderr(), key, 'the log holds no key');
+  });
+
+  t.test('SIGKILL: the next start goes on with the same data and key', async (t) => {
+    first = await start(dataDir);
+    t.match((await request(first, 'GET', '/v1/datasets', key)).body, { items: [{ name: 'kept' }] });
+    first.process.kill('SIGKILL');
+    await once(first.process, 'exit');
+    first = await start(dataDir);
+    t.match((await request(first, 'GET', '/v1/datasets', key)).body, { items: [{ name: 'kept' }] });
+    first.process.kill('SIGINT');
+    const [code] = await once(first.process, 'exit');
+    t.equal(code, 0);
+  });
+
+  t.test('a port that is taken, a variable that is wrong: said plainly, exit code 1', async (t) => {
+    const holder = createServer().listen(0, '127.0.0.1');
+    await once(holder, 'listening');
+    const { port } = holder.address() as { port: number };
+    const blocked = launch(dataDir, { PORT: String(port) });
+    t.equal((await once(blocked.process, 'exit'))[0], 1);
+    t.match(blocked.stderr(), new RegExp(`port ${port} of 127.0.0.1 is in use.*PORT`, 'i'));
+    holder.close();
+    const wrong = launch(dataDir, { PORT: 'http' });
+    t.equal((await once(wrong.process, 'exit'))[0], 1);
+    t.match(wrong.stderr(), /PORT must be a whole number/);
+  });
+});
+
+function launch(dataDir: string, env: NodeJS.ProcessEnv): Service {
+  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
+    // no runner: this is what works without Python
+    env: { PATH: process.env.PATH, FINEGRAIN_DATA_DIR: dataDir, FINEGRAIN_PYTHON: '/none', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const said = { stdout: '', stderr: '' };
+  for (const name of ['stdout', 'stderr'] as const) {
+    child[name].on('data', (chunk) => {
+      said[name] += chunk;
+    });
+  }
+  return { process: child, url: '', stdout: () => said.stdout, stderr: () => said.stderr };
+}
+
+async function start(dataDir: string): Promise<Service> {
+  const service = launch(dataDir, { PORT: '0' });
+  for (let waited = 0; waited < 60_000; waited += 50) {
+    const url = /ready at (http:\S+)/.exec(service.stdout())?.[1];
+    if (url) return { ...service, url };
+    if (service.process.exitCode !== null) break;
+    await sleep(50);
+  }
+  throw new Error(`The service did not start:\n${service.stderr()}`);
+}
+
+async function request(service: Service, method: string, path: string, key: string | null, json?: unknown) {
+  const response = await fetch(service.url + path, {
+    method,
+    headers: {
+      ...(key === null ? {} : { authorization: `Bearer ${key}` }),
+      ...(json === undefined ? {} : { 'content-type': 'application/json' }),
+    },
+    ...(json === undefined ? {} : { body: JSON.stringify(json) }),
+  });
+  return { status: response.status, body: (await response.json()) as unknown };
+}
