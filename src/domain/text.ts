@@ -18,6 +18,7 @@ const illFormed = /\0|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\u
 
 /** The first NUL (Postgres cannot store it) or lone surrogate (no Unicode text) of a string, or null. */
 export function findIllFormed(text: string): IllFormed | null {
+  if (text.isWellFormed() && !text.includes('\0')) return null; // native, and nearly always the end of it
   const match = illFormed.exec(text);
   return match && { index: match.index, kind: match[0] === '\0' ? 'nul' : 'lone_surrogate' };
 }

@@ -2,10 +2,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import t from 'tap';
+import { isAlive } from '../support/processes.ts';
 import {
   eventsOf,
   fakePython,
-  isAlive,
   queueFake,
   startRunner,
   trainerPid,

@@ -9,7 +9,7 @@ import { holdLease } from '../../src/runner/lease.ts';
 import { openDoorbell } from '../../src/runner/loop.ts';
 import { progressEstimator } from '../../src/runner/progress.ts';
 import { startTrainer } from '../../src/runner/trainer-process.ts';
-import { isAlive } from '../support/runner.ts';
+import { isAlive } from '../support/processes.ts';
 
 t.test(
   'progress: the rest at the rate of this stage in this attempt; a repeated line says nothing',

@@ -3,10 +3,10 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
+import { isAlive } from '../support/processes.ts';
 import {
   eventsOf,
   fakePython,
-  isAlive,
   queueFake,
   startRunner,
   trainerPid,

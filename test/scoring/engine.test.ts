@@ -7,7 +7,8 @@ import { openScoringEngine, type ScoringEngine, type Sequence } from '../../src/
 import { openArtifactStore } from '../../src/storage/artifact-store.ts';
 import type { StoredModel } from '../../src/storage/model-folder.ts';
 import { type FileChanges, storeTinyModel, tinyModelFolder, tinyModelWithNaN } from '../support/models.ts';
-import { eventually, isAlive, scorerProcesses } from '../support/scorer-processes.ts';
+import { isAlive } from '../support/processes.ts';
+import { eventually, scorerProcesses } from '../support/scorer-processes.ts';
 
 type Limits = Partial<Parameters<typeof openScoringEngine>[0]>;
 

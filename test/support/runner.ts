@@ -131,12 +131,3 @@ export async function trainerPid(server: TestServer, id: string, attempt: number
     await sleep(50);
   }
 }
-
-export function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-}

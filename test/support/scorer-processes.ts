@@ -21,12 +21,3 @@ export async function eventually<T>(look: () => T | undefined | null | false): P
   }
   throw new Error(`not seen within a minute: ${look}`);
 }
-
-export function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-}
