@@ -3,6 +3,7 @@ import Fastify from 'fastify';
 import type { Logger } from 'pino';
 import { authentication } from './http/plugins/authentication.ts';
 import { documentation } from './http/plugins/documentation.ts';
+import { drain } from './http/plugins/drain.ts';
 import { problemRendering, renderClientError } from './http/plugins/problems.ts';
 import { requestText } from './http/plugins/request-text.ts';
 import { validation } from './http/plugins/validation.ts';
@@ -40,6 +41,7 @@ export async function buildApp({ services, bootstrapKey, logger }: AppOptions) {
     routerOptions: { maxParamLength: 200 },
   });
 
+  await app.register(drain);
   await app.register(problemRendering);
   await app.register(documentation);
   await app.register(requestText);
