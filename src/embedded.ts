@@ -2,7 +2,7 @@
 // its own database role. Everything ends with this process; a second start on the same data folder attaches.
 import { type ChildProcess, fork } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { Config } from './config.ts';
@@ -10,13 +10,9 @@ import { startEmbeddedPostgres } from './db/embedded-postgres.ts';
 import { enableLogins, loginUrl } from './db/logins.ts';
 import { migrate } from './db/migrate.ts';
 import type { DatabaseRole } from './db/pool.ts';
-import { generateKey } from './services/keys.ts';
 
 export interface EmbeddedStack {
   apiDatabaseUrl: string;
-  apiKey: string;
-  /** Tells the person at the terminal where the service is and how to use it. */
-  announce(address: string): void;
   stop(): Promise<void>;
 }
 
@@ -35,7 +31,6 @@ export async function startEmbeddedStack(config: Config, logger: Logger): Promis
     await migrate(postgres.superuserUrl);
     await enableLogins(postgres.superuserUrl);
     const urlOf = (role: DatabaseRole): string => loginUrl(postgres.superuserUrl, role);
-    const { apiKey, fresh } = await bootstrapKey(config);
     children.push(startChild('main-worker.ts', { DATABASE_DIRECT_URL: urlOf('finegrain_system') }, logger));
     if (existsSync(config.runner.python))
       children.push(startChild('main-runner.ts', { DATABASE_DIRECT_URL: urlOf('finegrain_runner') }, logger));
@@ -45,31 +40,11 @@ export async function startEmbeddedStack(config: Config, logger: Logger): Promis
       );
     return {
       apiDatabaseUrl: urlOf('finegrain_api'),
-      apiKey,
-      announce: (address) => {
-        process.stdout.write(`finegrain is ready at ${address}   documentation: ${address}/docs\n`);
-        process.stdout.write(
-          `API key: ${apiKey}   (${fresh ? 'made now' : 'as before'}; export FINEGRAIN_API_KEY=… to choose your own)\n`,
-        );
-      },
       stop,
     };
   } catch (error) {
     await stop();
     throw error;
-  }
-}
-
-/** FINEGRAIN_API_KEY, or the key in the data folder, made once. */
-async function bootstrapKey({ apiKey, dataDir }: Config): Promise<{ apiKey: string; fresh: boolean }> {
-  if (apiKey !== null) return { apiKey, fresh: false };
-  const file = join(dataDir, 'api-key');
-  try {
-    await writeFile(file, `${generateKey()}\n`, { mode: 0o600, flag: 'wx' });
-    return { apiKey: (await readFile(file, 'utf8')).trim(), fresh: true };
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    return { apiKey: (await readFile(file, 'utf8')).trim(), fresh: false };
   }
 }
 

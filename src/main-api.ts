@@ -1,5 +1,6 @@
 // The API. With DATABASE_URL: one stateless process. Without: embedded Postgres, worker and CPU runner beside it.
 import { buildApp } from './app.ts';
+import { readBootstrapKey } from './bootstrap-key.ts';
 import { type Config, readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
 import { type EmbeddedStack, startEmbeddedStack } from './embedded.ts';
@@ -26,6 +27,7 @@ async function serve(
   stopped: Promise<string>,
 ): Promise<void> {
   const url = stack?.apiDatabaseUrl ?? config.databaseUrl!;
+  const { key, announced } = await readBootstrapKey(config);
   const db = openDatabase(url, 'finegrain_api', {
     onError: (err) => logger.warn({ err }, 'a database connection broke'),
   });
@@ -33,7 +35,7 @@ async function serve(
   const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, log: logger });
   const app = await buildApp({
     services: { db, artifacts, scoring },
-    bootstrapKey: stack?.apiKey ?? config.apiKey,
+    bootstrapKey: key,
     logger,
   });
   try {
@@ -42,7 +44,9 @@ async function serve(
       throw new Error(`Port ${config.port} of ${config.host} is in use. Set PORT to another one.`);
     });
     logger.info(`finegrain listens at ${address}, documentation at ${address}/docs`);
-    if (stack) stack.announce(address);
+    process.stdout.write(
+      `finegrain is ready at ${address}   documentation: ${address}/docs\nAPI key: ${announced}\n`,
+    );
     logger.info({ reason: await stopped }, 'stopping');
   } finally {
     await app.close();
