@@ -162,7 +162,11 @@ async function runToEnd(
 ): Promise<RunResult> {
   let run = await client.request('POST', '/v1/runs', { kind, spec });
   while (!['succeeded', 'failed', 'cancelled'].includes(run.state)) {
-    await sleep(250, undefined, { signal });
+    if (signal.aborted) {
+      await client.request('POST', `/v1/runs/${run.id}/cancel`); // else the next start would go on with it
+      throw new Error('interrupted');
+    }
+    await sleep(250);
     run = await client.request('GET', `/v1/runs/${run.id}`);
     const { progress } = run;
     report({
@@ -325,6 +329,7 @@ async function main(): Promise<void> {
     const loop = runLoop(client, service, { recipe, seed }, interrupt.signal);
     const passed = await Promise.race([loop, untilAborted(interrupt.signal)]);
     if (passed === undefined) {
+      await Promise.race([loop.catch(() => {}), sleep(3000)]); // it cancels the run that it waits for
       say('\nInterrupted.');
       process.exitCode = 130;
       return;
