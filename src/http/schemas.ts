@@ -51,7 +51,21 @@ export const Problem = Type.Object(
       ),
     ),
   },
-  { $id: 'Problem', description: 'Problem details (RFC 9457)' },
+  {
+    $id: 'Problem',
+    description: 'Problem details (RFC 9457)',
+    examples: [
+      {
+        type: 'urn:finegrain:problem:invalid_request',
+        title: problems.invalid_request.title,
+        status: 400,
+        code: 'invalid_request',
+        detail: '/name: is missing.',
+        instance: '/v1/datasets',
+        errors: [{ pointer: '/name', detail: 'is missing', in: 'body' }],
+      },
+    ],
+  },
 );
 
 export const Page = <T extends TSchema>(item: T) =>
