@@ -133,16 +133,9 @@ export const problemRendering = fp(async (app) => {
     if (error.code === 'FST_ERR_ROUTE_MISSING_CONTENT_TYPE') return unknownRoute(app, request, reply);
     const problem = toProblem(error);
     if (problem) return send(request, reply, problem);
-    const unavailable = isUnavailable(error);
     request.log.error({ err: error }, 'request failed');
-    if (unavailable)
-      return send(
-        request,
-        reply,
-        new Problem('unavailable', 'The database cannot be reached. Try again in a moment.', {
-          retryAfterSeconds: 1,
-        }),
-      );
+    const passing = passingTrouble(error);
+    if (passing) return send(request, reply, passing);
     return send(
       request,
       reply,
@@ -152,14 +145,25 @@ export const problemRendering = fp(async (app) => {
   app.setNotFoundHandler((request, reply) => unknownRoute(app, request, reply));
 });
 
-// connection refused or reset, and PostgreSQL's classes 08 (connection) and 57P0x (shutdown)
-function isUnavailable(error: Error & { code?: string }): boolean {
-  return (
+// what an operator mends, or what mends itself: a full disk, and a database that cannot be reached (PostgreSQL's classes
+// 08, connection, and 57P0x, shutdown)
+function passingTrouble(error: Error & { code?: string }): Problem | null {
+  if (/^(ENOSPC|EDQUOT|53100)$/.test(error.code ?? '')) {
+    return new Problem('unavailable', 'The disk of the service is full. Try again when there is room.', {
+      retryAfterSeconds: 60,
+    });
+  }
+  if (
     /^(ECONNREFUSED|ECONNRESET|08\w{3}|57P0\w)$/.test(error.code ?? '') ||
     /Connection terminated|timeout exceeded when trying to connect|connection error and is not queryable/.test(
       error.message,
     )
-  );
+  ) {
+    return new Problem('unavailable', 'The database cannot be reached. Try again in a moment.', {
+      retryAfterSeconds: 1,
+    });
+  }
+  return null;
 }
 
 const socketErrors: Record<string, ProblemCode> = {
