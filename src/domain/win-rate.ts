@@ -11,8 +11,8 @@ export interface Judgement {
   length_baseline?: number;
   difficulty?: number;
   judge?: string;
-  /** Which response the judge saw first. */
-  order?: string;
+  /** In which order the judge saw the responses; any name, the same for the same order. */
+  order?: string | number;
 }
 
 export interface ConfidenceInterval {

@@ -25,7 +25,10 @@ const Judgement = Type.Object(
     ),
     judge: Type.Optional(Type.String({ maxLength: 200 })),
     order: Type.Optional(
-      Type.Enum(['candidate_first', 'baseline_first'], { description: 'Which response the judge saw first' }),
+      Type.Union([Type.String({ maxLength: 200 }), Type.Integer()], {
+        description: 'In which order the judge saw the responses, in words or numbers of your own',
+        examples: ['candidate_first'],
+      }),
     ),
   },
   { $id: 'Judgement', additionalProperties: false },
