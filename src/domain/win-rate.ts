@@ -170,7 +170,7 @@ function verdictsBy(members: Counted[], key: (one: Counted) => string | undefine
 function positionConsistency(items: Map<string, Counted[]>): number | null {
   const verdicts = [...items.values()]
     .flatMap((members) => [...groupBy(members, ({ judge }) => judge ?? '').values()])
-    .map((ofJudge) => verdictsBy(ofJudge, ({ order }) => order))
+    .map((ofJudge) => verdictsBy(ofJudge, ({ order }) => order?.toString()))
     .filter((ofOrders) => ofOrders.length > 1);
   if (verdicts.length === 0) return null;
   return verdicts.filter((ofOrders) => new Set(ofOrders).size === 1).length / verdicts.length;
