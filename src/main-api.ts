@@ -1,6 +1,7 @@
 // The API. With DATABASE_URL: one stateless process. Without: embedded Postgres, worker and CPU runner beside it.
+
+import { readBootstrapKey } from './admin-key.ts';
 import { buildApp } from './app.ts';
-import { readBootstrapKey } from './bootstrap-key.ts';
 import { type Config, readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
 import { type EmbeddedStack, startEmbeddedStack } from './embedded.ts';
