@@ -340,7 +340,9 @@ async function main(): Promise<void> {
       await untilAborted(interrupt.signal);
     } else {
       say(
-        '\nNext: npm run demo -- --keep, then explore models and runs at /docs; or npm start and pairs of your own (README).',
+        '\nNext: fine-tune the starting policy on the edited responses (an sft run with data {snapshot_id, responses: "edited"}). In this\n' +
+          'world that alone does better than PPO from the start, and PPO from there better still (docs/experiments.md).\n' +
+          'npm run demo -- --keep leaves the service up for /docs; npm start serves pairs of your own (README).',
       );
     }
   } catch (error) {
