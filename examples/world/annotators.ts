@@ -7,17 +7,17 @@ import { vocabulary } from './world.ts';
 
 export type Votes = { a: number; b: number };
 
-/** Share of votes that are cast at random in effect: an annotator who means `a` says `b`. */
-const flipRate = 0.1;
+/** Share of annotators who mean `a` and say `b`. */
+const usualFlipRate = 0.1;
 
 /** Probability of a vote for the response whose hidden score is higher by `difference`: Bradley-Terry with flips. */
-export function voteProbability(difference: number): number {
+export function voteProbability(difference: number, flipRate = usualFlipRate): number {
   return flipRate + (1 - 2 * flipRate) / (1 + Math.exp(-difference));
 }
 
-/** The votes of independent annotators on a pair. */
-export function vote(prompt: string, a: string, b: string, annotators: number, random: Random): Votes {
-  const probability = voteProbability(score(prompt, a) - score(prompt, b));
+/** The votes of independent annotators on a pair whose response a has a hidden score that is higher by `difference`. */
+export function vote(difference: number, annotators: number, random: Random, flipRate?: number): Votes {
+  const probability = voteProbability(difference, flipRate);
   const votes = { a: 0, b: 0 };
   for (let annotator = 0; annotator < annotators; annotator += 1) {
     votes[random.chance(probability) ? 'a' : 'b'] += 1;
@@ -33,9 +33,12 @@ export function majority(votes: Votes): 'a' | 'b' | null {
 
 /** The judge's verdict: the candidate's share of the win, 1, 0 or (equal hidden scores) 0.5. */
 export function judge(prompt: string, candidate: string, baseline: string): 0 | 0.5 | 1 {
-  const difference = score(prompt, candidate) - score(prompt, baseline);
-  if (difference === 0) return 0.5;
-  return difference > 0 ? 1 : 0;
+  return judgeScores(score(prompt, candidate), score(prompt, baseline));
+}
+
+export function judgeScores(candidate: number, baseline: number): 0 | 0.5 | 1 {
+  if (candidate === baseline) return 0.5;
+  return candidate > baseline ? 1 : 0;
 }
 
 export type EditorRates = {

@@ -3,6 +3,7 @@
 
 import { edit, majority, type Votes, vote } from './annotators.ts';
 import { createRandom, type Random } from './random.ts';
+import { score } from './scorer.ts';
 import { drawSlots, renderPrompt, writeDemonstration } from './world.ts';
 
 export type PairRow = {
@@ -47,7 +48,8 @@ export function pairRows(seed: number, count: number): PairRow[] {
       string,
       string,
     ];
-    const votes = vote(prompt, response_a, response_b, annotatorsPerPair, random);
+    const difference = score(prompt, response_a) - score(prompt, response_b);
+    const votes = vote(difference, annotatorsPerPair, random);
     return {
       external_id: `pair-${number}`,
       prompt,
@@ -88,6 +90,15 @@ export function promptRows(seed: number, count: number, purpose: string): Prompt
     id: `${purpose}-${number}`,
     prompt: renderPrompt(drawSlots(random)),
   }));
+}
+
+/** What careful writers say to the prompts of the same seed and purpose: a yardstick that no policy here learns from. */
+export function carefulRows(seed: number, count: number, purpose: string): DemonstrationRow[] {
+  return rows(`${seed}/prompts/${purpose}`, count, (random, number) => {
+    const slots = drawSlots(random);
+    const { text } = writeDemonstration(slots, random, drawCarelessness(random, 'careful'));
+    return { id: `${purpose}-${number}`, prompt: renderPrompt(slots), response: text };
+  });
 }
 
 function rows<Row>(name: string, count: number, make: (random: Random, number: string) => Row): Row[] {

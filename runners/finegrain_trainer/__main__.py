@@ -20,7 +20,7 @@ from .protocol import (
     StopRequest,
     claim_stdout,
 )
-from .spec import KINDS, HubModel, Spec, read_spec
+from .spec import KINDS, HubModel, PpoSpec, Spec, read_spec
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -82,7 +82,8 @@ def prepare_libraries(spec: Spec) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["TQDM_DISABLE"] = "1"
-    names_hub = any(isinstance(value, HubModel) for value in vars(spec).values())
+    parts = [spec, spec.evaluation] if isinstance(spec, PpoSpec) and spec.evaluation else [spec]
+    names_hub = any(isinstance(value, HubModel) for part in parts for value in vars(part).values())
     os.environ["HF_HUB_OFFLINE"] = "0" if names_hub else "1"
 
 

@@ -48,8 +48,21 @@ class Response:
 
 
 @dataclass(frozen=True)
+class Hunk:
+    """A place where the token ids of two versions differ (`original`, `edited`), and its labelled tokens B_h, G_h."""
+
+    original: list[int]
+    edited: list[int]
+    bad: list[int]
+    good: list[int]
+
+
+@dataclass(frozen=True)
 class Edit:
-    """A less-preferred response y^l and its minimally edited version y^e. Not `usable`: no token labels."""
+    """A less-preferred response y^l and its minimally edited version y^e. Not `usable`: no token labels.
+
+    Outside the hunks both versions have the same ids in the same order.
+    """
 
     id: str
     split: str
@@ -57,6 +70,7 @@ class Edit:
     prompt_token_ids: list[int]
     original: Response
     edited: Response
+    hunks: list[Hunk]
     usable: bool
 
 
@@ -108,7 +122,7 @@ def read_labels(path: Path, vocab_size: int) -> tuple[list[Edit], list[Pair]]:
         if not isinstance(usable, bool):
             raise RowError("usable", f"expected true or false, got {usable!r}")
         original, edited = (_response(row, key, vocab_size, labelled=usable) for key in ("original", "edited"))
-        return Edit(*head, original, edited, usable)
+        return Edit(*head, original, edited, _hunks(row, original, edited), usable)
 
     rows = list(_read(path, parse))
     return [row for row in rows if isinstance(row, Edit)], [row for row in rows if isinstance(row, Pair)]
@@ -192,6 +206,30 @@ def _ids(row: dict[str, Any], key: str, vocab_size: int, where: str = "") -> lis
         if type(token) is not int or not 0 <= token < vocab_size:
             raise RowError(f"{where}{key}[{index}]", f"expected an id from 0 to {vocab_size - 1}, got {token!r}")
     return value
+
+
+def _hunks(row: dict[str, Any], original: Response, edited: Response) -> list[Hunk]:
+    value = row.get("hunks", [])
+    if not isinstance(value, list):
+        raise RowError("hunks", "expected a list")
+    hunks = []
+    for index, hunk in enumerate(value):
+        where = f"hunks[{index}]"
+        if not isinstance(hunk, dict):
+            raise RowError(where, f"expected an object, got {type(hunk).__name__}")
+        sides = []
+        for key, response in (("original", original), ("edited", edited), ("bad", original), ("good", edited)):
+            places = hunk.get(key)
+            if not isinstance(places, list) or any(
+                type(place) is not int or not 0 <= place < len(response.token_ids) for place in places
+            ):
+                raise RowError(f"{where}.{key}", "expected a list of token positions of its response")
+            sides.append(places)
+        hunks.append(Hunk(*sides))
+    changed = [{place for hunk in hunks for place in getattr(hunk, side)} for side in ("original", "edited")]
+    if hunks and len(original.token_ids) - len(changed[0]) != len(edited.token_ids) - len(changed[1]):
+        raise RowError("hunks", "do not leave equally many tokens on both sides")
+    return hunks
 
 
 def _response(row: dict[str, Any], key: str, vocab_size: int, labelled: bool) -> Response:

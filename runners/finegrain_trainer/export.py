@@ -17,7 +17,7 @@ from torch import Tensor
 from .batching import collate
 from .data import Prompt
 from .failures import ExportMismatch
-from .models import TokenRewardModel
+from .models import RewardModel
 from .prompt_format import TextCodec
 
 TOLERANCE = 1e-4
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 INLINE_BYTES = 1 << 30
 
 
-def export_onnx(model: TokenRewardModel, path: Path) -> None:
+def export_onnx(model: RewardModel, path: Path) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     example = torch.zeros(2, 8, dtype=torch.long, device=model.score.weight.device)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
@@ -55,7 +55,7 @@ def remove_traces(path: Path) -> None:
 
 
 def golden_items(
-    model: TokenRewardModel, codec: TextCodec, texts: list[tuple[Prompt, Any, str]], context_length: int
+    model: RewardModel, codec: TextCodec, texts: list[tuple[Prompt, Any, str]], context_length: int
 ) -> list[dict[str, Any]]:
     """Prompts and responses with their ids and PyTorch's rewards: what every program that loads the model checks.
 
@@ -78,7 +78,7 @@ def golden_items(
     return items
 
 
-def check_parity(model: TokenRewardModel, path: Path, items: list[dict[str, Any]], context_length: int) -> float:
+def check_parity(model: RewardModel, path: Path, items: list[dict[str, Any]], context_length: int) -> float:
     """Largest difference between ONNX Runtime and PyTorch over several lengths and a padded batch.
 
     Raises ExportMismatch above TOLERANCE.

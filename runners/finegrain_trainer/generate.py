@@ -1,20 +1,22 @@
 """Responses of a policy to a list of prompts, in the order of the prompts.
 
-A row's randomness comes from the seed and its place in the file, so it does not depend on batch_size.
+A row's randomness comes from the seed and its place in the file, so it does not depend on batch_size. With a KL
+reference each row says how far the policy has moved from it.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .batching import length_sorted
 from .checkpoint import CheckpointStore
-from .data import file_digest, read_prompts
+from .data import PromptRow, file_digest, read_prompts
 from .failures import BadSpec, Interrupted
-from .models import load_policy, weights_digest
+from .models import LanguageModel, load_policy, weights_digest
 from .protocol import Reporter, StopRequest
-from .sampling import sample
+from .sampling import response_kl, row_uniforms, sample
 from .spec import GenerateSpec
 from .workdir import finish_file, run_identity
 
@@ -26,54 +28,66 @@ def run(spec: GenerateSpec, workdir: Path, device: torch.device, reporter: Repor
     model = load_policy(spec.model, device)
     model.network.requires_grad_(False)
     rows = read_prompts(spec.prompts)
-    prompts = [model.codec.prompt_ids(row.prompt) for row in rows]
-    for row, ids in zip(rows, prompts, strict=True):
-        if len(ids) + options.max_new_tokens > model.card.context_length:
-            raise BadSpec(
-                f"{spec.prompts.name} line {row.line}: prompt: has {len(ids)} tokens, which leaves no room for "
-                f"{options.max_new_tokens} more in a context of {model.card.context_length}"
-            )
+    prompts = prompt_token_ids(model, rows, options.max_new_tokens, spec.prompts.name)
+    reference = load_policy(spec.kl_reference, device) if spec.kl_reference else None
+    if reference and file_digest(reference.folder / "tokenizer.json") != file_digest(model.folder / "tokenizer.json"):
+        raise BadSpec("kl_reference: has another tokenizer than the model; both must read the same token ids")
 
-    identity = run_identity(spec, rows=file_digest(spec.prompts), base=weights_digest(model.folder))
+    digests = {"kl_reference": weights_digest(reference.folder)} if reference else {}
+    identity = run_identity(spec, rows=file_digest(spec.prompts), base=weights_digest(model.folder), **digests)
     store = CheckpointStore(workdir, identity, reporter)
     batches = length_sorted([len(ids) for ids in prompts], options.batch_size)
     checkpoint = store.latest()
     first = checkpoint.step if checkpoint else 0
     responses = {int(row): ids for row, ids in checkpoint.state["responses"].items()} if checkpoint else {}
+    kl = {int(row): value for row, value in checkpoint.state["kl"].items()} if checkpoint else {}
 
     for step, batch in enumerate(batches[first:], start=first + 1):
         uniforms = torch.stack([row_uniforms(spec.seed, row, options.max_new_tokens) for row in batch])
-        sampled = sample(
-            model.network, [prompts[row] for row in batch], uniforms, model.card.eos_token_id, options.temperature
-        )
+        batch_prompts = [prompts[row] for row in batch]
+        sampled = sample(model.network, batch_prompts, uniforms, model.card.eos_token_id, options.temperature)
         responses |= zip(batch, sampled.lists(), strict=True)
+        if reference:
+            moved = response_kl(reference.network, sampled, batch_prompts, options.temperature)
+            kl |= zip(batch, moved.tolist(), strict=True)
         reporter.progress(step, len(batches), "generate")
         if step % CHECKPOINT_EVERY == 0 or step == len(batches) or stop.requested:
-            store.save(step, {}, {"responses": responses})
+            store.save(step, {}, {"responses": responses, "kl": kl})
         if stop.requested:
             raise Interrupted
 
-    lines, lengths, ended = [], 0, 0
+    lines = []
     for place, row in enumerate(rows):
-        ids = responses[place]
-        has_eos = ids[-1] == model.card.eos_token_id
-        lengths, ended = lengths + len(ids), ended + has_eos
-        lines.append(
-            json.dumps(
-                {
-                    "id": row.id,
-                    "prompt": row.raw_prompt,
-                    "response": model.codec.decode(ids[:-1] if has_eos else ids),
-                    "token_ids": ids,
-                    "finish_reason": "eos" if has_eos else "length",
-                },
-                ensure_ascii=False,
-            )
-        )
+        line = {"id": row.id, "prompt": row.raw_prompt} | response_columns(model, responses[place])
+        lines.append(json.dumps(line | ({"kl": kl[place]} if reference else {}), ensure_ascii=False))
     finish_file(workdir, "responses.ndjson", "\n".join(lines) + "\n")
     reporter.artifact("responses.ndjson", "output/responses.ndjson", "application/x-ndjson")
-    return {"responses": len(rows), "mean_length": lengths / len(rows), "ended": ended / len(rows)}
+    count = len(rows)
+    return {
+        "responses": count,
+        "mean_length": sum(map(len, responses.values())) / count,
+        "ended": sum(ids[-1] == model.card.eos_token_id for ids in responses.values()) / count,
+        **({"kl_per_response": sum(kl.values()) / count} if reference else {}),
+    }
 
 
-def row_uniforms(seed: int, row: int, count: int) -> torch.Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + row))
+def prompt_token_ids(model: LanguageModel, rows: list[PromptRow], max_new_tokens: int, file: str) -> list[list[int]]:
+    """Token ids of each prompt; raises BadSpec for one that leaves no room for a response."""
+    prompts = [model.codec.prompt_ids(row.prompt) for row in rows]
+    for row, ids in zip(rows, prompts, strict=True):
+        if len(ids) + max_new_tokens > model.card.context_length:
+            raise BadSpec(
+                f"{file} line {row.line}: prompt: has {len(ids)} tokens, which leaves no room for "
+                f"{max_new_tokens} more in a context of {model.card.context_length}"
+            )
+    return prompts
+
+
+def response_columns(model: LanguageModel, ids: list[int]) -> dict[str, Any]:
+    """How a response stands in an output row."""
+    has_eos = ids[-1] == model.card.eos_token_id
+    return {
+        "response": model.codec.decode(ids[:-1] if has_eos else ids),
+        "token_ids": ids,
+        "finish_reason": "eos" if has_eos else "length",
+    }

@@ -22,8 +22,8 @@ from .batching import Sequences, collate
 from .data import file_digest
 from .failures import BadSpec
 from .prompt_format import PromptFormat, TextCodec, load_tokenizer, plain_format
-from .rl_math import survival_reward
-from .spec import HubModel, LocalModel, ScratchModel
+from .rl_math import last_places, survival_reward
+from .spec import TOKEN_LOSSES, HubModel, LocalModel, ScratchModel
 from .tokenizer import BOS, EOS, PAD, chat_format, train_tokenizer
 
 # At most this many logits exist at a time (256 MiB of float32).
@@ -225,48 +225,63 @@ def _check_output_layer(network: PreTrainedModel, folder: Path) -> None:
         raise BadSpec(f"{folder}: {type(network).__name__} treats its logits in a way that is not supported")
 
 
-# ---- token reward models
+# ---- reward models
 
 
-class TokenRewardModel(nn.Module):
+class RewardModel(nn.Module):
     """A backbone and a scalar head; z_t is read at token t itself, so no reward depends on a later token.
 
-    Parameter names are those of Hugging Face's ...ForTokenClassification (`model.*`, `score.*`), so that other programs
-    can open the folder.
+    What z means is the loss's: see TOKEN_LOSSES and SEQUENCE_LOSSES. Parameter names are those of Hugging Face's
+    ...ForTokenClassification (`model.*`, `score.*`), so that other programs can open the folder.
     """
 
-    def __init__(self, backbone: PreTrainedModel, clip: float):
+    def __init__(self, backbone: PreTrainedModel, loss: str, clip: float = 0.0):
         super().__init__()
         self.model = backbone
         self.score = nn.Linear(backbone.config.hidden_size, 1, device=backbone.device)
+        self.loss = loss
         self.clip = clip
 
-    def edit_logits(self, ids: Tensor) -> Tensor:
-        """z [batch, time]: log-odds that an annotator edits the token at this place away."""
+    @property
+    def role(self) -> str:
+        return "token_reward" if self.loss in TOKEN_LOSSES else "sequence_reward"
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """z [batch, time]. survival: the log-odds that an annotator edits the token at this place away."""
         return self.score(hidden_states(self.model, ids)).squeeze(-1)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Rewards r [batch, time] of token ids [batch, time] padded on the right."""
-        return survival_reward(self.edit_logits(input_ids), self.clip)
+        """Rewards r [batch, time] of ids [batch, time] padded on the right; a sequence is paid the one at its end."""
+        z = self.logits(input_ids)
+        return survival_reward(z, self.clip) if self.loss == "survival" else z
+
+    def paid(self, mask: Tensor) -> Tensor:
+        """Which tokens of responses `mask` [batch, time] have a reward: all of them, or the last of each row."""
+        return mask if self.role == "token_reward" else last_places(mask)
 
     @torch.no_grad()
     def response_rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
-        """Rewards [n] of all response tokens of a batch, row by row."""
+        """Rewards [n] of all response tokens of a batch, row by row; 0 where none is paid."""
         batch = collate(prompts, responses, self.score.weight.device)
-        return self(batch.ids)[batch.is_response]
+        places = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+        ends = (batch.is_response * places).amax(1, keepdim=True)
+        rewards = self(batch.ids)
+        if self.role == "sequence_reward":
+            rewards = rewards * (places == ends)
+        return rewards[batch.is_response]
 
 
-def new_reward_model(base: LanguageModel, clip: float, seed: int) -> TokenRewardModel:
-    """A reward model on the backbone of `base`; its head starts at p = sigmoid(-2), about the share of bad tokens."""
-    model = TokenRewardModel(base.network.base_model, clip)
+def new_reward_model(base: LanguageModel, loss: str, clip: float, seed: int) -> RewardModel:
+    """A reward model on the backbone of `base`; `survival` starts at p = sigmoid(-2), about the share of bad tokens."""
+    model = RewardModel(base.network.base_model, loss, clip)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * 0.01)
-        model.score.bias.fill_(-2.0)
+        model.score.bias.fill_(-2.0 if loss == "survival" else 0.0)
     return model
 
 
-def save_reward_model(model: TokenRewardModel, base: LanguageModel, folder: Path) -> None:
+def save_reward_model(model: RewardModel, base: LanguageModel, folder: Path) -> None:
     config = model.model.config
     name = type(base.network).__name__.replace("ForCausalLM", "ForTokenClassification")
     config.update({"architectures": [name], "num_labels": 1})
@@ -274,24 +289,26 @@ def save_reward_model(model: TokenRewardModel, base: LanguageModel, folder: Path
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(base.folder / "tokenizer.json", folder / "tokenizer.json")
+    clip = {"clip": model.clip} if model.loss == "survival" else {}
+    onnx = {"onnx": {"file": "reward.onnx", "input": "input_ids", "output": "rewards"}}
     write_json(
         folder / "finegrain.json",
         {
             **base.card.to_json(),
-            "role": "token_reward",
-            "reward": {"loss": "survival", "clip": model.clip},
-            "onnx": {"file": "reward.onnx", "input": "input_ids", "output": "rewards"},
+            "role": model.role,
+            "reward": {"loss": model.loss, **clip},
+            **(onnx if model.role == "token_reward" else {}),
         },
     )
 
 
-def load_reward_model(folder: Path, device: torch.device) -> tuple[TokenRewardModel, ModelCard]:
+def load_reward_model(folder: Path, device: torch.device) -> tuple[RewardModel, ModelCard]:
     try:
         raw = json.loads((folder / "finegrain.json").read_text(encoding="utf-8"))
-        if raw["role"] != "token_reward":
-            raise BadSpec(f"{folder}: is a {raw['role']} model; a token_reward model is needed")
+        if raw["role"] not in ("token_reward", "sequence_reward"):
+            raise BadSpec(f"{folder}: is a {raw['role']} model; a reward model is needed")
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model = TokenRewardModel(AutoModel.from_config(config, dtype=torch.float32), raw["reward"]["clip"])
+        model = RewardModel(AutoModel.from_config(config, dtype=torch.float32), **raw["reward"])
         tensors = load_file(folder / "model.safetensors")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -299,6 +316,6 @@ def load_reward_model(folder: Path, device: torch.device) -> tuple[TokenRewardMo
         if tensors:
             raise BadSpec(f"{folder}/model.safetensors: unknown tensor {min(tensors)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadSpec(f"{folder}: is not a token reward model: {error!r}") from error
+        raise BadSpec(f"{folder}: is not a reward model: {error!r}") from error
     card, _ = _card_and_codec(folder, config)
     return model.to(device).eval().requires_grad_(False), card

@@ -1,25 +1,30 @@
 """Fine-grained PPO: every token is paid its own reward, (r_t - mu) / s - beta * KL_t (ALGORITHM 3).
 
-One step: roll out, score, advantages, a few passes of clipped updates. Left out: learned reward normalisation, entropy
-bonus, early stopping on KL, gradient accumulation; none was needed, each hides something.
+With a sequence reward model the same loop is the baseline: its reward is paid on the last token. Both have the same
+total scale. One step: roll out, score, advantages, a few passes of clipped updates. Left out: learned reward
+normalisation, entropy bonus, early stopping on KL, gradient accumulation; none was needed, each hides something.
 """
 
 import copy
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .batching import Sequences, collate, unpack
+from .batching import Sequences, collate, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
-from .data import file_digest, read_prompts
+from .data import PromptRow, file_digest, read_prompts
 from .failures import BadSpec, Interrupted, Unstable
+from .generate import prompt_token_ids, response_columns
 from .models import (
-    TokenRewardModel,
+    LanguageModel,
+    RewardModel,
     hidden_states,
     load_policy,
     load_reward_model,
@@ -39,9 +44,9 @@ from .rl_math import (
     value_loss,
     whiten,
 )
-from .sampling import Responses, sample
+from .sampling import Responses, response_kl, row_uniforms, sample
 from .spec import PpoOptions, PpoSpec
-from .workdir import finish_folder, run_identity
+from .workdir import finish_file, finish_folder, run_identity
 
 # mu follows the policy: mu <- (1 - MU_RATE) mu + MU_RATE * batch mean.
 MU_RATE = 0.2
@@ -54,12 +59,12 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     options = spec.options
     policy, reference = load_policy(spec.policy, device), load_policy(spec.policy, device).network.requires_grad_(False)
     reward_model, reward_card = load_reward_model(spec.reward_model, device)
-    if file_digest(policy.folder / "tokenizer.json") != file_digest(spec.reward_model / "tokenizer.json"):
-        raise BadSpec("reward_model: has another tokenizer than the policy; both must read the same token ids")
+    check_tokenizer(policy.folder, spec.reward_model, "reward_model")
     context = min(policy.card.context_length, reward_card.context_length)
     prompts = [policy.codec.prompt_ids(row.prompt) for row in read_prompts(spec.prompts)]
     prompts = fitting_prompts(prompts, context - options.max_new_tokens, reporter)
 
+    evaluation = load_evaluation(spec, policy, reference, device) if spec.evaluation else None
     actor = ActorCritic(policy.network.requires_grad_(True), options.critic == "separate")
     optimizer = adamw(actor, options.learning_rate, options.weight_decay)
     generator = torch.Generator().manual_seed(spec.seed)
@@ -68,6 +73,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         rows=file_digest(spec.prompts),
         base=weights_digest(policy.folder),
         reward=weights_digest(spec.reward_model),
+        **(evaluation.identity if evaluation else {}),
     )
     store = CheckpointStore(workdir, identity, reporter)
     if checkpoint := store.latest():
@@ -75,12 +81,21 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         generator.set_state(checkpoint.tensors["random.generator"])
         scale = RewardScale(**checkpoint.state["scale"])
         step, last = checkpoint.step, checkpoint.state["metrics"]
+        evaluations = {int(at): rows for at, rows in checkpoint.state["evaluations"].items()}
     else:
         reporter.progress(0, options.steps, "measure the starting policy")
         scale = starting_scale(actor, reward_model, prompts, policy.card.eos_token_id, generator, options)
-        step, last = 0, {}
+        step, last, evaluations = 0, {}, {}
+
+    def evaluate() -> None:
+        if evaluation and step not in evaluations and (step % evaluation.every == 0 or step == options.steps):
+            reporter.progress(step, options.steps, "evaluate")
+            evaluations[step], values = evaluation.run(actor.network, reward_model, spec.seed, options)
+            reporter.metrics(step, values)
 
     for batch_prompts in prompt_batches(prompts, options.batch_size, spec.seed, step, options.steps):
+        evaluate()
+
         # 1. Roll out: ids, log-probabilities and values as decoding saw them.
         uniforms = torch.rand(len(batch_prompts), options.max_new_tokens, generator=generator)
         rollout = sample(
@@ -99,10 +114,12 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             values = rollout.values if actor.critic is None else unpack(actor.values(batch), mask)
             rewards = unpack(reward_model.response_rewards(batch_prompts, responses), mask)
             kl = (rollout.log_probs - unpack(response_log_probs(reference, batch, options.temperature), mask)) * mask
+            paid = reward_model.paid(mask)
             if options.mu == "batch":
-                scale.mu = (1 - MU_RATE) * scale.mu + MU_RATE * masked_mean(rewards, mask).item()
+                scale.mu = (1 - MU_RATE) * scale.mu + MU_RATE * masked_mean(rewards, paid).item()
             shaped = shaped_rewards(
                 rewards,
+                paid,
                 kl,
                 mask,
                 ~rollout.ended,
@@ -110,6 +127,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
                 scale=scale.s,
                 beta=options.beta,
                 truncation_cost=options.truncation_cost,
+                placement=options.reward_placement,
             )
 
             # 3. Advantages.
@@ -142,10 +160,14 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         raise_alarms(reporter, step, last, scale)
         if step % options.checkpoint_every == 0 or step == options.steps or stop.requested:
             tensors = {**training_tensors(actor, optimizer), "random.generator": generator.get_state()}
-            store.save(step, tensors, {"scale": vars(scale), "metrics": last})
+            store.save(step, tensors, {"scale": vars(scale), "metrics": last, "evaluations": evaluations})
         if stop.requested:
             raise Interrupted
 
+    evaluate()
+    if evaluation:
+        finish_file(workdir, "evaluations.ndjson", "".join(evaluation.lines(evaluations, options.batch_size)))
+        reporter.artifact("evaluations.ndjson", "output/evaluations.ndjson", "application/x-ndjson")
     with finish_folder(workdir, "model") as folder:
         save_policy(policy, folder)
     reporter.model("policy", "output/model", last)
@@ -167,6 +189,72 @@ def fitting_prompts(prompts: list[list[int]], room: int, reporter: Reporter) -> 
         left_out = len(prompts) - len(fitting)
         reporter.log(f"{left_out} of {len(prompts)} prompts have over {room} tokens and are left out", level="warning")
     return fitting
+
+
+def check_tokenizer(policy: Path, other: Path, name: str) -> None:
+    if file_digest(policy / "tokenizer.json") != file_digest(other / "tokenizer.json"):
+        raise BadSpec(f"{name}: has another tokenizer than the policy; both must read the same token ids")
+
+
+@dataclass(frozen=True)
+class PolicyEvaluation:
+    """What the policy says to prompts of its own at some steps: the learning curve that a judge can rule on.
+
+    Each row has its own random numbers, the same at every step, so the curve is smooth and training sees none of it.
+    """
+
+    rows: list[PromptRow]
+    prompts: list[list[int]]
+    kl_reference: PreTrainedModel
+    model: LanguageModel
+    every: int
+    identity: dict[str, Any]
+
+    @torch.no_grad()
+    def run(
+        self, network: PreTrainedModel, reward_model: RewardModel, seed: int, options: PpoOptions
+    ) -> tuple[list[dict], dict[str, float]]:
+        """Ids, KL and reward of a response to each prompt, in the order of the prompts; and their means as metrics."""
+        results: list[dict] = [{} for _ in self.rows]
+        for batch in length_sorted([len(ids) for ids in self.prompts], options.batch_size):
+            prompts = [self.prompts[row] for row in batch]
+            uniforms = torch.stack([row_uniforms(seed, row, options.max_new_tokens) for row in batch])
+            sampled = sample(network, prompts, uniforms, self.model.card.eos_token_id, options.temperature)
+            responses = sampled.lists()
+            kl = response_kl(self.kl_reference, sampled, prompts, options.temperature)
+            rewards = unpack(reward_model.response_rewards(prompts, responses), sampled.mask).sum(1)
+            for place, row in enumerate(batch):
+                results[row] = {"ids": responses[place], "kl": kl[place].item(), "reward": rewards[place].item()}
+        count = len(results)
+        return results, {
+            "evaluation_reward_sum": sum(r["reward"] for r in results) / count,
+            "evaluation_kl_per_response": sum(r["kl"] for r in results) / count,
+            "evaluation_length": sum(len(r["ids"]) for r in results) / count,
+        }
+
+    def lines(self, evaluations: dict[int, list[dict]], batch_size: int) -> Iterator[str]:
+        """NDJSON: a row for each prompt of each evaluation."""
+        for step in sorted(evaluations):
+            for row, result in zip(self.rows, evaluations[step], strict=True):
+                head = {"step": step, "samples": step * batch_size, "id": row.id, "prompt": row.raw_prompt}
+                tail = {"kl": result["kl"], "reward": result["reward"]}
+                line = head | response_columns(self.model, result["ids"]) | tail
+                yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def load_evaluation(
+    spec: PpoSpec, policy: LanguageModel, reference: PreTrainedModel, device: torch.device
+) -> PolicyEvaluation:
+    wanted = spec.evaluation
+    identity = {"evaluation_rows": file_digest(wanted.prompts), "evaluation_every": wanted.options.every}
+    if wanted.kl_reference is not None:
+        model = load_policy(wanted.kl_reference, device)
+        check_tokenizer(policy.folder, model.folder, "evaluation.kl_reference")
+        reference = model.network.requires_grad_(False)
+        identity["kl_reference"] = weights_digest(model.folder)
+    rows = read_prompts(wanted.prompts)
+    prompts = prompt_token_ids(policy, rows, spec.options.max_new_tokens, wanted.prompts.name)
+    return PolicyEvaluation(rows, prompts, reference, policy, wanted.options.every, identity)
 
 
 class ActorCritic(nn.Module):
@@ -207,14 +295,14 @@ class RewardScale:
 
 def starting_scale(
     actor: ActorCritic,
-    reward_model: TokenRewardModel,
+    reward_model: RewardModel,
     prompts: list[list[int]],
     eos_token_id: int,
     generator: torch.Generator,
     options: PpoOptions,
 ) -> RewardScale:
     """s is the standard deviation of the sequence sums of r - mu over samples of the starting policy."""
-    sums, lengths = [], []
+    sums, lengths, paid = [], [], []
     for start in range(0, options.scale_samples, options.batch_size):
         count = min(options.batch_size, options.scale_samples - start)
         batch = [prompts[(start + i) % len(prompts)] for i in range(count)]
@@ -223,9 +311,10 @@ def starting_scale(
         rewards = unpack(reward_model.response_rewards(batch, rollout.lists()), rollout.mask)
         sums.append(rewards.sum(1).double().cpu())
         lengths.append(rollout.mask.sum(1).double().cpu())
-    sum_per_row, length = torch.cat(sums), torch.cat(lengths)
-    mu = (sum_per_row.sum() / length.sum()).item() if options.mu == "batch" else 0.0
-    s = (sum_per_row - mu * length).std().item()
+        paid.append(reward_model.paid(rollout.mask).sum(1).double().cpu())
+    sum_per_row, length, paid_per_row = torch.cat(sums), torch.cat(lengths), torch.cat(paid)
+    mu = (sum_per_row.sum() / paid_per_row.sum()).item() if options.mu == "batch" else 0.0
+    s = (sum_per_row - mu * paid_per_row).std().item()
     if not s > 1e-6:
         raise Unstable(f"the rewards of {options.scale_samples} samples of the starting policy are all alike (s = {s})")
     return RewardScale(mu, s, sum_per_row.mean().item(), length.mean().item())

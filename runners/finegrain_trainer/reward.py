@@ -1,7 +1,9 @@
-"""Token-level reward model from edits: `survival`, the probability that an annotator leaves a token as it is.
+"""Reward models from edits and preferences: one loop, five losses (ALGORITHM 2).
 
-Binary cross-entropy on both versions of each edit; the reward is log(1 - p), so its sum is the log-probability that a
-response needs no edit. Ends with the held-out metrics and a checked ONNX graph (ALGORITHM 2).
+Token by token: `survival` (default; binary cross-entropy of "an annotator edits this token away", the reward is
+log(1 - p)), `bt_hunk` and `bt_sum` (Bradley-Terry on the labelled tokens of each hunk, or of all together; the
+paper's). At the end of the response, the baselines: `seq_edits` and `seq_pairs` (Bradley-Terry on y^e over y^l, or on
+the preferences alone). Ends with the held-out metrics and, for token rewards, a checked ONNX graph.
 """
 
 import math
@@ -18,10 +20,10 @@ from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
 from .export import check_parity, export_onnx, golden_items
 from .failures import BadSpec, Interrupted
 from .metrics import accuracy, bad_token_auc
-from .models import TokenRewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
+from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
 from .optimization import adamw, descend, set_learning_rate
 from .protocol import Reporter, StopRequest
-from .rl_math import survival_loss
+from .rl_math import hunk_preference_loss, masked_mean, preference_loss, survival_loss
 from .spec import RewardOptions, RewardSpec
 from .workdir import finish_folder, run_identity
 
@@ -29,27 +31,31 @@ from .workdir import finish_folder, run_identity
 MINIMUM = {"pair_accuracy": 0.70, "bad_token_auc": 0.90}
 METRICS = ("edit_accuracy", "pair_accuracy", "bad_token_auc")
 GOLDEN_EDITS = 5
+# Keeps the rewards of sequence models near zero, as preferences say nothing about their level.
+CENTRING = 0.001
 
 
 def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
     options = spec.options
     base = load_policy(spec.base_model, device)
     data = select(*read_labels(spec.labels, base.card.vocab_size), base.card.context_length, reporter)
-    train = [e for e in data.edits if e.split == "train" and e.usable]
+    train = training_rows(spec.loss, data)
     if not train:
-        raise BadSpec(f"{spec.labels.name}: has no usable edits with split 'train'")
-    model = new_reward_model(base, options.reward_clip, spec.seed).requires_grad_(True)
+        raise BadSpec(f"{spec.labels.name}: has no rows with split 'train' that the loss {spec.loss} could learn from")
+    model = new_reward_model(base, spec.loss, options.reward_clip, spec.seed).requires_grad_(True)
 
     optimizer = adamw(model, options.learning_rate, options.weight_decay)
     store = CheckpointStore(
-        workdir, run_identity(spec, rows=file_digest(spec.labels), base=weights_digest(base.folder)), reporter
+        workdir,
+        run_identity(spec, loss=spec.loss, rows=file_digest(spec.labels), base=weights_digest(base.folder)),
+        reporter,
     )
     step = 0
     if checkpoint := store.latest():
         restore_training(model, optimizer, checkpoint.tensors)
         step = checkpoint.step
 
-    lengths = [len(e.prompt_token_ids) + max(len(e.original.token_ids), len(e.edited.token_ids)) for e in train]
+    lengths = [len(row.prompt_token_ids) + max(map(len, versions(row))) for row in train]
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
     total_steps = steps_per_epoch * options.epochs
     while step < total_steps:
@@ -57,7 +63,7 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
             rate = learning_rate(step, total_steps, options)
             set_learning_rate(optimizer, rate)
-            loss = batch_loss(model, [train[row] for row in rows])
+            loss = batch_loss(model, [train[row] for row in rows], options)
             grad_norm = descend(loss, model, optimizer, options.max_grad_norm, step + 1)
             step += 1
 
@@ -71,7 +77,8 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
 
     reporter.progress(total_steps, total_steps, "evaluate")
     model.requires_grad_(False)
-    report = {"format": 1, "loss": spec.loss, "training": {"edits": len(train), "steps": total_steps, **data.left_out}}
+    unit = "pairs" if spec.loss == "seq_pairs" else "edits"
+    report = {"format": 1, "loss": spec.loss, "training": {unit: len(train), "steps": total_steps, **data.left_out}}
     for split in ("validation", "test"):
         report[split] = evaluate(model, data, split)
         reporter.metrics(total_steps, {f"{split}_{name}": report[split][name]["value"] for name in METRICS})
@@ -89,29 +96,66 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     reporter.progress(total_steps, total_steps, "export")
     with finish_folder(workdir, "model") as folder:
         save_reward_model(model, base, folder)
-        golden = golden_items(model, base.codec, golden_texts(data.edits), base.card.context_length)
-        export_onnx(model, folder / "reward.onnx")
-        report["onnx_difference"] = check_parity(model, folder / "reward.onnx", golden, base.card.context_length)
-        write_json(folder / "golden.json", {"tolerance": 1e-4, "items": golden})
+        if model.role == "token_reward":
+            golden = golden_items(model, base.codec, golden_texts(data.edits), base.card.context_length)
+            export_onnx(model, folder / "reward.onnx")
+            report["onnx_difference"] = check_parity(model, folder / "reward.onnx", golden, base.card.context_length)
+            write_json(folder / "golden.json", {"tolerance": 1e-4, "items": golden})
         write_json(folder / "report.json", report)
-    reporter.model("token_reward", "output/model", headline)
+    reporter.model(model.role, "output/model", headline)
     return {**headline, **report}
 
 
-def batch_loss(model: TokenRewardModel, edits: list[Edit]) -> torch.Tensor:
-    """The survival loss of some edits: both versions of each in one forward pass."""
-    n = len(edits)
-    batch = collate(
-        [e.prompt_token_ids for e in edits] * 2,
-        [e.original.token_ids for e in edits] + [e.edited.token_ids for e in edits],
-        model.score.weight.device,
+def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: RewardOptions) -> torch.Tensor:
+    """The loss of some edits (`seq_pairs`: pairs): the worse versions, then the better ones, in one forward pass."""
+    n = len(rows)
+    worse, better = zip(*map(versions, rows), strict=True)
+    batch = collate([row.prompt_token_ids for row in rows] * 2, [*worse, *better], model.score.weight.device)
+    z = model.logits(batch.ids)
+    if model.role == "sequence_reward":
+        ends = (batch.is_response * torch.arange(z.shape[1], device=z.device)).amax(1)
+        at_end = z[torch.arange(2 * n, device=z.device), ends]
+        return preference_loss(at_end[n:], at_end[:n]) + CENTRING * ((at_end[:n] + at_end[n:]) ** 2).mean()
+
+    def on_tokens(values: list[list[int]]) -> torch.Tensor:
+        """One number for each response token, laid out as the batch."""
+        return unpack(torch.tensor([v for row in values for v in row], device=z.device), batch.is_response)
+
+    if model.loss == "survival":
+        is_original = batch.is_response.clone()
+        is_original[n:] = False
+        labels = on_tokens([*(row.original.labels for row in rows), *([0] * len(ids) for ids in better)]).float()
+        return survival_loss(z, labels, is_original, batch.is_response & ~is_original)
+
+    labelled = on_tokens([hunk_numbers(row, side) for side in ("bad", "good") for row in rows])
+    hunks = labelled if model.loss == "bt_hunk" else labelled.clamp(max=1)
+    matched = on_tokens([match_numbers(row, side) for side in ("original", "edited") for row in rows])
+    by_match = torch.zeros(2 * n, int(matched.max()) + 1, device=z.device).scatter_add(1, matched, z)[:, 1:]
+    both = torch.arange(1, by_match.shape[1] + 1, device=z.device)[None] <= matched[:n].amax(1, keepdim=True)
+    return (
+        hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n])
+        + options.consistency_weight * masked_mean((by_match[:n] - by_match[n:]) ** 2, both)
+        + options.anchor_weight * masked_mean(z**2, batch.is_response & (labelled == 0))
     )
-    is_original = batch.is_response.clone()
-    is_original[n:] = False
-    labels = unpack(
-        torch.tensor([float(label) for e in edits for label in e.original.labels], device=batch.ids.device), is_original
-    )
-    return survival_loss(model.edit_logits(batch.ids), labels, is_original, batch.is_response & ~is_original)
+
+
+def hunk_numbers(edit: Edit, side: str) -> list[int]:
+    """For each token of y^l (`bad`) or y^e (`good`) the number of the hunk that labels it, from 1; else 0."""
+    numbers = [0] * len((edit.original if side == "bad" else edit.edited).token_ids)
+    for number, hunk in enumerate(edit.hunks, start=1):
+        for place in getattr(hunk, side):
+            numbers[place] = number
+    return numbers
+
+
+def match_numbers(edit: Edit, side: str) -> list[int]:
+    """For each token of y^l (`original`) or y^e (`edited`) the number of its matched pair, from 1; 0 inside hunks."""
+    inside = {place for hunk in edit.hunks for place in getattr(hunk, side)}
+    numbers, count = [], 0
+    for place in range(len(getattr(edit, side).token_ids)):
+        count += place not in inside
+        numbers.append(0 if place in inside else count)
+    return numbers
 
 
 def learning_rate(step: int, total_steps: int, options: RewardOptions) -> float:
@@ -120,6 +164,26 @@ def learning_rate(step: int, total_steps: int, options: RewardOptions) -> float:
 
 
 # ---- data and evaluation
+
+
+def training_rows(loss: str, data: "LabelData") -> list[Edit] | list[Pair]:
+    """What a loss learns from: edits with token labels, every edit, or pairs."""
+    if loss == "seq_pairs":
+        return [p for p in data.pairs if p.split == "train"]
+    edits = [e for e in data.edits if e.split == "train"]
+    if loss == "seq_edits":
+        return edits
+    usable = [e for e in edits if e.usable]
+    if loss != "survival" and any(not e.hunks for e in usable):
+        raise BadSpec(f"the loss {loss} needs the hunks of each edit, and some rows have none")
+    return usable
+
+
+def versions(row: Edit | Pair) -> tuple[list[int], list[int]]:
+    """Token ids of the worse and of the better version."""
+    if isinstance(row, Pair):
+        return row.other.token_ids, row.preferred.token_ids
+    return row.original.token_ids, row.edited.token_ids
 
 
 @dataclass(frozen=True)
@@ -146,8 +210,9 @@ def select(edits: list[Edit], pairs: list[Pair], context_length: int, reporter: 
     return LabelData(fitting, fitting_pairs, left_out)
 
 
-def evaluate(model: TokenRewardModel, data: LabelData, split: str) -> dict[str, Any]:
-    """The three metrics on one split. Edits without token labels still count for edit_accuracy."""
+def evaluate(model: RewardModel, data: LabelData, split: str) -> dict[str, Any]:
+    """The three metrics on one split. Edits without token labels still count for edit_accuracy; a sequence model has
+    no bad_token_auc."""
     edits = [e for e in data.edits if e.split == split]
     pairs = [p for p in data.pairs if p.split == split]
     prompts = [row.prompt_token_ids for row in (*edits, *pairs)]
@@ -159,7 +224,12 @@ def evaluate(model: TokenRewardModel, data: LabelData, split: str) -> dict[str, 
     )
     sums_worse = np.array([rewards.sum(dtype=np.float64) for rewards in worse])
     sums_better = np.array([rewards.sum(dtype=np.float64) for rewards in better])
-    labelled = [(-rewards, np.array(e.original.labels)) for e, rewards in zip(edits, worse, strict=False) if e.usable]
+    finds_tokens = model.role == "token_reward"
+    labelled = [
+        (-rewards, np.array(e.original.labels))
+        for e, rewards in zip(edits, worse, strict=False)
+        if e.usable and finds_tokens
+    ]
     n = len(edits)
     return {
         "edit_accuracy": accuracy(sums_better[:n], sums_worse[:n]),
@@ -168,7 +238,7 @@ def evaluate(model: TokenRewardModel, data: LabelData, split: str) -> dict[str, 
     }
 
 
-def token_rewards(model: TokenRewardModel, prompts: list[list[int]], responses: list[list[int]]) -> list[np.ndarray]:
+def token_rewards(model: RewardModel, prompts: list[list[int]], responses: list[list[int]]) -> list[np.ndarray]:
     """Rewards of each response's tokens, in the order given."""
     rewards: list[np.ndarray] = [np.empty(0)] * len(responses)
     for rows in length_sorted([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], batch_size=64):

@@ -1,4 +1,4 @@
-"""The mathematics of survival rewards and of fine-grained PPO: tensors in, tensors out, no state (ALGORITHM 2 and 3).
+"""The mathematics of reward models and of fine-grained PPO: tensors in, tensors out, no state (ALGORITHM 2 and 3).
 
 Shapes are [batch, time] over response tokens; `mask` is True on real tokens, and what lies outside it never counts.
 """
@@ -29,8 +29,52 @@ def survival_reward(logits: Tensor, clip: float) -> Tensor:
     return F.logsigmoid(-logits).clamp(min=clip)
 
 
+def preference_loss(better: Tensor, worse: Tensor) -> Tensor:
+    """Bradley-Terry: -log sigmoid(better - worse) of rewards [n], averaged (paper, equation 1)."""
+    return -F.logsigmoid(better - worse).mean()
+
+
+def hunk_preference_loss(
+    rewards_edited: Tensor, rewards_original: Tensor, hunks_edited: Tensor, hunks_original: Tensor
+) -> Tensor:
+    """Bradley-Terry for each hunk on the sums of its labelled tokens; the mean over a pair's hunks, then over pairs.
+
+    `rewards_*` [pairs, time]; `hunks_*` [pairs, time] number the labelled tokens of each hunk from 1, 0 elsewhere. A
+    side without tokens sums to 0. Pairs without hunks do not count.
+    """
+    count = int(torch.maximum(hunks_edited.max(), hunks_original.max()))
+
+    def sums(values: Tensor, hunks: Tensor) -> Tensor:
+        return values.new_zeros(len(values), count + 1).scatter_add(1, hunks, values)[:, 1:]
+
+    better, worse = sums(rewards_edited, hunks_edited), sums(rewards_original, hunks_original)
+    ones = torch.ones_like(rewards_edited), torch.ones_like(rewards_original)
+    exists = (sums(ones[0], hunks_edited) + sums(ones[1], hunks_original)) > 0
+    per_pair = (-F.logsigmoid(better - worse) * exists).sum(1) / exists.sum(1).clamp(min=1)
+    return per_pair.sum() / exists.any(1).sum().clamp(min=1)
+
+
+def last_places(mask: Tensor) -> Tensor:
+    """The mask [batch, time] of the last real token of each row of `mask`."""
+    last = torch.zeros_like(mask)
+    last[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1] = True
+    return last & mask
+
+
+def place_rewards(rewards: Tensor, mask: Tensor, placement: str) -> Tensor:
+    """The same total for each row of `rewards` [batch, time], paid elsewhere on the tokens of `mask`.
+
+    `token`: where it is. `end`: all of it on the last token. `spread`: evenly on all tokens.
+    """
+    if placement == "token":
+        return rewards
+    total = (rewards * mask).sum(1, keepdim=True)
+    return total * last_places(mask) if placement == "end" else total / mask.sum(1, keepdim=True).clamp(min=1) * mask
+
+
 def shaped_rewards(
     rewards: Tensor,
+    paid: Tensor,
     kl: Tensor,
     mask: Tensor,
     truncated: Tensor,
@@ -39,16 +83,16 @@ def shaped_rewards(
     scale: float,
     beta: float,
     truncation_cost: float,
+    placement: str,
 ) -> Tensor:
     """What PPO maximises at each token: (r - mu) / s - beta * kl, less `truncation_cost` at the end of a cut response.
 
-    `rewards`, `kl`, `mask` [batch, time]; `truncated` [batch].
+    `rewards`, `kl`, `mask` [batch, time]; `paid` [batch, time]: where the reward model pays, all tokens or the last;
+    `truncated` [batch].
     """
-    shaped = ((rewards - mu) / scale - beta * kl) * mask
-    last = mask.sum(1) - 1
-    rows = torch.arange(len(mask), device=mask.device)
-    shaped[rows, last] -= truncation_cost * truncated
-    return shaped
+    centred = (rewards - mu) / scale * paid
+    shaped = place_rewards(centred, mask, placement) - beta * kl * mask
+    return shaped - truncation_cost * truncated[:, None] * last_places(mask)
 
 
 def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from .models import next_token_logits
+from .batching import collate, unpack
+from .models import next_token_logits, response_log_probs
 
 # Finished rows are taken out once they are this share of those still computed.
 DROP_SHARE = 0.25
@@ -93,6 +94,19 @@ def sample(
     longest = int(out_mask.any(0).sum())
     cut = slice(0, longest)
     return Responses(out_ids[:, cut], out_mask[:, cut], out_log_probs[:, cut], out_values[:, cut], ended)
+
+
+@torch.no_grad()
+def response_kl(reference: PreTrainedModel, sampled: Responses, prompts: list[list[int]], temperature: float) -> Tensor:
+    """k1 [batch]: the log-probability of each sampled response less the one that `reference` gives it."""
+    batch = collate(prompts, sampled.lists(), reference.device)
+    log_probs = unpack(response_log_probs(reference, batch, temperature), sampled.mask)
+    return ((sampled.log_probs - log_probs) * sampled.mask).sum(1)
+
+
+def row_uniforms(seed: int, row: int, count: int) -> Tensor:
+    """The `count` uniform numbers of one row: of its own, whatever else is decoded."""
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + row))
 
 
 def _invert(log_probs: Tensor, uniforms: Tensor) -> Tensor:

@@ -55,8 +55,12 @@ class RewardOptions:
     warmup_steps: int = option(20, minimum=0)
     weight_decay: float = option(0.01, minimum=0)
     max_grad_norm: float = option(1.0, above=0)
-    # r_t = log(1 - p_t) is cut off here, so that one token cannot outweigh a response
+    # survival: r_t = log(1 - p_t) is cut off here, so that one token cannot outweigh a response
     reward_clip: float = option(-4.0, maximum=-0.1)
+    # bt_hunk, bt_sum: holds the rewards of kept tokens equal in both versions (lambda_0) ...
+    consistency_weight: float = option(0.1, minimum=0)
+    # ... and near zero (lambda_z)
+    anchor_weight: float = option(0.1, minimum=0)
     checkpoint_every: int = option(100, minimum=1)
 
 
@@ -92,6 +96,9 @@ class PpoOptions:
     value_coefficient: float = option(0.5, minimum=0)
     # charged on the last token of a response that did not end itself, in units of s
     truncation_cost: float = option(1.0, minimum=0)
+    # where the reward of a response is paid: `token` = where the reward model says, `end` = summed on the last token,
+    # `spread` = evenly on all tokens
+    reward_placement: str = option("token", choices=("token", "end", "spread"))
     # `shared` = value head on the policy's backbone, `separate` = a network of its own
     critic: str = option("shared", choices=("shared", "separate"))
     checkpoint_every: int = option(5, minimum=1)
@@ -104,6 +111,12 @@ class GenerateOptions:
     max_new_tokens: int = option(128, minimum=1)
     # 0 = always the most likely token
     temperature: float = option(1.0, minimum=0)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    # steps between evaluations; there is one before the first step and one after the last
+    every: int = option(5, minimum=1)
 
 
 # ---- models
@@ -134,6 +147,10 @@ class ScratchModel:
 
 # ---- specs
 
+# Losses whose models reward each token, and those whose models reward a response at its end (ALGORITHM 2).
+TOKEN_LOSSES = ("survival", "bt_hunk", "bt_sum")
+SEQUENCE_LOSSES = ("seq_edits", "seq_pairs")
+
 
 @dataclass(frozen=True)
 class SftSpec:
@@ -153,11 +170,21 @@ class RewardSpec:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What the policy says to other prompts while it is trained; `kl_reference`: None = the starting policy."""
+
+    prompts: Path
+    kl_reference: LocalModel | HubModel | None
+    options: EvaluationOptions
+
+
+@dataclass(frozen=True)
 class PpoSpec:
     seed: int
     policy: LocalModel | HubModel
     reward_model: Path
     prompts: Path
+    evaluation: Evaluation | None
     options: PpoOptions
 
 
@@ -166,6 +193,7 @@ class GenerateSpec:
     seed: int
     model: LocalModel | HubModel
     prompts: Path
+    kl_reference: LocalModel | HubModel | None
     options: GenerateOptions
 
 
@@ -191,7 +219,9 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
     """The typed spec of `kind`; relative paths are taken from `folder`."""
     model_key = {"sft": "base_model", "reward": "base_model", "ppo": "policy", "generate": "model"}[kind]
     data_key = {"sft": "examples", "reward": "labels", "ppo": "prompts", "generate": "prompts"}[kind]
-    own_keys = {"reward": {"loss"}, "ppo": {"reward_model"}}.get(kind, set())
+    own_keys = {"reward": {"loss"}, "ppo": {"reward_model", "evaluation"}, "generate": {"kl_reference"}}.get(
+        kind, set()
+    )
     spec = _object(raw, "", {"kind", "seed", "hyperparameters", "data", model_key} | own_keys)
     if spec.get("kind", kind) != kind:
         raise BadSpec(f"kind: is {spec['kind']!r}, but the command says {kind!r}")
@@ -207,8 +237,8 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
             return SftSpec(seed, model, rows, parse_options(SftOptions, options, "hyperparameters"))
         case "reward":
             loss = spec.get("loss", "survival")
-            if loss != "survival":
-                raise BadSpec(f"loss: expected 'survival', got {loss!r}")
+            if loss not in TOKEN_LOSSES + SEQUENCE_LOSSES:
+                raise BadSpec(f"loss: expected one of {', '.join(TOKEN_LOSSES + SEQUENCE_LOSSES)}, got {loss!r}")
             return RewardSpec(seed, model, loss, rows, parse_options(RewardOptions, options, "hyperparameters"))
         case "ppo":
             reward = _object(_required(spec, "reward_model"), "reward_model", {"path"})
@@ -216,9 +246,14 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
             ppo_options = parse_options(PpoOptions, options, "hyperparameters")
             if ppo_options.minibatches > ppo_options.batch_size:
                 raise BadSpec("hyperparameters.minibatches: cannot be more than batch_size")
-            return PpoSpec(seed, model, reward_path, rows, ppo_options)
+            evaluation = _evaluation(spec["evaluation"], folder) if "evaluation" in spec else None
+            return PpoSpec(seed, model, reward_path, rows, evaluation, ppo_options)
         case "generate":
-            return GenerateSpec(seed, model, rows, parse_options(GenerateOptions, options, "hyperparameters"))
+            reference = _reference(spec, "", folder)
+            generate_options = parse_options(GenerateOptions, options, "hyperparameters")
+            if reference is not None and generate_options.temperature == 0:
+                raise BadSpec("kl_reference: needs a temperature above 0; the likeliest tokens alone have no KL")
+            return GenerateSpec(seed, model, rows, reference, generate_options)
     raise AssertionError(kind)
 
 
@@ -269,6 +304,21 @@ def _model(raw: Any, where: str, folder: Path, allow_scratch: bool) -> Any:
         return scratch
     forms = '{"path"}, {"hub", "revision"}' + (' or {"scratch"}' if allow_scratch else "")
     raise BadSpec(f"{where}: expected one of {forms}, got the keys {sorted(source)}")
+
+
+def _evaluation(raw: Any, folder: Path) -> Evaluation:
+    keys = _object(raw, "evaluation", {"prompts", "kl_reference", "every"})
+    return Evaluation(
+        _path(_required(keys, "prompts", "evaluation."), "evaluation.prompts", folder),
+        _reference(keys, "evaluation.", folder),
+        parse_options(EvaluationOptions, {k: v for k, v in keys.items() if k == "every"}, "evaluation"),
+    )
+
+
+def _reference(raw: dict[str, Any], prefix: str, folder: Path) -> Any:
+    if "kl_reference" not in raw:
+        return None
+    return _model(raw["kl_reference"], f"{prefix}kl_reference", folder, allow_scratch=False)
 
 
 def _object(raw: Any, where: str, allowed: set[str]) -> dict[str, Any]:

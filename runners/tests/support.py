@@ -54,7 +54,7 @@ def examples(count: int, seed: int = 0) -> list[dict]:
 
 
 def label_rows(codec: TextCodec, count: int, seed: int = 0) -> list[dict]:
-    """Edits whose changed tokens are labelled, and a pair for every fourth."""
+    """Edits whose changed tokens are labelled, and a pair for each."""
     rng = random.Random(seed)
     rows = []
     for index in range(count):
@@ -64,17 +64,18 @@ def label_rows(codec: TextCodec, count: int, seed: int = 0) -> list[dict]:
         original, edited = codec.response_ids(bad), codec.response_ids(good)
         same = next(i for i, (a, b) in enumerate(zip(original, edited, strict=False)) if a != b)
         tail = next(i for i, (a, b) in enumerate(zip(original[::-1], edited[::-1], strict=False)) if a != b)
-        labels = [int(same <= i < len(original) - tail) for i in range(len(original))]
+        places = [list(range(same, len(ids) - tail)) for ids in (original, edited)]
+        hunk = {"original": places[0], "edited": places[1], "bad": places[0], "good": places[1]}
+        labels = [int(i in places[0]) for i in range(len(original))]
         rows.append({
-            "type": "edit", "id": f"e{index}", **head, "usable": True, "hunks": [],
+            "type": "edit", "id": f"e{index}", **head, "usable": True, "hunks": [hunk],
             "original": {"text": bad, "token_ids": original, "labels": labels, "changed": labels},
             "edited": {"text": good, "token_ids": edited, "labels": [0] * len(edited), "changed": [0] * len(edited)},
         })  # fmt: skip
-        if index % 4 in (2, 3):
-            rows.append({
-                "type": "pair", "id": f"p{index}", **head,
-                "preferred": {"text": good, "token_ids": edited}, "other": {"text": bad, "token_ids": original},
-            })  # fmt: skip
+        rows.append({
+            "type": "pair", "id": f"p{index}", **head,
+            "preferred": {"text": good, "token_ids": edited}, "other": {"text": bad, "token_ids": original},
+        })  # fmt: skip
     return rows
 
 

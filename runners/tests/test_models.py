@@ -14,7 +14,7 @@ from finegrain_trainer import models
 from finegrain_trainer.batching import collate
 from finegrain_trainer.failures import BadSpec
 from finegrain_trainer.models import (
-    TokenRewardModel,
+    RewardModel,
     load_policy,
     load_reward_model,
     packed_log_probs,
@@ -60,8 +60,8 @@ def test_an_architecture_with_unknown_logit_treatment_is_refused(tmp_path, monke
         load_policy(LocalModel(folder), CPU)
 
 
-def reward_model(architecture: str = "llama", seed: int = 0) -> TokenRewardModel:
-    model = TokenRewardModel(random_network(architecture, seed).base_model, clip=-4.0)
+def reward_model(architecture: str = "llama", seed: int = 0) -> RewardModel:
+    model = RewardModel(random_network(architecture, seed).base_model, "survival", clip=-4.0)
     return model.requires_grad_(False)
 
 
@@ -85,7 +85,7 @@ def test_the_reward_of_an_unchanged_prefix_is_equal_in_both_versions(architectur
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_reward_model_comes_back_from_its_folder_as_it_was(tmp_path, architecture):
     policy = load_policy(LocalModel(save_random_policy(tmp_path / "policy", architecture)), CPU)
-    model = TokenRewardModel(policy.network.base_model, clip=-3.0).requires_grad_(False)
+    model = RewardModel(policy.network.base_model, "survival", clip=-3.0).requires_grad_(False)
     (tmp_path / "reward").mkdir()
     save_reward_model(model, policy, tmp_path / "reward")
     again, card = load_reward_model(tmp_path / "reward", CPU)
@@ -100,7 +100,7 @@ def test_a_reward_folder_opens_in_hugging_face_as_a_token_classifier(reward_fold
     model, _ = load_reward_model(reward_folder, CPU)
     ids = torch.tensor([PROMPTS[0] + RESPONSES[0]])
     with torch.no_grad():
-        torch.testing.assert_close(classifier(input_ids=ids).logits.squeeze(-1), model.edit_logits(ids))
+        torch.testing.assert_close(classifier(input_ids=ids).logits.squeeze(-1), model.logits(ids))
 
 
 def test_a_policy_given_as_reward_model_is_refused(policy_folder):

@@ -81,10 +81,15 @@ def test_survival_rewards_sum_to_the_log_probability_of_no_edit_and_are_clipped(
     assert (rewards <= 0).all()
 
 
+def shape(rewards, kl, mask, truncated, paid=None, placement="token"):
+    options = {"mu": 0.3, "scale": 2.0, "beta": 0.1, "truncation_cost": 1.5, "placement": placement}
+    return rl_math.shaped_rewards(rewards, mask if paid is None else paid, kl, mask, truncated, **options)
+
+
 def test_shaped_rewards_price_kl_and_charge_truncation_on_the_last_real_token(batch):
     rewards, kl, mask, lengths = batch
     truncated = torch.tensor([True, False, True])
-    shaped = rl_math.shaped_rewards(rewards, kl, mask, truncated, mu=0.3, scale=2.0, beta=0.1, truncation_cost=1.5)
+    shaped = shape(rewards, kl, mask, truncated)
     for row in range(3):
         for t in range(40):
             expected = 0.0
@@ -93,6 +98,45 @@ def test_shaped_rewards_price_kl_and_charge_truncation_on_the_last_real_token(ba
             if t == lengths[row] - 1 and truncated[row]:
                 expected -= 1.5
             assert shaped[row, t].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_sequence_reward_lands_on_the_last_real_token_less_one_mu(batch):
+    rewards, _, mask, lengths = batch
+    shaped = shape(rewards, torch.zeros_like(rewards), mask, torch.zeros(3).bool(), paid=rl_math.last_places(mask))
+    for row in range(3):
+        last = int(lengths[row]) - 1
+        assert shaped[row, last].item() == pytest.approx((rewards[row, last].item() - 0.3) / 2.0, abs=1e-6)
+        assert shaped[row].count_nonzero() == 1
+
+
+@pytest.mark.parametrize("placement", ["token", "end", "spread"])
+def test_wherever_a_reward_is_paid_its_total_is_the_same(batch, placement):
+    rewards, _, mask, lengths = batch
+    placed = rl_math.place_rewards(rewards * mask, mask, placement)
+    torch.testing.assert_close(placed.sum(1), (rewards * mask).sum(1), atol=1e-5, rtol=1e-5)
+    assert torch.equal(placed[~mask], torch.zeros(int((~mask).sum())))
+    paid = placed.ne(0).sum(1)
+    assert paid.tolist() == ([1, 1, 1] if placement == "end" else lengths.tolist())
+    if placement == "spread":
+        assert placed[0][mask[0]].unique().numel() == 1
+
+
+def test_hunk_preferences_average_over_the_hunks_of_a_pair_and_then_over_pairs():
+    generator = torch.Generator().manual_seed(2)
+    edited, original = torch.randn(3, 5, generator=generator), torch.randn(3, 5, generator=generator)
+    hunks_edited = torch.tensor([[0, 1, 1, 0, 2], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    hunks_original = torch.tensor([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]])  # the last pair has no hunk
+
+    def term(better: float, worse: float) -> float:
+        return math.log(1 + math.exp(worse - better))
+
+    first = [
+        term(edited[0, 1].item() + edited[0, 2].item(), original[0, 0].item()),
+        term(edited[0, 4].item(), 0.0),
+    ]
+    second = term(0.0, original[1, 1].item() + original[1, 2].item())
+    actual = rl_math.hunk_preference_loss(edited, original, hunks_edited, hunks_original)
+    assert actual.item() == pytest.approx((sum(first) / 2 + second) / 2, abs=1e-6)
 
 
 def test_policy_loss_is_the_pessimistic_surrogate():

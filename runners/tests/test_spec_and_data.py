@@ -78,6 +78,23 @@ def test_models_from_a_hub_and_from_scratch(folder):
             {"base_model": {"path": "model"}, "loss": "bt", "data": {"labels": "rows.ndjson"}},
             "loss: expected",
         ),
+        ("ppo", ppo() | {"evaluation": {}}, "evaluation.prompts: is required"),
+        ("ppo", ppo() | {"evaluation": {"prompts": "rows.ndjson", "every": 0}}, "evaluation.every: must be at least"),
+        (
+            "ppo",
+            ppo() | {"evaluation": {"prompts": "rows.ndjson", "kl_reference": {"path": "gone"}}},
+            "evaluation.kl_reference.path: gone does not exist",
+        ),
+        (
+            "generate",
+            {
+                "model": {"path": "model"},
+                "kl_reference": {"path": "model"},
+                "data": {"prompts": "rows.ndjson"},
+                "hyperparameters": {"temperature": 0},
+            },
+            "kl_reference: needs a temperature above 0",
+        ),
         ("generate", {"data": {"prompts": "rows.ndjson"}}, "model: is required"),
     ],
 )
@@ -127,6 +144,12 @@ EXAMPLE = {"id": "x", "prompt": "p", "response": "r", "split": "train"}
         ("labels", edit(edited={"text": "a", "token_ids": [-1]}), "edited.token_ids[0]: expected an id"),
         ("labels", edit(edited=None), "edited: expected an object"),
         ("labels", {**edit(), "type": "pair"}, "preferred: is required"),
+        ("labels", edit(hunks=[{"original": [0], "edited": [2]}]), "hunks[0].edited: expected a list of token pos"),
+        (
+            "labels",
+            edit(hunks=[{"original": [0], "edited": [], "bad": [0], "good": []}]),
+            "hunks: do not leave equally many",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_row_is_named_with_its_line(tmp_path, read, row, message):

@@ -205,11 +205,40 @@ def test_reward_learns_which_tokens_are_wrong(data, policy_folder, tmp_path):
     assert result["test"]["bad_token_auc"]["low"] > 0.75
 
 
+@pytest.mark.parametrize("loss", ["bt_hunk", "bt_sum", "seq_edits", "seq_pairs"])
+def test_every_other_loss_learns_which_version_is_better(data, policy_folder, tmp_path, loss):
+    spec = {
+        "base_model": {"path": str(policy_folder)},
+        "loss": loss,
+        "data": {"labels": str(write_rows(tmp_path / "l.ndjson", label_rows(golden_codec(), 400)))},
+        "hyperparameters": {"epochs": 6, "learning_rate": 1e-2},
+    }
+    result = run_here("reward", spec, tmp_path)
+    assert result["loss"] == loss
+    assert result["test"]["edit_accuracy"]["low"] > 0.6
+    assert result["training"]["pairs" if loss == "seq_pairs" else "edits"] == 200
+    card = json.loads((tmp_path / "output/model/finegrain.json").read_text())
+    token_rewards = loss.startswith("bt")
+    assert card["role"] == ("token_reward" if token_rewards else "sequence_reward")
+    assert card["reward"] == {"loss": loss}
+    assert (tmp_path / "output/model/reward.onnx").exists() == token_rewards
+    assert (result["bad_token_auc"] is not None) == token_rewards
+    if token_rewards:
+        assert result["bad_token_auc"] > 0.7
+
+
+def test_a_hunk_loss_refuses_rows_without_hunks(specs, tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "hunks"} for row in label_rows(golden_codec(), 8)]
+    data = {"labels": str(write_rows(tmp_path / "labels.ndjson", rows))}
+    with pytest.raises(BadSpec, match="needs the hunks"):
+        run_here("reward", {**specs["reward"], "loss": "bt_hunk", "data": data}, tmp_path)
+
+
 def test_a_reward_model_that_cannot_rank_raises_the_alarms(specs, data, tmp_path):
     rows = label_rows(golden_codec(), 48)
     for row in rows:
         if row["split"] == "train" and row["type"] == "edit":
-            row["original"], row["edited"] = row["edited"], row["original"]
+            row["original"], row["edited"], row["hunks"] = row["edited"], row["original"], []
             row["original"]["labels"] = [1] * len(row["original"]["labels"])
     spec = {**specs["reward"], "data": {"labels": str(write_rows(tmp_path / "labels.ndjson", rows))}}
     code, lines = run_process("reward", spec, tmp_path)
@@ -223,7 +252,8 @@ def test_edits_that_are_unusable_unchanged_or_too_long_are_left_out_and_counted(
     rows = label_rows(golden_codec(), 48)
     train = [row for row in rows if row["type"] == "edit" and row["split"] == "train"]
     train[0]["usable"] = False
-    train[1]["edited"] = train[1]["original"]
+    train[1] |= {"edited": train[1]["original"], "hunks": []}
+    train[2]["hunks"] = []
     train[2]["original"] = {"text": "x", "token_ids": [50] * 96, "labels": [0] * 96}
     spec = {**specs["reward"], "data": {"labels": str(write_rows(tmp_path / "labels.ndjson", rows))}}
     training = run_here("reward", spec, tmp_path)["training"]
@@ -240,6 +270,62 @@ def test_ppo_raises_the_reward_that_it_is_given(specs, tmp_path, critic):
     assert code == 0
     assert sum(m["reward_per_token"] for m in metrics[-3:]) > sum(m["reward_per_token"] for m in metrics[:3])
     assert metrics[-1]["kl_per_response"] > 0.1
+
+
+@pytest.mark.parametrize("placement", ["token", "spread"])
+def test_ppo_raises_the_reward_of_a_sequence_model(specs, policy_folder, data, tmp_path, placement):
+    reward_spec = {
+        "base_model": {"path": str(policy_folder)},
+        "loss": "seq_edits",
+        "data": {"labels": str(write_rows(tmp_path / "l.ndjson", label_rows(golden_codec(), 400)))},
+        "hyperparameters": {"epochs": 6, "learning_rate": 1e-2},
+    }
+    run_here("reward", reward_spec, tmp_path / "reward")
+    spec = {
+        **specs["ppo"],
+        "reward_model": {"path": str(tmp_path / "reward/output/model")},
+        "hyperparameters": {
+            "steps": 20, "batch_size": 48, "max_new_tokens": 32, "scale_samples": 96, "learning_rate": 2e-3,
+                "beta": 0.0, "reward_placement": placement,
+        },
+    }  # fmt: skip
+    code, lines = run_process("ppo", spec, tmp_path / "ppo")
+    rewards = [line["values"]["reward_sum"] for line in lines if line["type"] == "metrics"]
+    assert code == 0
+    assert sum(rewards[-4:]) > sum(rewards[:4]), rewards
+
+
+def test_evaluations_leave_the_training_alone_and_survive_a_kill(specs, undisturbed, data, tmp_path):
+    evaluation = {"prompts": str(data / "prompts.ndjson"), "every": 3}
+    spec = {**specs["ppo"], "evaluation": evaluation}
+    code, lines = run_process("ppo", spec, tmp_path / "whole")
+    assert (code, lines[-1]["type"]) == (0, "result")
+    weights = [folder / "output/model/model.safetensors" for folder in (undisturbed("ppo")[0], tmp_path / "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+    rows = [json.loads(line) for line in (tmp_path / "whole/output/evaluations.ndjson").read_text().splitlines()]
+    assert [(row["step"], row["samples"]) for row in rows[::20]] == [(0, 0), (3, 18), (6, 36), (8, 48)]
+    assert len(rows) == 4 * 20
+    assert max(abs(row["kl"]) for row in rows[:20]) < 1e-4  # the starting policy
+    assert any(abs(row["kl"]) > 1e-3 for row in rows[60:])
+    assert all(row["reward"] <= 0 for row in rows)
+
+    code, _ = run_process("ppo", spec, tmp_path / "killed", kill_at_step(5))
+    assert code == -signal.SIGKILL
+    assert run_process("ppo", spec, tmp_path / "killed")[0] == 0
+    assert outcome_digest(tmp_path / "killed") == outcome_digest(tmp_path / "whole")
+    files = [tmp_path / name / "output/evaluations.ndjson" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_kl_is_measured_against_the_reference_that_is_named(specs, policy_folder, tuned_policy_folder, tmp_path):
+    own = {**specs["generate"], "kl_reference": {"path": str(tuned_policy_folder)}}
+    other = {**specs["generate"], "kl_reference": {"path": str(policy_folder)}}
+    assert abs(run_here("generate", own, tmp_path / "own")["kl_per_response"]) < 1e-4
+    result = run_here("generate", other, tmp_path / "other")
+    rows = [json.loads(line) for line in (tmp_path / "other/output/responses.ndjson").read_text().splitlines()]
+    assert result["kl_per_response"] == pytest.approx(sum(row["kl"] for row in rows) / len(rows))
+    assert result["kl_per_response"] > 1
 
 
 def test_the_first_rollout_has_no_kl_and_a_critic_that_knows_nothing(undisturbed):
@@ -268,9 +354,9 @@ def test_ppo_refuses_a_reward_model_with_another_tokenizer(specs, undisturbed, t
 
 
 def test_ppo_refuses_rewards_that_never_differ(specs, reward_folder, tmp_path, monkeypatch):
-    from finegrain_trainer.models import TokenRewardModel
+    from finegrain_trainer.models import RewardModel
 
-    monkeypatch.setattr(TokenRewardModel, "forward", lambda self, ids: torch.zeros(ids.shape))
+    monkeypatch.setattr(RewardModel, "forward", lambda self, ids: torch.zeros(ids.shape))
     with pytest.raises(Unstable, match="all alike"):
         run_here("ppo", specs["ppo"], tmp_path)
 

@@ -22,7 +22,7 @@ export interface EditLabelRow {
   prompt_token_ids: number[];
   original: LabelledText;
   edited: LabelledText;
-  hunks: Pick<Hunk, 'original' | 'edited'>[];
+  hunks: Hunk[];
   usable: boolean;
 }
 
@@ -72,7 +72,7 @@ export async function* labelRows(
         prompt_token_ids,
         original,
         edited,
-        hunks: hunks.map((hunk) => ({ original: hunk.original, edited: hunk.edited })),
+        hunks,
         usable,
       };
     }

@@ -9,7 +9,7 @@ import { notFound, Problem } from '../errors.ts';
 import type { ModelFile } from '../storage/model-folder.ts';
 import { type Caller, requireScope } from './context.ts';
 import { scoringAlias } from './models.ts';
-import type { KindSpec } from './run-specs.ts';
+import { type KindSpec, rewardRole } from './run-specs.ts';
 import type { SnapshotCounts, Split } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
 
@@ -43,7 +43,11 @@ export interface RunInputs {
   model: ModelInput;
   /** ppo only */
   reward_model?: RegisteredModel;
+  /** generate, and the evaluation of ppo */
+  kl_reference?: ModelInput;
   data: DataInput;
+  /** ppo only */
+  evaluation_data?: DataInput;
 }
 
 /**
@@ -68,14 +72,13 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
     }
     case 'reward': {
       const { base_model, snapshot_id } = run.spec;
-      if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'token_reward');
+      if (run.spec.alias) await checkAlias(tx, run.spec.alias, rewardRole(run.spec.loss!));
       return {
         model: await resolveModel(tx, caller, base_model, 'policy', '/spec/base_model'),
-        data: await resolveSnapshot(
-          tx,
-          snapshot_id,
-          '/spec/snapshot_id',
-          ({ splits }) => splits.train.edits === 0 && 'has no accepted edit in its train part',
+        data: await resolveSnapshot(tx, snapshot_id, '/spec/snapshot_id', ({ splits }) =>
+          run.spec.loss === 'seq_pairs'
+            ? splits.train.pairs === 0 && 'has no pair in its train part'
+            : splits.train.edits === 0 && 'has no accepted edit in its train part',
         ),
       };
     }
@@ -85,22 +88,56 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
       const reward_model = await resolveStored(
         tx,
         run.spec.reward_model,
-        'token_reward',
+        ['token_reward', 'sequence_reward'],
         '/spec/reward_model',
       );
-      if ('tokenizer_digest' in model && model.tokenizer_digest !== reward_model.tokenizer_digest) {
-        throw unprocessable(
-          '/spec/reward_model',
-          'has another tokenizer than the policy; train it from a model with that tokenizer',
-        );
-      }
-      return { model, reward_model, data: await resolvePrompts(tx, run.spec.prompts) };
-    }
-    case 'generate':
-      return {
-        model: await resolveModel(tx, caller, run.spec.model, 'policy', '/spec/model'),
-        data: await resolvePrompts(tx, run.spec.prompts),
+      checkTokenizer(model, reward_model, '/spec/reward_model');
+      const inputs = {
+        model,
+        reward_model,
+        data: await resolvePrompts(tx, run.spec.prompts, '/spec/prompts'),
       };
+      const { evaluation } = run.spec;
+      if (!evaluation) return inputs;
+      const pointer = '/spec/evaluation';
+      return {
+        ...inputs,
+        ...(await resolveReference(tx, caller, evaluation.kl_reference, model, `${pointer}/kl_reference`)),
+        evaluation_data: await resolvePrompts(tx, evaluation.prompts, `${pointer}/prompts`),
+      };
+    }
+    case 'generate': {
+      const model = await resolveModel(tx, caller, run.spec.model, 'policy', '/spec/model');
+      return {
+        model,
+        ...(await resolveReference(tx, caller, run.spec.kl_reference, model, '/spec/kl_reference')),
+        data: await resolvePrompts(tx, run.spec.prompts, '/spec/prompts'),
+      };
+    }
+  }
+}
+
+async function resolveReference(
+  tx: Transaction,
+  caller: Caller,
+  reference: ModelReference | undefined,
+  policy: ModelInput,
+  pointer: string,
+): Promise<Pick<RunInputs, 'kl_reference'>> {
+  if (!reference) return {};
+  const kl_reference = await resolveModel(tx, caller, reference, 'policy', pointer);
+  checkTokenizer(policy, kl_reference, pointer);
+  return { kl_reference };
+}
+
+/** Models of a path or of a hub are compared by the trainer. */
+function checkTokenizer(policy: ModelInput, other: ModelInput, pointer: string): void {
+  const known = 'tokenizer_digest' in policy && 'tokenizer_digest' in other;
+  if (known && policy.tokenizer_digest !== other.tokenizer_digest) {
+    throw unprocessable(
+      pointer,
+      'has another tokenizer than the policy; train it from a model with that tokenizer',
+    );
   }
 }
 
@@ -113,7 +150,7 @@ interface ModelReference {
   scratch?: object;
 }
 
-type Role = 'policy' | 'token_reward';
+type Role = ModelRow['role'];
 
 async function resolveModel(
   tx: Transaction,
@@ -128,18 +165,19 @@ async function resolveModel(
     requireScope(caller, 'operator'); // the folder is the host's, not the project's
     return { path: model.path };
   }
-  return resolveStored(tx, model, role, pointer);
+  return resolveStored(tx, model, [role], pointer);
 }
 
 async function resolveStored(
   tx: Transaction,
   { model_id, alias }: ModelReference,
-  role: Role,
+  roles: Role[],
   pointer: string,
 ): Promise<RegisteredModel> {
   const row =
     model_id === undefined ? await modelOfAlias(tx, alias!, pointer) : await modelOfId(tx, model_id, pointer);
-  if (row.role !== role) throw unprocessable(pointer, `has the role ${row.role}; a ${role} is needed here`);
+  if (!roles.includes(row.role))
+    throw unprocessable(pointer, `has the role ${row.role}; a ${roles.join(' or ')} is needed here`);
   return {
     model_id: formatId('model', row.id),
     digest: row.digest,
@@ -190,13 +228,14 @@ async function resolveRows(tx: Transaction, digest: string, pointer: string): Pr
 function resolvePrompts(
   tx: Transaction,
   source: { snapshot_id?: string; split?: Split; prompts?: string },
+  pointer: string,
 ): Promise<DataInput> {
-  if (source.prompts) return resolveRows(tx, source.prompts, '/spec/prompts/prompts');
+  if (source.prompts) return resolveRows(tx, source.prompts, `${pointer}/prompts`);
   const split = source.split!;
   return resolveSnapshot(
     tx,
     source.snapshot_id!,
-    '/spec/prompts/snapshot_id',
+    `${pointer}/snapshot_id`,
     ({ splits }) => splits[split].pairs === 0 && `has no pair in its ${split} part`,
   );
 }

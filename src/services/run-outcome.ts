@@ -7,6 +7,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { modelDigest } from '../domain/model-digest.ts';
 import { isModelFilePath } from '../storage/model-folder.ts';
 import { finish, type HeldRun, type RunnerServices, reportEvents, uploadFolder } from './run-execution.ts';
+import { rewardRole } from './run-specs.ts';
 import type { RunArtifact } from './runs.ts';
 
 /** What the trainer said that it made; paths are relative to the work folder. */
@@ -16,7 +17,11 @@ export interface TrainerOutputs {
   model: { role: string; path: string; metrics: Record<string, number | null> } | null;
 }
 
-const roleOf = { sft: 'policy', reward: 'token_reward', ppo: 'policy', generate: null } as const;
+function roleOf(run: HeldRun): keyof typeof filesOfRole | null {
+  if (run.kind === 'generate') return null;
+  return run.kind === 'reward' ? rewardRole(run.spec.loss!) : 'policy';
+}
+
 const filesOfRole = {
   policy: ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json'],
   token_reward: [
@@ -27,6 +32,7 @@ const filesOfRole = {
     'golden.json',
     'finegrain.json',
   ],
+  sequence_reward: ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json'],
 };
 
 /** @throws Error when an output is missing or is not what the kind of run must make; nothing is registered then */
@@ -36,7 +42,7 @@ export async function finishSucceeded(
   workFolder: string,
   outputs: TrainerOutputs,
 ): Promise<boolean> {
-  const role = roleOf[run.kind];
+  const role = roleOf(run);
   if ((outputs.model?.role ?? null) !== role) {
     throw new Error(
       `A ${run.kind} run must make ${role ? `a ${role} model` : 'no model'}; the trainer made ${outputs.model?.role ?? 'none'}.`,

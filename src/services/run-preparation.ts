@@ -6,13 +6,14 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import canonicalize from 'canonicalize';
 import { loadModelTokenizer } from '../scoring/tokenizer.ts';
+import type { ArtifactStore } from '../storage/artifact-store.ts';
 import { materialiseModel } from '../storage/model-folder.ts';
 import { labelRows } from './label-rows.ts';
 import { writeNdjson } from './ndjson.ts';
 import type { HeldRun, RunnerServices } from './run-execution.ts';
-import type { ModelInput } from './run-inputs.ts';
+import type { DataInput, ModelInput } from './run-inputs.ts';
 import type { KindSpec, SftSpec } from './run-specs.ts';
-import { type SnapshotRow, snapshotRows } from './snapshot-content.ts';
+import { type SnapshotRow, type Split, snapshotRows } from './snapshot-content.ts';
 import { demonstrationRows, promptRows } from './training-rows.ts';
 
 /** Finds or fetches a model of a hub; answers its folder. */
@@ -28,23 +29,43 @@ export async function prepareRun(
   workFolder: string,
   locateHubModel: LocateHubModel,
 ): Promise<string> {
-  const input = join(workFolder, 'input');
-  await mkdir(input, { recursive: true });
-  const model = await placeModel(services, run.inputs.model, join(input, 'model'), locateHubModel);
-  const rows = await trainerRows(services, run, join(input, 'model'));
-  await pipeline(writeNdjson(rows), createWriteStream(join(input, 'rows.ndjson')));
-  if (run.inputs.reward_model) {
-    await placeModel(services, run.inputs.reward_model, join(input, 'reward_model'), locateHubModel);
+  await mkdir(join(workFolder, 'input'), { recursive: true });
+  const place = (name: string, model: ModelInput): Promise<object> =>
+    placeModel(services, model, workFolder, `input/${name}`, locateHubModel);
+  const { inputs } = run;
+  const models = {
+    model: await place('model', inputs.model),
+    reward_model: inputs.reward_model && (await place('reward_model', inputs.reward_model)),
+    kl_reference: inputs.kl_reference && (await place('kl_reference', inputs.kl_reference)),
+  };
+  await writeRows(
+    join(workFolder, rowsPath),
+    await trainerRows(services, run, join(workFolder, 'input/model')),
+  );
+  if (run.kind === 'ppo' && run.spec.evaluation) {
+    const { split } = run.spec.evaluation.prompts;
+    await writeRows(
+      join(workFolder, evaluationPath),
+      promptsIn(services.artifacts, inputs.evaluation_data!, split),
+    );
   }
   const path = join(workFolder, 'spec.json');
-  await writeFile(path, JSON.stringify(trainerSpec(run, model), null, 1));
+  await writeFile(path, JSON.stringify(trainerSpec(run, models), null, 1));
   return path;
+}
+
+const rowsPath = 'input/rows.ndjson';
+const evaluationPath = 'input/evaluation.ndjson';
+
+function writeRows(path: string, rows: AsyncIterable<object>): Promise<void> {
+  return pipeline(writeNdjson(rows), createWriteStream(path));
 }
 
 async function placeModel(
   services: RunnerServices,
   model: ModelInput,
-  link: string,
+  workFolder: string,
+  path: string,
   locateHubModel: LocateHubModel,
 ): Promise<object> {
   if ('scratch' in model) return { scratch: model.scratch };
@@ -56,28 +77,37 @@ async function placeModel(
         : model.path;
   if (!(await stat(folder).catch(() => null))?.isDirectory())
     throw new Error(`There is no model folder ${folder} on this runner.`);
-  await symlink(folder, link);
-  return { path: 'input/model' };
+  await symlink(folder, join(workFolder, path));
+  return { path };
 }
 
-const data = { path: 'input/rows.ndjson' };
+interface PlacedModels {
+  model: object;
+  reward_model?: object;
+  kl_reference?: object;
+}
 
-function trainerSpec({ kind, spec }: KindSpec, model: object): object {
+function trainerSpec({ kind, spec }: KindSpec, { model, reward_model, kl_reference }: PlacedModels): object {
   const common = { kind, seed: spec.seed, hyperparameters: spec.hyperparameters };
   switch (kind) {
     case 'sft':
-      return { ...common, base_model: model, data: { examples: data.path } };
+      return { ...common, base_model: model, data: { examples: rowsPath } };
     case 'reward':
-      return { ...common, base_model: model, loss: spec.loss, data: { labels: data.path } };
+      return { ...common, base_model: model, loss: spec.loss, data: { labels: rowsPath } };
     case 'ppo':
       return {
         ...common,
         policy: model,
-        reward_model: { path: 'input/reward_model' },
-        data: { prompts: data.path },
+        reward_model,
+        data: { prompts: rowsPath },
+        evaluation: spec.evaluation && {
+          prompts: evaluationPath,
+          every: spec.evaluation.every,
+          kl_reference,
+        },
       };
     case 'generate':
-      return { ...common, model, data: { prompts: data.path } };
+      return { ...common, model, kl_reference, data: { prompts: rowsPath } };
   }
 }
 
@@ -98,10 +128,15 @@ async function trainerRows(
       return labelRows(snapshot!, await loadModelTokenizer(modelFolder), run.spec.label_rule!);
     case 'ppo':
     case 'generate':
-      return snapshot
-        ? promptsOf(snapshot, run.spec.prompts.split!)
-        : uploadedPrompts(promptRows(artifacts, (source as { rows: string }).rows));
+      return promptsIn(artifacts, source, run.spec.prompts.split);
   }
+}
+
+/** @param split of a snapshot; rows of the caller's own have none */
+function promptsIn(artifacts: ArtifactStore, source: DataInput, split?: Split): AsyncIterable<object> {
+  return 'snapshot' in source
+    ? promptsOf(snapshotRows(artifacts, source.snapshot), split!)
+    : uploadedPrompts(promptRows(artifacts, source.rows));
 }
 
 async function* uploadedDemonstrations(rows: ReturnType<typeof demonstrationRows>): AsyncGenerator<object> {

@@ -7,6 +7,14 @@ import { splits } from './snapshot-content.ts';
 export const runKinds = ['sft', 'reward', 'ppo', 'generate'] as const;
 export type RunKind = (typeof runKinds)[number];
 
+const tokenLosses = ['survival', 'bt_hunk', 'bt_sum'] as const;
+const sequenceLosses = ['seq_edits', 'seq_pairs'] as const;
+
+/** What a model that was trained with this loss can do: reward each token, or a response as a whole. */
+export function rewardRole(loss: string): 'token_reward' | 'sequence_reward' {
+  return tokenLosses.some((known) => known === loss) ? 'token_reward' : 'sequence_reward';
+}
+
 const closed = { additionalProperties: false } as const;
 
 const count = (value: number, description: string, minimum = 1) =>
@@ -45,8 +53,18 @@ export const hyperparameters = {
       weight_decay: atLeast(0, 0.01, 'AdamW'),
       max_grad_norm: positive(1, gradientNorm),
       reward_clip: Type.Optional(
-        Type.Number({ maximum: -0.1, default: -4, description: 'Rewards log(1 - p) are cut off here' }),
+        Type.Number({
+          maximum: -0.1,
+          default: -4,
+          description: '`survival`: rewards log(1 - p) are cut off here',
+        }),
       ),
+      consistency_weight: atLeast(
+        0,
+        0.1,
+        '`bt_hunk`, `bt_sum`: holds the rewards of kept tokens equal in both versions',
+      ),
+      anchor_weight: atLeast(0, 0.1, '`bt_hunk`, `bt_sum`: holds the rewards of unlabelled tokens near zero'),
       checkpoint_every: count(100, checkpoints),
     },
     closed,
@@ -76,6 +94,13 @@ export const hyperparameters = {
       value_clip: positive(0.2, 'How far a value may move from the one that the rollout saw'),
       value_coefficient: atLeast(0, 0.5, 'Weight of the value loss'),
       truncation_cost: atLeast(0, 1, 'Charged on the last token of a response that did not end itself'),
+      reward_placement: Type.Optional(
+        Type.Enum(['token', 'end', 'spread'], {
+          default: 'token',
+          description:
+            'Where the reward of a response is paid: where the reward model says (a sequence model: on the last token), all on the last token, or evenly on all tokens',
+        }),
+      ),
       critic: Type.Optional(
         Type.Enum(['shared', 'separate'], {
           default: 'shared',
@@ -95,6 +120,11 @@ export const hyperparameters = {
     closed,
   ),
 } satisfies Record<RunKind, TObject>;
+
+/** Of `evaluation` in a ppo spec, beside its prompts and its reference. */
+export const evaluationOptions = {
+  every: count(5, 'Steps between evaluations; there is one before the first step and one after the last'),
+};
 
 /** A Llama-shaped model with random weights and a byte-level BPE trained on the training texts. */
 export const scratchModel = Type.Object(
@@ -203,7 +233,7 @@ const Prompts = Type.Object(
     split: Type.Optional(
       Type.Enum([...splits], {
         description:
-          'With `snapshot_id`: whose prompts; `train` for ppo and `test` for generate unless given',
+          'With `snapshot_id`: whose prompts; unless given `train` for ppo, `validation` for its evaluation and `test` for generate',
       }),
     ),
     prompts: Type.Optional(artifact('An NDJSON artifact with rows `{prompt, id?}`')),
@@ -212,6 +242,15 @@ const Prompts = Type.Object(
     ...oneForm,
     description: 'Exactly one of `snapshot_id`, `prompts`. A snapshot’s prompts come once each.',
   },
+);
+
+const KlReference = Type.Optional(
+  Type.Object(anyModelForms, {
+    ...oneForm,
+    description:
+      'The model that KL is measured against: one of `model_id`, `alias`, `path`, `hub` with `revision`, with the policy’s tokenizer',
+    examples: [{ alias: 'policy' }],
+  }),
 );
 
 const seed = Type.Optional(
@@ -265,9 +304,10 @@ export const RewardSpec = Type.Object(
     base_model: AnyModel,
     snapshot_id: snapshotId,
     loss: Type.Optional(
-      Type.Enum(['survival'], {
+      Type.Enum([...tokenLosses, ...sequenceLosses], {
         default: 'survival',
-        description: 'r = log(1 - p), p the probability that an annotator edits the token away',
+        description:
+          'Rewards for each token: `survival`, r = log(1 - p) with p the probability that an annotator edits the token away; `bt_hunk`, `bt_sum`: Bradley-Terry on the changed tokens of each hunk, or of all together. One reward at the end of the response, as baselines: `seq_edits`, `seq_pairs`: Bradley-Terry on the edited over the original response, or on the preferred over the other one. A model of those cannot score token by token, but serves a ppo run.',
       }),
     ),
     label_rule: Type.Optional(
@@ -301,7 +341,7 @@ export const RewardSpec = Type.Object(
   {
     ...closed,
     $id: 'RewardSpec',
-    description: 'A token-level reward model from the edits of a snapshot',
+    description: 'A reward model from the edits (`seq_pairs`: the preferences) of a snapshot',
     examples: [
       {
         base_model: { alias: 'policy' },
@@ -318,6 +358,16 @@ export const PpoSpec = Type.Object(
     policy: AnyModel,
     reward_model: StoredModel,
     prompts: Prompts,
+    evaluation: Type.Optional(
+      Type.Object(
+        { prompts: Prompts, kl_reference: KlReference, ...evaluationOptions },
+        {
+          ...closed,
+          description:
+            'Responses to prompts of their own while the policy is trained, as the artifact `evaluations.ndjson` (rows `{step, samples, id, prompt, response, token_ids, finish_reason, kl, reward}`): the learning curve for a judge. `kl` is measured against `kl_reference`, unless given the policy that the run starts from; `reward` is the sum of the reward model.',
+        },
+      ),
+    ),
     seed,
     hyperparameters: Type.Optional(hyperparameters.ppo),
     ...modelTail,
@@ -326,7 +376,7 @@ export const PpoSpec = Type.Object(
     ...closed,
     $id: 'PpoSpec',
     description:
-      'Fine-grained PPO: every token gets its own reward. Policy and reward model share a tokenizer.',
+      'Fine-grained PPO: every token gets its own reward. With a sequence reward model it is the usual PPO, paid at the end. Policy and reward model share a tokenizer.',
     examples: [
       {
         policy: { alias: 'policy' },
@@ -339,11 +389,18 @@ export const PpoSpec = Type.Object(
 );
 
 export const GenerateSpec = Type.Object(
-  { model: AnyModel, prompts: Prompts, seed, hyperparameters: Type.Optional(hyperparameters.generate) },
+  {
+    model: AnyModel,
+    prompts: Prompts,
+    kl_reference: KlReference,
+    seed,
+    hyperparameters: Type.Optional(hyperparameters.generate),
+  },
   {
     ...closed,
     $id: 'GenerateSpec',
-    description: 'Responses of a policy, as the artifact `responses.ndjson`',
+    description:
+      'Responses of a policy, as the artifact `responses.ndjson`; with `kl_reference` each row has its `kl`, the log-probability of the response less the one that the reference gives it',
     examples: [
       {
         model: { alias: 'policy' },
@@ -396,12 +453,19 @@ export function resolveSpec(run: KindSpec): KindSpec {
     case 'reward': {
       const { spec } = run;
       oneModel(spec.base_model, '/spec/base_model');
+      const loss = spec.loss ?? 'survival';
+      if (spec.gate?.bad_token_auc !== undefined && rewardRole(loss) === 'sequence_reward') {
+        throw invalid(
+          '/spec/gate/bad_token_auc',
+          `cannot be asked of the loss ${loss}, which finds no tokens`,
+        );
+      }
       return {
         kind: 'reward',
         spec: {
           ...spec,
           ...resolvedTail('reward', spec),
-          loss: spec.loss ?? 'survival',
+          loss,
           label_rule: spec.label_rule ?? 'mix',
           gate: { pair_accuracy: 0.7, ...spec.gate },
         },
@@ -416,14 +480,30 @@ export function resolveSpec(run: KindSpec): KindSpec {
       if (minibatches > batch_size) {
         throw invalid('/spec/hyperparameters/minibatches', 'cannot be more than batch_size');
       }
-      return { kind: 'ppo', spec: { ...spec, ...tail, prompts: onePromptSource(spec.prompts, 'train') } };
+      const prompts = onePromptSource(spec.prompts, 'train', '/spec/prompts');
+      if (!spec.evaluation) return { kind: 'ppo', spec: { ...spec, ...tail, prompts } };
+      const { kl_reference } = spec.evaluation;
+      if (kl_reference) oneModel(kl_reference, '/spec/evaluation/kl_reference');
+      const evaluation = {
+        ...withDefaults(Type.Object(evaluationOptions), spec.evaluation),
+        prompts: onePromptSource(spec.evaluation.prompts, 'validation', '/spec/evaluation/prompts'),
+      };
+      return { kind: 'ppo', spec: { ...spec, ...tail, prompts, evaluation } };
     }
     case 'generate': {
       const { spec } = run;
       oneModel(spec.model, '/spec/model');
+      if (spec.kl_reference) oneModel(spec.kl_reference, '/spec/kl_reference');
+      const tail = resolvedTail('generate', spec);
+      if (spec.kl_reference && tail.hyperparameters.temperature === 0) {
+        throw invalid(
+          '/spec/kl_reference',
+          'needs a temperature above 0; the likeliest tokens alone have no KL',
+        );
+      }
       return {
         kind: 'generate',
-        spec: { ...spec, ...resolvedTail('generate', spec), prompts: onePromptSource(spec.prompts, 'test') },
+        spec: { ...spec, ...tail, prompts: onePromptSource(spec.prompts, 'test', '/spec/prompts') },
       };
     }
   }
@@ -458,10 +538,11 @@ function oneModel(model: StartModel, pointer: string): StartModel {
 function onePromptSource(
   source: Static<typeof Prompts>,
   split: (typeof splits)[number],
+  pointer: string,
 ): Static<typeof Prompts> {
-  exactlyOne(source, ['snapshot_id', 'prompts'], '/spec/prompts');
+  exactlyOne(source, ['snapshot_id', 'prompts'], pointer);
   if (source.prompts === undefined) return { ...source, split: source.split ?? split };
-  if (source.split !== undefined) throw invalid('/spec/prompts/split', 'goes with snapshot_id only');
+  if (source.split !== undefined) throw invalid(`${pointer}/split`, 'goes with snapshot_id only');
   return source;
 }
 

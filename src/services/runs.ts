@@ -7,7 +7,7 @@ import { notFound, Problem } from '../errors.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
-import { type RunInputs, resolveInputs } from './run-inputs.ts';
+import { type DataInput, type RunInputs, resolveInputs } from './run-inputs.ts';
 import { type KindSpec, type RunKind, resolveSpec } from './run-specs.ts';
 import { BadRow, demonstrationRows, promptRows } from './training-rows.ts';
 
@@ -166,7 +166,7 @@ async function checkArtifacts(
   { kind }: KindSpec,
   inputs: RunInputs,
 ): Promise<void> {
-  for (const model of [inputs.model, inputs.reward_model]) {
+  for (const model of [inputs.model, inputs.reward_model, inputs.kl_reference]) {
     if (!model || !('files' in model)) continue;
     for (const { digest, path } of model.files) {
       if (!(await artifacts.has(digest))) {
@@ -177,14 +177,25 @@ async function checkArtifacts(
       }
     }
   }
-  const digest = 'rows' in inputs.data ? inputs.data.rows : inputs.data.snapshot;
   const pointer = kind === 'sft' ? '/spec/data' : kind === 'reward' ? '/spec/snapshot_id' : '/spec/prompts';
+  await checkRows(artifacts, inputs.data, kind === 'sft' ? demonstrationRows : promptRows, pointer);
+  if (inputs.evaluation_data)
+    await checkRows(artifacts, inputs.evaluation_data, promptRows, '/spec/evaluation/prompts');
+}
+
+async function checkRows(
+  artifacts: ArtifactStore,
+  data: DataInput,
+  read: typeof demonstrationRows | typeof promptRows,
+  pointer: string,
+): Promise<void> {
+  const digest = 'rows' in data ? data.rows : data.snapshot;
   if (!(await artifacts.has(digest)))
     throw unreadable(pointer, `the artifact ${digest} is missing from the artifact store`);
-  if (!('rows' in inputs.data)) return;
+  if (!('rows' in data)) return;
   let rows = 0;
   try {
-    for await (const _ of (kind === 'sft' ? demonstrationRows : promptRows)(artifacts, digest)) {
+    for await (const _ of read(artifacts, digest)) {
       if (++rows === checkedRows) break;
     }
   } catch (error) {

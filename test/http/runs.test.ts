@@ -45,6 +45,7 @@ t.test('runs', async (t) => {
   const snapshot = await makeSnapshot(server, true);
   const policy = await registerTinyModel(server, { role: 'policy', alias: 'start' });
   const reward = await registerTinyModel(server, { role: 'token_reward', alias: 'token-reward' });
+  const sequenceReward = await registerTinyModel(server, { role: 'sequence_reward' });
   const scratch = { scratch: {} };
   const requests = {
     sft: { kind: 'sft', spec: { base_model: scratch, data: { demonstrations } } },
@@ -139,6 +140,20 @@ t.test('runs', async (t) => {
         kind: 'generate',
         spec: { ...requests.generate.spec, prompts: { snapshot_id: snapshot, split: 'train' } },
       },
+      { kind: 'generate', spec: { ...requests.generate.spec, kl_reference: { alias: 'start' } } },
+      {
+        kind: 'ppo',
+        spec: {
+          ...requests.ppo.spec,
+          reward_model: { model_id: sequenceReward },
+          evaluation: { prompts: { prompts }, every: 2, kl_reference: { model_id: policy } },
+          hyperparameters: { reward_placement: 'spread' },
+        },
+      },
+      ...['bt_hunk', 'bt_sum', 'seq_edits', 'seq_pairs'].map((loss) => ({
+        kind: 'reward',
+        spec: { ...requests.reward.spec, loss },
+      })),
     ];
     for (const form of forms)
       t.match(await post({ ...form, validate_only: true }), { status: 200 }, JSON.stringify(form));
@@ -167,7 +182,11 @@ t.test('runs', async (t) => {
       [{ ...sft, spec: { ...sft.spec, data: { demonstrations, responses: 'all' } } }, '/spec/data/responses'],
       [{ ...sft, spec: { ...sft.spec, data: { demonstrations: 'sha256:1' } } }, '/spec/data/demonstrations'],
       [{ ...rewardRun, spec: { ...rewardRun.spec, base_model: scratch } }, '/spec/base_model/scratch'],
-      [{ ...rewardRun, spec: { ...rewardRun.spec, loss: 'bt_sum' } }, '/spec/loss'],
+      [{ ...rewardRun, spec: { ...rewardRun.spec, loss: 'bt' } }, '/spec/loss'],
+      [
+        { ...rewardRun, spec: { ...rewardRun.spec, loss: 'seq_edits', gate: { bad_token_auc: 0.9 } } },
+        '/spec/gate/bad_token_auc',
+      ],
       [
         { ...rewardRun, spec: { ...rewardRun.spec, gate: { pair_accuracy: 70 } } },
         '/spec/gate/pair_accuracy',
@@ -176,6 +195,30 @@ t.test('runs', async (t) => {
       [
         { ...ppo, spec: { ...ppo.spec, hyperparameters: { minibatches: 65 } } },
         '/spec/hyperparameters/minibatches',
+      ],
+      [{ ...ppo, spec: { ...ppo.spec, evaluation: {} } }, '/spec/evaluation/prompts'],
+      [{ ...ppo, spec: { ...ppo.spec, evaluation: { prompts: {} } } }, '/spec/evaluation/prompts'],
+      [
+        { ...ppo, spec: { ...ppo.spec, evaluation: { prompts: { prompts }, every: 0 } } },
+        '/spec/evaluation/every',
+      ],
+      [
+        {
+          ...ppo,
+          spec: { ...ppo.spec, evaluation: { prompts: { prompts }, kl_reference: { hub: 'org/name' } } },
+        },
+        '/spec/evaluation/kl_reference',
+      ],
+      [
+        {
+          ...generate,
+          spec: {
+            ...generate.spec,
+            kl_reference: { alias: 'start' },
+            hyperparameters: { temperature: 0 },
+          },
+        },
+        '/spec/kl_reference',
       ],
       [
         { ...generate, spec: { ...generate.spec, prompts: { prompts, split: 'test' } } },
@@ -272,6 +315,13 @@ t.test('runs', async (t) => {
       [ppo({ reward_model: { alias: 'start' } }), '/spec/reward_model'],
       [ppo({ reward_model: { model_id: otherTokenizer } }), '/spec/reward_model'],
       [ppo({ prompts: { snapshot_id: testOnly } }), '/spec/prompts/snapshot_id'],
+      [ppo({ evaluation: { prompts: { snapshot_id: testOnly } } }), '/spec/evaluation/prompts/snapshot_id'],
+      [ppo({ evaluation: { prompts: { prompts: noJson } } }), '/spec/evaluation/prompts'],
+      [
+        ppo({ evaluation: { prompts: { prompts }, kl_reference: { model_id: reward } } }),
+        '/spec/evaluation/kl_reference',
+      ],
+      [rewardOf({ loss: 'seq_edits', alias: 'token-reward' }), '/spec/alias'],
     ];
     const before = (await call('GET', '/v1/runs')).body;
     for (const [json, pointer] of impossible) {

@@ -1,7 +1,8 @@
 // The API's specs and the trainer's are one contract: equal keys, types, defaults and limits.
 import { execFileSync } from 'node:child_process';
 import t from 'tap';
-import { hyperparameters, scratchModel } from '../../src/services/run-specs.ts';
+import { Type } from 'typebox';
+import { evaluationOptions, hyperparameters, scratchModel } from '../../src/services/run-specs.ts';
 import { trainerPython } from '../support/runner.ts';
 
 const program = `
@@ -16,7 +17,7 @@ def describe(cls):
 
 json.dump({
     "sft": describe(spec.SftOptions), "reward": describe(spec.RewardOptions), "ppo": describe(spec.PpoOptions),
-    "generate": describe(spec.GenerateOptions), "scratch": describe(spec.ScratchModel),
+    "generate": describe(spec.GenerateOptions), "evaluation": describe(spec.EvaluationOptions), "scratch": describe(spec.ScratchModel),
 }, sys.stdout)
 `;
 
@@ -34,7 +35,7 @@ const python = trainerPython();
 t.test('hyperparameters', { skip: python === null && 'no Python environment' }, async (t) => {
   const text = execFileSync(python!, ['-c', program], { cwd: 'runners', encoding: 'utf8' });
   const trainer: Record<string, Record<string, Option>> = JSON.parse(text);
-  const api = { ...hyperparameters, scratch: scratchModel };
+  const api = { ...hyperparameters, evaluation: Type.Object(evaluationOptions), scratch: scratchModel };
   t.same(Object.keys(api).sort(), Object.keys(trainer).sort());
   for (const [kind, { properties }] of Object.entries(api)) {
     t.same(Object.keys(properties), Object.keys(trainer[kind]!), `${kind}: names, in order`);

@@ -1,7 +1,8 @@
 // The real trainer under a real runner: a run that is killed half-way ends with the same weights, bit for bit.
 import t from 'tap';
+import type { Run } from '../../src/services/runs.ts';
 import { eventsOf, queueSft, startRunner, trainerPython, untilEnded, untilRun } from '../support/runner.ts';
-import { startTestServer } from '../support/server.ts';
+import { startTestServer, type TestServer } from '../support/server.ts';
 
 const python = trainerPython();
 t.setTimeout(300_000);
@@ -50,21 +51,79 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
       spec: {
         model: { model_id: resumed.model_id },
         prompts: { prompts: samples.body.digest },
+        kl_reference: { model_id: whole.model_id },
         hyperparameters: { max_new_tokens: 5 },
       },
     },
   });
   const generated = await untilEnded(server, generate.body.id, 60);
   t.match(generated, { state: 'succeeded', artifacts: [{ name: 'responses.ndjson' }], model_id: null });
-  const responses = await server.call('GET', `/v1/artifacts/${generated.artifacts[0]!.digest}`);
-  t.match(
-    responses.text
-      .trimEnd()
-      .split('\n')
-      .map((line) => JSON.parse(line)),
-    [
-      { id: '1', prompt: 'What is twice 3?', response: String, token_ids: Array },
-      { id: 'four', prompt: 'What is twice 4?' },
-    ],
-  );
+  const responses = await rowsOf(server, generated);
+  t.match(responses, [
+    { id: '1', prompt: 'What is twice 3?', response: String, token_ids: Array },
+    { id: 'four', prompt: 'What is twice 4?' },
+  ]);
+  for (const { kl } of responses) t.ok(Math.abs(kl) < 1e-3, 'no KL to a policy with the same weights');
+
+  const policy = { model_id: resumed.model_id };
+  const rewarded = await run(server, 'reward', {
+    base_model: policy,
+    snapshot_id: await makeSnapshot(server),
+    loss: 'seq_edits',
+    hyperparameters: { epochs: 1 },
+  });
+  t.match(rewarded.result, { loss: 'seq_edits', metrics: { bad_token_auc: null } });
+  t.match(await modelOf(rewarded.model_id!), { role: 'sequence_reward' });
+  const trained = await run(server, 'ppo', {
+    policy,
+    reward_model: { model_id: rewarded.model_id },
+    prompts: { prompts: samples.body.digest },
+    evaluation: { prompts: { prompts: samples.body.digest }, every: 1, kl_reference: policy },
+    hyperparameters: { steps: 1, batch_size: 4, max_new_tokens: 8, scale_samples: 16 },
+  });
+  t.match(await rowsOf(server, trained), [
+    { step: 0, samples: 0, id: '1', prompt: 'What is twice 3?', reward: Number, kl: Number },
+    { step: 0, samples: 0, id: 'four' },
+    { step: 1, samples: 4, id: '1' },
+    { step: 1, samples: 4, id: 'four', prompt: 'What is twice 4?' },
+  ]);
 });
+
+async function run(server: TestServer, kind: string, spec: object): Promise<Run> {
+  const { body } = await server.call('POST', '/v1/runs', { json: { kind, spec } });
+  const ended = await untilEnded(server, body.id, 120);
+  if (ended.state !== 'succeeded') throw new Error(JSON.stringify(ended.failure));
+  return ended;
+}
+
+/** The rows of a run's only artifact. */
+// biome-ignore lint/suspicious/noExplicitAny: NDJSON of the trainer
+async function rowsOf(server: TestServer, { artifacts }: Run): Promise<any[]> {
+  const { text } = await server.call('GET', `/v1/artifacts/${artifacts[0]!.digest}`);
+  return text
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+}
+
+/** Edits that put a wrong sum right. */
+async function makeSnapshot({ call }: TestServer): Promise<string> {
+  const dataset_id = (await call('POST', '/v1/datasets', { json: { name: 'sums' } })).body.id;
+  const pairs = Array.from({ length: 40 }, (_, i) => ({
+    external_id: String(i),
+    prompt: `What is twice ${i}?`,
+    response_a: `Twice ${i} is ${2 * i}.`,
+    response_b: `Twice ${i} is ${2 * i + 1}.`,
+    preference: 'a',
+  }));
+  await call('POST', `/v1/datasets/${dataset_id}/pairs`, { json: { pairs } });
+  const edits = pairs.map(({ external_id, response_a }) => ({
+    dataset_id,
+    pair_external_id: external_id,
+    edited_response: response_a,
+    editor: { kind: 'person', name: 'ann' },
+  }));
+  await call('POST', '/v1/edits', { json: { edits } });
+  const split = { train: 0.5, validation: 0, test: 0.5, seed: 1 };
+  return (await call('POST', '/v1/snapshots', { json: { dataset_ids: [dataset_id], split } })).body.id;
+}

@@ -31,7 +31,7 @@ export async function storeTinyModel(
 }
 
 export interface RegisterOptions {
-  role?: 'policy' | 'token_reward';
+  role?: 'policy' | 'token_reward' | 'sequence_reward';
   alias?: string;
   changes?: FileChanges;
 }
