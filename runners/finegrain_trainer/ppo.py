@@ -201,11 +201,12 @@ class PolicyEvaluation:
     """What the policy says to prompts of its own at some steps: the learning curve that a judge can rule on.
 
     Each row has its own random numbers, the same at every step, so the curve is smooth and training sees none of it.
+    `references`: column -> the policy that KL is measured against.
     """
 
     rows: list[PromptRow]
     prompts: list[list[int]]
-    kl_reference: PreTrainedModel
+    references: dict[str, PreTrainedModel]
     model: LanguageModel
     every: int
     identity: dict[str, Any]
@@ -221,10 +222,14 @@ class PolicyEvaluation:
             uniforms = torch.stack([row_uniforms(seed, row, options.max_new_tokens) for row in batch])
             sampled = sample(network, prompts, uniforms, self.model.card.eos_token_id, options.temperature)
             responses = sampled.lists()
-            kl = response_kl(self.kl_reference, sampled, prompts, options.temperature)
-            rewards = unpack(reward_model.response_rewards(prompts, responses), sampled.mask).sum(1)
+            columns = {
+                name: response_kl(reference, sampled, prompts, options.temperature)
+                for name, reference in self.references.items()
+            }
+            columns["reward"] = unpack(reward_model.response_rewards(prompts, responses), sampled.mask).sum(1)
             for place, row in enumerate(batch):
-                results[row] = {"ids": responses[place], "kl": kl[place].item(), "reward": rewards[place].item()}
+                values = {name: column[place].item() for name, column in columns.items()}
+                results[row] = {"ids": responses[place], **values}
         count = len(results)
         return results, {
             "evaluation_reward_sum": sum(r["reward"] for r in results) / count,
@@ -237,8 +242,8 @@ class PolicyEvaluation:
         for step in sorted(evaluations):
             for row, result in zip(self.rows, evaluations[step], strict=True):
                 head = {"step": step, "samples": step * batch_size, "id": row.id, "prompt": row.raw_prompt}
-                tail = {"kl": result["kl"], "reward": result["reward"]}
-                line = head | response_columns(self.model, result["ids"]) | tail
+                values = {name: value for name, value in result.items() if name != "ids"}
+                line = head | response_columns(self.model, result["ids"]) | values
                 yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
@@ -247,14 +252,15 @@ def load_evaluation(
 ) -> PolicyEvaluation:
     wanted = spec.evaluation
     identity = {"evaluation_rows": file_digest(wanted.prompts), "evaluation_every": wanted.options.every}
+    references = {"kl": reference}
     if wanted.kl_reference is not None:
         model = load_policy(wanted.kl_reference, device)
         check_tokenizer(policy.folder, model.folder, "evaluation.kl_reference")
-        reference = model.network.requires_grad_(False)
+        references["kl_to_reference"] = model.network.requires_grad_(False)
         identity["kl_reference"] = weights_digest(model.folder)
     rows = read_prompts(wanted.prompts)
     prompts = prompt_token_ids(policy, rows, spec.options.max_new_tokens, wanted.prompts.name)
-    return PolicyEvaluation(rows, prompts, reference, policy, wanted.options.every, identity)
+    return PolicyEvaluation(rows, prompts, references, policy, wanted.options.every, identity)
 
 
 class ActorCritic(nn.Module):

@@ -171,7 +171,7 @@ class RewardSpec:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the policy says to other prompts while it is trained; `kl_reference`: None = the starting policy."""
+    """What the policy says to other prompts while it is trained; KL to the start, and to `kl_reference` where given."""
 
     prompts: Path
     kl_reference: LocalModel | HubModel | None

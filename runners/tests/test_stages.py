@@ -296,7 +296,8 @@ def test_ppo_raises_the_reward_of_a_sequence_model(specs, policy_folder, data, t
 
 
 def test_evaluations_leave_the_training_alone_and_survive_a_kill(specs, undisturbed, data, tmp_path):
-    evaluation = {"prompts": str(data / "prompts.ndjson"), "every": 3}
+    reference = {"path": str(specs["ppo"]["policy"]["path"])}
+    evaluation = {"prompts": str(data / "prompts.ndjson"), "every": 3, "kl_reference": reference}
     spec = {**specs["ppo"], "evaluation": evaluation}
     code, lines = run_process("ppo", spec, tmp_path / "whole")
     assert (code, lines[-1]["type"]) == (0, "result")
@@ -308,7 +309,7 @@ def test_evaluations_leave_the_training_alone_and_survive_a_kill(specs, undistur
     assert len(rows) == 4 * 20
     assert max(abs(row["kl"]) for row in rows[:20]) < 1e-4  # the starting policy
     assert any(abs(row["kl"]) > 1e-3 for row in rows[60:])
-    assert all(row["reward"] <= 0 for row in rows)
+    assert all(row["reward"] <= 0 and row["kl_to_reference"] == row["kl"] for row in rows)
 
     code, _ = run_process("ppo", spec, tmp_path / "killed", kill_at_step(5))
     assert code == -signal.SIGKILL

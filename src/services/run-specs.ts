@@ -364,7 +364,7 @@ export const PpoSpec = Type.Object(
         {
           ...closed,
           description:
-            'Responses to prompts of their own while the policy is trained, as the artifact `evaluations.ndjson` (rows `{step, samples, id, prompt, response, token_ids, finish_reason, kl, reward}`): the learning curve for a judge. `kl` is measured against `kl_reference`, unless given the policy that the run starts from; `reward` is the sum of the reward model.',
+            'Responses to prompts of their own while the policy is trained, as the artifact `evaluations.ndjson` (rows `{step, samples, id, prompt, response, token_ids, finish_reason, kl, kl_to_reference?, reward}`): the learning curve for a judge. `kl` is measured against the policy that the run starts from, `kl_to_reference` against `kl_reference` where that is given; `reward` is the sum of the reward model.',
         },
       ),
     ),
