@@ -1,15 +1,21 @@
-// The whole loop over HTTP, as an outside user would run it: pairs, edits, token reward model, scores, fine-grained PPO,
-// win rate. Its world (examples/world) has a hidden scorer, which serves the annotators and the judge, never training.
-import { spawn } from 'node:child_process';
-import { createInterface } from 'node:readline';
+// The whole loop over HTTP, as an outside user would run it: pairs, edits, reward models, scores, policies, win rates.
+// Fine-grained PPO, sequence PPO and fine-tuning on the edits start from one snapshot and are judged on the same prompts.
+// Its world (examples/world) has a hidden scorer, which serves the annotators and the judge, never training.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { type Client, createClient } from './client.ts';
+import { annotateAll } from './demo/annotators.ts';
+import { compareArms, evaluationsOf } from './demo/comparison.ts';
+import { collectEnvironment } from './demo/environment.ts';
+import type { Estimate, ReportData, RewardModelFigures } from './demo/report/data.ts';
+import { renderReport } from './demo/report.ts';
+import { artifactRows, type FinishedRun, type RunRequest, runAll } from './demo/runs.ts';
 import { type Service, startService } from './demo/service.ts';
-import { colourTokens, printTable, type StageProgress, say, stage, stageTimes } from './demo/terminal.ts';
+import { colourTokens, printTable, say, stage, stageTimes } from './demo/terminal.ts';
 import { fullRecipe, quickRecipe, type Recipe } from './recipe.ts';
-import { judge } from './world/annotators.ts';
-import { demonstrationRows, pairRows, promptRows } from './world/data.ts';
+import { carefulRows, demonstrationRows, editRow, pairRows, promptRows } from './world/data.ts';
 
 const usage = `npm run demo -- [--quick] [--keep] [--seed N]
 
@@ -47,8 +53,8 @@ async function runLoop(
   );
 
   const edits = await stage(
-    'Edit (an outside program, over HTTP)',
-    (report) => annotate(service, dataset.id, seed, report),
+    'Edit (three annotators, other programs, claim tasks over HTTP)',
+    (report) => annotateAll(service, dataset.id, seed, report, signal),
     (done) => `${done.edited} edits of ${done.pairs} pairs`,
   );
 
@@ -63,244 +69,281 @@ async function runLoop(
     '/v1/artifacts',
     promptRows(seed, recipe.evaluationPrompts, 'evaluation'),
   );
-  const run = async (
+  const run = <Name extends string>(
     name: string,
-    kind: string,
-    spec: object,
-    summary: (result: RunResult) => string,
-  ): Promise<RunResult> =>
-    stage(name, (report) => runToEnd(client, kind, { seed, ...spec }, report, signal), summary);
+    requests: Record<Name, RunRequest>,
+    summary: (runs: Record<Name, FinishedRun>) => string,
+  ): Promise<Record<Name, FinishedRun>> =>
+    stage(name, (report) => runAll(client, requests, report, signal), summary);
 
-  const sft = await run(
-    'Starting policy (sft run)',
-    'sft',
+  const { start } = await run(
+    'Starting policy',
     {
-      base_model: recipe.sft.base_model,
-      data: { demonstrations: demonstrations.digest },
-      hyperparameters: recipe.sft.hyperparameters,
+      start: {
+        kind: 'sft',
+        spec: {
+          seed,
+          base_model: recipe.sft.base_model,
+          data: { demonstrations: demonstrations.digest },
+          hyperparameters: recipe.sft.hyperparameters,
+        },
+      },
     },
     () => 'learned from noisy demonstrations',
   );
-  const reward = await run(
-    'Token reward model (reward run)',
-    'reward',
-    {
-      base_model: { model_id: sft.model_id },
-      snapshot_id: snapshot.id,
-      hyperparameters: recipe.reward.hyperparameters,
-      gate,
-      alias: 'token-reward',
-    },
-    ({ result }) =>
-      `gate ${result.gate.passed ? 'passed, alias token-reward moved' : 'missed, alias not moved'}`,
-  );
-  await showScores(client, reward.model_id, seed);
+  const startModel = { model_id: start.model_id };
 
-  const ppo = await run(
-    'Fine-grained PPO (ppo run)',
-    'ppo',
+  const rewardSpec = {
+    seed,
+    base_model: startModel,
+    snapshot_id: snapshot.id,
+    hyperparameters: recipe.reward.hyperparameters,
+  };
+  const models = await run(
+    'Reward models and SFT on edits',
     {
-      policy: { model_id: sft.model_id },
-      reward_model: { model_id: reward.model_id },
-      prompts: { snapshot_id: snapshot.id, split: 'train' },
-      hyperparameters: recipe.ppo.hyperparameters,
+      'token rewards': {
+        kind: 'reward',
+        spec: { ...rewardSpec, gate, alias: 'token-reward', name: 'demo-token-reward' },
+      },
+      'sequence rewards': {
+        kind: 'reward',
+        spec: { ...rewardSpec, loss: 'seq_edits', name: 'demo-sequence-reward' },
+      },
+      'SFT on edits': {
+        kind: 'sft',
+        spec: {
+          seed,
+          base_model: startModel,
+          data: { snapshot_id: snapshot.id, responses: 'edited' },
+          hyperparameters: recipe.sftOnEdits.hyperparameters,
+          name: 'demo-sft-on-edits',
+        },
+      },
     },
-    ({ result }) => `KL to the start ${result.kl_per_response.toFixed(1)} nats a response`,
+    (runs) =>
+      `gate ${runs['token rewards'].result.gate.passed ? 'passed, alias token-reward moved' : 'missed, alias not moved'}`,
   );
-  const generate = async (name: string, modelId: string) => {
-    const { artifacts } = await run(
-      name,
-      'generate',
-      {
-        model: { model_id: modelId },
+  const tokenRewards = models['token rewards'];
+  const examples = await showScores(client, tokenRewards.model_id, seed);
+
+  const policies = await run(
+    'Fine-grained PPO and sequence PPO, from SFT on edits',
+    {
+      'fine-grained PPO': ppoRequest(tokenRewards, recipe.fineGrained),
+      'sequence PPO': ppoRequest(models['sequence rewards'], recipe.sequence),
+      'starting policy': generateRequest(start, seed + 1),
+      'SFT on edits': generateRequest(models['SFT on edits'], seed),
+    },
+    () => `${recipe.evaluationPrompts} responses to unseen prompts by each arm`,
+  );
+  function ppoRequest(rewardModel: FinishedRun, { hyperparameters }: Recipe['sequence']): RunRequest {
+    return {
+      kind: 'ppo',
+      spec: {
+        seed,
+        policy: { model_id: models['SFT on edits'].model_id },
+        reward_model: { model_id: rewardModel.model_id },
+        prompts: { snapshot_id: snapshot.id, split: 'train' },
+        evaluation: { prompts: { prompts: prompts.digest }, every: 4, kl_reference: startModel },
+        hyperparameters: { ...recipe.ppo.hyperparameters, ...hyperparameters },
+        name: `demo-${rewardModel === tokenRewards ? 'fine-grained' : 'sequence'}-ppo`,
+      },
+    };
+  }
+  function generateRequest(policy: FinishedRun, generateSeed: number): RunRequest {
+    return {
+      kind: 'generate',
+      spec: {
+        seed: generateSeed,
+        model: { model_id: policy.model_id },
         prompts: { prompts: prompts.digest },
+        kl_reference: startModel,
         hyperparameters: recipe.generate.hyperparameters,
       },
-      () => `${recipe.evaluationPrompts} responses`,
-    );
-    const { digest } = artifacts.find((artifact: { name: string }) => artifact.name === 'responses.ndjson')!;
-    return (await client.download(`/v1/artifacts/${digest}`)) as {
-      id: string;
-      prompt: string;
-      response: string;
-    }[];
-  };
-  const baseline = await generate('Responses of the starting policy', sft.model_id);
-  const candidate = await generate('Responses of the PPO policy', ppo.model_id);
+    };
+  }
 
-  const win = await stage(
-    'Judge (external) and win rate',
+  const comparison = await stage(
+    'Judge (external) and win rates',
     async () => {
-      const byId = new Map(baseline.map((row) => [row.id, row.response]));
-      const judgements = candidate.map(({ id, prompt, response }) => ({
-        item_id: id,
-        outcome: judge(prompt, response, byId.get(id)!),
-        length_candidate: response.length,
-        length_baseline: byId.get(id)!.length,
-      }));
-      return request('POST', '/v1/win-rates', { judgements });
+      const trained = async (name: 'fine-grained PPO' | 'sequence PPO', description: string) => {
+        const rows = await artifactRows(client, policies[name], 'evaluations.ndjson');
+        const evaluations = evaluationsOf(rows);
+        const { responses, samples } = evaluations.at(-1)!;
+        return { name, description, samples, responses, evaluations };
+      };
+      const sampled = async (name: 'starting policy' | 'SFT on edits', description: string) => ({
+        name,
+        description,
+        samples: 0,
+        responses: await artifactRows(client, policies[name], 'responses.ndjson'),
+      });
+      return compareArms(
+        client,
+        [
+          await sampled('starting policy', 'Learned from demonstrations with defects'),
+          await sampled('SFT on edits', 'Starting policy, fine-tuned on the edited responses'),
+          await trained('sequence PPO', 'SFT on edits, then PPO with one reward at the end of each response'),
+          await trained('fine-grained PPO', 'SFT on edits, then PPO with a reward for each token'),
+        ],
+        carefulRows(seed, recipe.evaluationPrompts, 'evaluation'),
+      );
     },
-    ({ win_rate }) => percent(win_rate),
+    () => 'by the hidden score, which no model has seen',
   );
-  return report(reward.result, win, recipe, edits);
+
+  const trainedRuns: Record<string, FinishedRun> = {
+    'starting policy': start,
+    ...models,
+    'fine-grained PPO': policies['fine-grained PPO'],
+    'sequence PPO': policies['sequence PPO'],
+  };
+  const data: ReportData = {
+    headline: { candidate: 'fine-grained PPO', baseline: 'sequence PPO' },
+    judge:
+      'The judge is the demo world’s hidden score (minus one for each defect); annotators see it through noise, training never does.',
+    ...comparison,
+    ...examples,
+    reward_models: [
+      figuresOf('token reward model', tokenRewards),
+      figuresOf('sequence reward model', models['sequence rewards']),
+    ],
+    gate: tokenRewards.result.gate.checks,
+    reliability: [
+      'Preferences are the majority of five noisy votes, which agree with the hidden score in 91 % of pairs: a perfect reward model would reach that pair_accuracy.',
+      'The labels of edited tokens come from a noisy editor; labels of a perfect one would find them with a bad_token_auc of about 0.95.',
+    ],
+    made: {
+      date: new Date(),
+      seed,
+      recipe: recipe.leavesOut ? 'quick' : 'full',
+      leaves_out: recipe.leavesOut,
+      sizes: {
+        pairs: edits.pairs,
+        edits: edits.edited,
+        demonstrations: recipe.demonstrations,
+        'evaluation prompts': recipe.evaluationPrompts,
+      },
+      hyperparameters: Object.fromEntries(
+        Object.entries(trainedRuns).map(([name, { kind, spec }]) => [
+          `${name} (${kind})`,
+          { ...(spec.loss ? { loss: spec.loss } : {}), ...spec.hyperparameters },
+        ]),
+      ),
+      stages: stageTimes,
+      environment: await collectEnvironment(service.python),
+      digests: {
+        snapshot: snapshot.digest,
+        ...(await digestsOf(client, trainedRuns)),
+      },
+    },
+  };
+  const reportFile = join(service.dataDir, 'demo-report.html');
+  await writeFile(reportFile, await renderReport(data));
+  return printResult(data, reportFile);
 }
 
-interface RunResult {
-  model_id: string;
-  // biome-ignore lint/suspicious/noExplicitAny: each kind of run has its own result, described in the OpenAPI document
-  result: any;
-  artifacts: { name: string; digest: string }[];
-}
-
-/** Queues a run and follows it to its end. */
-async function runToEnd(
-  client: Client,
-  kind: string,
-  spec: object,
-  report: (progress: StageProgress) => void,
-  signal: AbortSignal,
-): Promise<RunResult> {
-  let run = await client.request('POST', '/v1/runs', { kind, spec });
-  while (!['succeeded', 'failed', 'cancelled'].includes(run.state)) {
-    if (signal.aborted) {
-      await client.request('POST', `/v1/runs/${run.id}/cancel`); // else the next start would go on with it
-      throw new Error('interrupted');
-    }
-    await sleep(250);
-    run = await client.request('GET', `/v1/runs/${run.id}`);
-    const { progress } = run;
-    report({
-      note: progress?.stage ?? run.state,
-      fraction: progress?.fraction,
-      etaSeconds: progress?.eta_seconds,
-    });
-  }
-  if (run.state !== 'succeeded') {
-    const { reason, detail, log_tail = [] } = run.failure ?? { reason: run.state, detail: '' };
-    throw new Error(
-      `The ${kind} run ${run.id} ${run.state}: ${reason}. ${detail}\n${log_tail.slice(-20).join('\n')}`,
-    );
-  }
-  return run;
-}
-
-/** Another program does the editing: it gets the URL and a key that may read pairs and write edits, nothing else. */
-async function annotate(
-  service: Service,
-  datasetId: string,
-  seed: number,
-  report: (progress: StageProgress) => void,
-): Promise<{ edited: number; pairs: number }> {
-  const { request } = createClient(service.url, service.key);
-  const { key } = await request('POST', '/v1/keys', {
-    name: 'demo annotators',
-    scopes: ['read', 'edits:write'],
+async function digestsOf(client: Client, runs: Record<string, FinishedRun>): Promise<Record<string, string>> {
+  const digests = Object.entries(runs).map(async ([name, { model_id }]) => {
+    const { digest } = await client.request('GET', `/v1/models/${model_id}`);
+    return [name, digest] as const;
   });
-  const started = performance.now();
-  const program = spawn(
-    process.execPath,
-    ['--import', 'tsx', 'examples/annotate.ts', datasetId, String(seed)],
-    {
-      env: { PATH: process.env.PATH, FINEGRAIN_URL: service.url, FINEGRAIN_API_KEY: key },
-      stdio: ['ignore', 'pipe', 'inherit'],
-    },
-  );
-  let last = { seen: 0, edited: 0, pairs: 0 };
-  for await (const line of createInterface({ input: program.stdout })) {
-    last = JSON.parse(line);
-    const fraction = last.seen / last.pairs;
-    report({
-      fraction,
-      etaSeconds: ((performance.now() - started) / 1000) * (1 / fraction - 1),
-      note: `${last.edited} edits`,
-    });
-  }
-  const code = program.exitCode ?? (await new Promise<number | null>((done) => program.once('exit', done)));
-  if (code !== 0) throw new Error(`examples/annotate.ts ended with ${code}`);
-  return last;
+  return Object.fromEntries(await Promise.all(digests));
 }
 
-async function showScores(client: Client, model: string, seed: number): Promise<void> {
+function figuresOf(name: string, { result }: FinishedRun): RewardModelFigures {
+  const { edit_accuracy, pair_accuracy, bad_token_auc } = result.test;
+  return {
+    name,
+    loss: result.loss,
+    edit_accuracy,
+    pair_accuracy,
+    bad_token_auc: bad_token_auc.value === null ? null : { ...bad_token_auc, n: bad_token_auc.edits },
+  };
+}
+
+/** Scores of unseen responses and of unseen edits, printed and kept for the report. */
+async function showScores(
+  client: Client,
+  model: string,
+  seed: number,
+): Promise<Pick<ReportData, 'heat_map' | 'edits'>> {
   say(
     '\nScores token by token (POST /v1/score); the redder, the likelier an annotator would edit the token away:',
   );
-  const unseen = pairRows(seed + 1_000_000, 2);
-  for (const { prompt, response_a, response_b } of unseen) {
-    const { results } = await client.request('POST', '/v1/score', {
-      model,
-      prompt,
-      responses: [response_a, response_b],
-    });
+  const unseen = pairRows(seed + 1_000_000, 3);
+  const heat_map: ReportData['heat_map'] = [];
+  const edits: ReportData['edits'] = [];
+  for (const pair of unseen) {
+    const { prompt, response_a, response_b, preference } = pair;
+    const responses = preference === 'a' ? [response_a, response_b] : [response_b, response_a];
+    const { results } = await client.request('POST', '/v1/score', { model, prompt, responses });
     say(`\n  ${prompt}`);
     for (const { tokens, rewards, reward } of results)
       say(`  ${reward.toFixed(2).padStart(7)}  ${colourTokens(tokens, rewards, -2.5)}`);
+    heat_map.push({
+      prompt,
+      responses: [
+        { label: 'preferred by the annotators', ...results[0] },
+        { label: 'the other response', ...results[1] },
+      ],
+    });
+    const [original, edited] = [responses[1]!, editRow(seed, pair)?.edited_response];
+    if (edited === undefined || edits.length === 2) continue;
+    const comparison = await client.request('POST', '/v1/score/compare', { model, prompt, original, edited });
+    edits.push({ prompt, original, edited, comparison });
   }
   say('');
-}
-
-interface Figure {
-  value: number;
-  low: number;
-  high: number;
-}
-
-interface RewardReport {
-  test: {
-    edit_accuracy: Figure & { n: number };
-    pair_accuracy: Figure & { n: number };
-    bad_token_auc: Figure & { edits: number };
-  };
-}
-
-interface WinRate {
-  win_rate: number;
-  confidence_interval: { low: number; high: number; method: string };
-  n: number;
+  return { heat_map, edits };
 }
 
 /** Prints the table; true when the gate is passed. */
-function report(
-  { test }: RewardReport,
-  win: WinRate,
-  recipe: Recipe,
-  edits: { edited: number; pairs: number },
-): boolean {
-  const { low, high, method } = win.confidence_interval;
-  const passed =
-    test.pair_accuracy.value >= gate.pair_accuracy &&
-    test.bad_token_auc.value >= gate.bad_token_auc &&
-    low > 0.5;
-  const figure = ({ value, low, high }: Figure, count: string): string =>
-    `${value.toFixed(3)}  [${low.toFixed(3)}, ${high.toFixed(3)}]  ${count}`;
-  say('\nResult (held-out test prompts, 95 % intervals)');
-  printTable([
-    ['edits', `${edits.edited} of ${edits.pairs} pairs`],
-    ['edit_accuracy', figure(test.edit_accuracy, `n = ${test.edit_accuracy.n} edits`)],
-    [
-      'pair_accuracy',
-      figure(test.pair_accuracy, `n = ${test.pair_accuracy.n} pairs  gate ≥ ${gate.pair_accuracy}`),
-    ],
-    [
-      'bad_token_auc',
-      figure(test.bad_token_auc, `n = ${test.bad_token_auc.edits} edits  gate ≥ ${gate.bad_token_auc}`),
-    ],
-    [
-      'win rate, PPO over start',
-      `${percent(win.win_rate)}  [${percent(low)}, ${percent(high)}] ${method}  n = ${win.n}  gate: interval above 50 %`,
-    ],
-  ]);
-  say('\nSeconds per stage');
-  printTable(stageTimes.map(({ name, seconds }) => [name, seconds.toFixed(1)]));
-  printTable([['total', stageTimes.reduce((sum, { seconds }) => sum + seconds, 0).toFixed(1)]]);
-  if (recipe.leavesOut) say(`\nQuick run: ${recipe.leavesOut}.`);
-  say(passed ? '\nGate passed.' : '\nGate missed: see the figures above.');
-  say(
-    'The interval is over prompts only: one draw of the data and one training seed (--seed N draws another).',
+function printResult(data: ReportData, reportFile: string): boolean {
+  const { arms, head_to_head, reward_models, made } = data;
+  say('\nReward models (held-out test prompts, 95 % intervals)');
+  printTable(
+    reward_models.flatMap((model): [string, string][] => [
+      [`${model.name}: edit_accuracy`, accuracy(model.edit_accuracy, 'edits')],
+      [`${model.name}: pair_accuracy`, accuracy(model.pair_accuracy, 'pairs')],
+      ...(model.bad_token_auc
+        ? [[`${model.name}: bad_token_auc`, accuracy(model.bad_token_auc, 'edits')] as [string, string]]
+        : []),
+    ]),
   );
+  say('\nWin rates (unseen prompts, 95 % intervals over prompts), KL and tokens a response');
+  printTable(
+    arms.map(({ name, win_rate_over_start, win_rate_over_writers, kl, mean_length }) => [
+      name,
+      `over the start ${win_rate_over_start ? rate(win_rate_over_start) : '–'.padEnd(23)}  over careful writers ${rate(win_rate_over_writers)}  KL ${kl.toFixed(1)}  ${mean_length.toFixed(0)} tokens`,
+    ]),
+  );
+  say('');
+  const trained = head_to_head.filter(({ baseline }) => baseline !== arms[0]!.name);
+  printTable(
+    trained.map(({ candidate, baseline, win_rate }) => [`${candidate} over ${baseline}`, rate(win_rate)]),
+  );
+  say('\nSeconds per stage');
+  printTable(made.stages.map(({ name, seconds }) => [name, seconds.toFixed(1)]));
+  printTable([['total', made.stages.reduce((sum, { seconds }) => sum + seconds, 0).toFixed(1)]]);
+  if (made.leaves_out) say(`\nQuick run: ${made.leaves_out}.`);
+  const fineGrained = arms.at(-1)!;
+  const passed = data.gate.every((check) => check.passed) && fineGrained.win_rate_over_start!.low > 0.5;
+  say(
+    `\nGate ${passed ? 'passed' : 'missed'}: ${data.gate.map(({ metric, minimum }) => `${metric} ≥ ${minimum}`).join(', ')}, fine-grained PPO over the start with its interval above 50 %.`,
+  );
+  say(
+    'Intervals are over the prompts of one draw with one training seed (--seed N draws another); bench/RESULTS.md has several draws.',
+  );
+  say(`\nThe report: ${reportFile}`);
   return passed;
 }
 
 const percent = (fraction: number): string => `${(fraction * 100).toFixed(1)} %`;
+const rate = ({ value, low, high }: Estimate): string =>
+  `${percent(value)} [${percent(low)}, ${percent(high)}]`;
+const accuracy = ({ value, low, high, n }: Estimate, of: string): string =>
+  `${value.toFixed(3)}  [${low.toFixed(3)}, ${high.toFixed(3)}]  n = ${n} ${of}`;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -340,9 +383,7 @@ async function main(): Promise<void> {
       await untilAborted(interrupt.signal);
     } else {
       say(
-        '\nNext: fine-tune the starting policy on the edited responses (an sft run with data {snapshot_id, responses: "edited"}). In this\n' +
-          'world that alone does better than PPO from the start, and PPO from there better still (docs/experiments.md).\n' +
-          'npm run demo -- --keep leaves the service up for /docs; npm start serves pairs of your own (README).',
+        'npm run demo -- --keep leaves the service up for /docs; npm start serves pairs of your own (README).',
       );
     }
   } catch (error) {

@@ -13,7 +13,12 @@ export type Recipe = {
   split: { train: number; validation: number; test: number };
   sft: { base_model: { scratch: ScratchModel }; hyperparameters: Hyperparameters };
   reward: { hyperparameters: Hyperparameters };
+  sftOnEdits: { hyperparameters: Hyperparameters };
+  /** of both arms */
   ppo: { hyperparameters: Hyperparameters };
+  /** what each arm was tuned to, with as many trials (bench/RESULTS.md) */
+  fineGrained: { hyperparameters: Hyperparameters };
+  sequence: { hyperparameters: Hyperparameters };
   generate: { hyperparameters: Hyperparameters };
   /** What this recipe does less of than the full one; empty for the full one. */
   leavesOut: string;
@@ -44,11 +49,13 @@ export const fullRecipe: Recipe = {
   },
   // Small batches: most edits change little, and many small steps find the rare tokens better than few large ones.
   reward: { hyperparameters: { epochs: 3, batch_size: 8, learning_rate: 1.5e-3 } },
+  sftOnEdits: { hyperparameters: { epochs: 4, batch_size: 32, learning_rate: 2e-3 } },
+  fineGrained: { hyperparameters: { critic: 'shared', learning_rate: 5e-4 } },
+  sequence: { hyperparameters: { critic: 'separate', learning_rate: 5e-4 } },
   ppo: {
     hyperparameters: {
       steps: 40,
       batch_size: 64,
-      learning_rate: 5e-4,
       beta: 0.1,
       mu: 'batch',
       max_new_tokens: 88,

@@ -1,7 +1,7 @@
-// `npm run demo`, `npm start` and `npm test` begin here, in a fresh clone too: plain JavaScript without packages that
+// `npm run demo`, `npm start`, `npm test` and the benchmarks begin here, in a fresh clone too: plain JavaScript without packages that
 // makes what is missing (npm packages, the Python environment), then runs the program and ends as it ends.
 //
-//   node src/bootstrap.mjs demo|start|test [--with-runner] [arguments of the program]
+//   node src/bootstrap.mjs demo|start|test|bench:… [--with-runner] [arguments of the program]
 //
 // Reads FINEGRAIN_DATA_DIR, FINEGRAIN_PYTHON (a ready environment: none is made), PYTHON (which Python makes ours)
 // and TORCH_INDEX_URL (where pip looks for torch, such as PyTorch's index of CPU builds).
@@ -18,18 +18,22 @@ const programs = {
   demo: { entry: 'examples/demo.ts', needsPython: true },
   start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
   test: { entry: 'test/run.ts', needsPython: true },
+  'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
+  'bench:controls': { entry: 'bench/loop/controls.ts', needsPython: true },
 };
 
 async function main([command, ...rest]) {
   const program = Object.hasOwn(programs, command ?? '') ? programs[command] : undefined;
   if (!program)
-    throw new SetUpError('Usage: node src/bootstrap.mjs demo|start|test [--with-runner] [arguments]');
+    throw new SetUpError(
+      `Usage: node src/bootstrap.mjs ${Object.keys(programs).join('|')} [--with-runner] [arguments]`,
+    );
   checkNode(process.versions.node);
   process.chdir(fileURLToPath(new URL('..', import.meta.url)));
   const withRunner = program.needsPython || rest.includes('--with-runner');
   const dataDir = path.resolve(process.env.FINEGRAIN_DATA_DIR || '.finegrain');
 
-  await ensureNpmPackages({ forDevelopment: command === 'test' });
+  await ensureNpmPackages({ forDevelopment: command !== 'start' }); // tests, charts
   if (process.env.FINEGRAIN_PYTHON) checkGivenPython(process.env.FINEGRAIN_PYTHON);
   else if (withRunner) await ensurePythonEnvironment(path.join(dataDir, 'python'));
   endSetUp();

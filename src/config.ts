@@ -15,6 +15,8 @@ export interface Config {
   artifacts: string;
   logLevel: string;
   runner: RunnerConfig;
+  /** how many of them the embedded mode starts; each takes one run at a time */
+  embeddedRunners: number;
 }
 
 export interface RunnerConfig {
@@ -57,6 +59,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       'trace',
       'silent',
     ]),
+    embeddedRunners: integer(env, 'FINEGRAIN_RUNNERS', 1, 0, 64),
     runner: {
       name: env.FINEGRAIN_RUNNER_NAME || `${env.HOSTNAME || 'runner'}-${process.pid}`,
       hardware: (env.FINEGRAIN_RUNNER_HARDWARE || 'cpu').split(','),

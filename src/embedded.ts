@@ -32,9 +32,11 @@ export async function startEmbeddedStack(config: Config, logger: Logger): Promis
     await enableLogins(postgres.superuserUrl);
     const urlOf = (role: DatabaseRole): string => loginUrl(postgres.superuserUrl, role);
     children.push(startChild('main-worker.ts', { DATABASE_DIRECT_URL: urlOf('finegrain_system') }, logger));
-    if (existsSync(config.runner.python))
-      children.push(startChild('main-runner.ts', { DATABASE_DIRECT_URL: urlOf('finegrain_runner') }, logger));
-    else
+    if (existsSync(config.runner.python)) {
+      const env = { DATABASE_DIRECT_URL: urlOf('finegrain_runner') };
+      for (let n = 0; n < config.embeddedRunners; n++)
+        children.push(startChild('main-runner.ts', env, logger));
+    } else
       logger.warn(
         `No runner: runs stay queued until there is a Python environment. "npm start -- --with-runner" makes it.`,
       );

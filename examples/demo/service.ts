@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -10,6 +11,9 @@ export interface Service {
   url: string;
   key: string;
   logFile: string;
+  dataDir: string;
+  /** of the trainer */
+  python: string;
   /** Resolves when the service has ended, with everything it started. */
   stop(): Promise<void>;
 }
@@ -26,6 +30,7 @@ export async function startService(): Promise<Service> {
       PORT: String(port),
       HOST: '127.0.0.1',
       DATABASE_URL: '',
+      FINEGRAIN_RUNNERS: process.env.FINEGRAIN_RUNNERS || String(Math.min(2, availableParallelism())),
     },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'], // the service stops when this process goes away, however it does
     detached: true, // Ctrl-C reaches this process only, which then stops the service in order
@@ -38,7 +43,8 @@ export async function startService(): Promise<Service> {
   try {
     await waitUntilReady(url, child, logFile);
     const key = process.env.FINEGRAIN_API_KEY || (await readFile(join(dataDir, 'api-key'), 'utf8')).trim();
-    return { url, key, logFile, stop };
+    const python = process.env.FINEGRAIN_PYTHON || join(dataDir, 'python', 'bin', 'python');
+    return { url, key, logFile, dataDir, python, stop };
   } catch (error) {
     await stop();
     throw error;

@@ -1,0 +1,179 @@
+// `npm run bench:controls`: what a sceptic would change about the demo world (docs/experiments.md). The same two draws
+// under each scenario; PPO from the starting policy with β .1 and the settings that bench:loop tuned. Prints a table.
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { edit } from '../../examples/world/annotators.ts';
+import type { PairRow } from '../../examples/world/data.ts';
+import { createRandom, type Random } from '../../examples/world/random.ts';
+import { type Clause, readClauses } from '../../examples/world/reading.ts';
+import { assess } from '../../examples/world/scorer.ts';
+import {
+  parsePrompt,
+  type RequiredKind,
+  requiredKinds,
+  setInitial,
+  wordings,
+} from '../../examples/world/world.ts';
+import type { LabelRow } from '../../src/services/label-rows.ts';
+import { type Draw, makeDraw, plainScenario, type Scenario } from './draw.ts';
+import { type Curve, chooseCheckpoint, estimate, mean } from './frontier.ts';
+import { type arms, lossOf, reportedDraws, type Settings, tuningBeta, yardstickOf } from './plan.ts';
+import { openTrainerSteps } from './trainer-steps.ts';
+
+const draws = reportedDraws.slice(0, 2);
+
+const editorWith =
+  (rates: { fix: number; gratuitous: number; harm: number }): Scenario['edit'] =>
+  ({ prompt, external_id }, response, seed) =>
+    edit(prompt, response, createRandom(`${seed}/edits/${external_id}`), rates);
+
+const scenarios: Scenario[] = [
+  plainScenario,
+  { ...plainScenario, name: 'shuffled locations', labels: shuffled },
+  { ...plainScenario, name: 'non-additive score', score: nonAdditiveScore },
+  { ...plainScenario, name: 'editors without the score', edit: towardsPreferred },
+  {
+    ...plainScenario,
+    name: 'noise 25 %',
+    flipRate: 0.25,
+    edit: editorWith({ fix: 0.75, gratuitous: 0.25, harm: 0.25 }),
+  },
+  {
+    ...plainScenario,
+    name: 'noise 40 %',
+    flipRate: 0.4,
+    edit: editorWith({ fix: 0.6, gratuitous: 0.4, harm: 0.4 }),
+  },
+  { ...plainScenario, name: 'over-editing', edit: rewordAsWell },
+];
+
+/** In training, the labels of each original stand at random places; the figures are measured on true ones. */
+function shuffled(rows: LabelRow[], seed: number): LabelRow[] {
+  return rows.map((row) => {
+    if (row.type === 'pair' || row.split !== 'train') return row;
+    const random = createRandom(`${seed}/shuffle/${row.id}`);
+    return { ...row, hunks: [], original: { ...row.original, labels: random.shuffle(row.original.labels) } };
+  });
+}
+
+/** Each kind of defect counts once, however often it occurs; a claim beside a rude word costs two more. */
+function nonAdditiveScore(prompt: string, response: string): number {
+  const kinds = new Set(assess(prompt, response).defects.map(({ kind }) => kind));
+  const together = kinds.has('unsupported_claim') && kinds.has('rude_word');
+  return 0 - kinds.size - (together ? 2 : 0);
+}
+
+/**
+ * An editor who knows the two responses and which is preferred, and nothing else: takes over three quarters of what the
+ * preferred one says otherwise, deletes what only the other one says and puts in what it lacks.
+ */
+function towardsPreferred(pair: PairRow, response: string, seed: number): string {
+  const random = createRandom(`${seed}/blind/${pair.external_id}`);
+  const preferred = pair.preference === 'a' ? pair.response_a : pair.response_b;
+  const slots = parsePrompt(pair.prompt);
+  const said = new Map(
+    readClauses(slots, preferred).flatMap((clause) =>
+      clause.reading ? [[clause.reading.template.kind, textOf(preferred, clause)] as const] : [],
+    ),
+  );
+  const takesOver = (): boolean => random.chance(0.75);
+  const kept: { kind: string | undefined; text: string }[] = [];
+  for (const clause of readClauses(slots, response)) {
+    const [kind, text] = [clause.reading?.template.kind, textOf(response, clause)];
+    const other = kind && said.get(kind);
+    if (kind && other !== undefined) kept.push({ kind, text: other !== text && takesOver() ? other : text });
+    else if (!takesOver()) kept.push({ kind, text });
+  }
+  for (const [kind, text] of said) {
+    if (kept.some((clause) => clause.kind === kind) || !takesOver()) continue;
+    const closing = kept.findIndex((clause) => clause.kind === 'closing');
+    kept.splice(kind === 'greeting' ? 0 : closing === -1 ? kept.length : closing, 0, { kind, text });
+  }
+  return kept.map(({ text }) => text).join(' ');
+}
+
+/** The usual editor, who then words four in ten clauses anew that were right. */
+function rewordAsWell(pair: PairRow, response: string, seed: number): string {
+  const random = createRandom(`${seed}/reword/${pair.external_id}`);
+  const slots = parsePrompt(pair.prompt);
+  let edited = plainScenario.edit(pair, response, seed);
+  for (const clause of readClauses(slots, edited).reverse()) {
+    const kind = clause.reading?.template.kind;
+    if (!isRequired(kind) || !random.chance(0.4)) continue;
+    const text = anotherWording(textOf(edited, clause), wordings(slots, kind), random);
+    const start = clause.words[0]!.start;
+    edited = `${edited.slice(0, start)}${kind === 'opening' ? setInitial(text, start > 0) : text}${edited.slice(clause.words.at(-1)!.end)}`;
+  }
+  return edited;
+}
+
+const isRequired = (kind: string | undefined): kind is RequiredKind =>
+  requiredKinds.some((required) => required === kind);
+
+function anotherWording(text: string, options: string[], random: Random): string {
+  const others = options.filter((option) => option.toLowerCase() !== text.toLowerCase());
+  return others.length === 0 ? text : random.pick(others);
+}
+
+const textOf = (response: string, { words }: Clause): string =>
+  response.slice(words[0]!.start, words.at(-1)!.end);
+
+async function measure(draw: Draw, settings: Record<(typeof arms)[number], Settings>) {
+  const ppo = (arm: (typeof arms)[number]): Promise<Curve> =>
+    draw.ppo(draw.start, lossOf[arm], { ...settings[arm], beta: tuningBeta });
+  const [fine, sequence, edits, survival, seqEdits] = await Promise.all([
+    ppo('fine-grained'),
+    ppo('sequence'),
+    draw.evaluate('SFT on edits', draw.sftOnEdits),
+    draw.rewardModel('survival'),
+    draw.rewardModel('seq_edits'),
+  ]);
+  return { fine, sequence, edits, survival, seqEdits };
+}
+
+async function main(): Promise<void> {
+  const dataDir = process.env.FINEGRAIN_DATA_DIR || '.finegrain';
+  const folder = join(dataDir, 'bench');
+  const python = process.env.FINEGRAIN_PYTHON || join(dataDir, 'python/bin/python');
+  const steps = openTrainerSteps(folder, python, 2, (line) => process.stderr.write(`${line}\n`));
+  const { tuned } = JSON.parse(await readFile(join(folder, 'results.json'), 'utf8'));
+  const settings = { 'fine-grained': tuned['fine-grained'].chosen, sequence: tuned.sequence.chosen };
+
+  const yardstick = yardstickOf['starting policy'];
+  const best = (curve: Curve) => curve[chooseCheckpoint([curve], yardstick).at]!.test;
+  const rate = (outcomes: number[][]): string => {
+    const { value, low, high } = estimate(outcomes);
+    return `${(value * 100).toFixed(1)} [${(low * 100).toFixed(1)}, ${(high * 100).toFixed(1)}]`;
+  };
+  process.stdout.write(
+    '| scenario | edits | bad_token_auc | pair_accuracy, survival / seq_edits | fine-grained PPO | KL | sequence PPO | KL | SFT on edits |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n',
+  );
+  for (const scenario of scenarios) {
+    const made = await Promise.all(draws.map((seed) => makeDraw(steps, seed, scenario)));
+    const measured = await Promise.all(made.map((draw) => measure(draw, settings)));
+    const figures = (read: (one: (typeof measured)[number]) => number | null): string =>
+      measured.map((one) => read(one)?.toFixed(3) ?? '–').join(', ');
+    const kl = (curves: Curve[]): string => curves.map((curve) => mean(best(curve).kl).toFixed(1)).join(', ');
+    const [fine, sequence, edits] = (['fine', 'sequence', 'edits'] as const).map((arm) =>
+      measured.map((one) => one[arm]),
+    );
+    process.stdout.write(
+      `| ${[
+        scenario.name,
+        made.map((draw) => draw.edits).join(', '),
+        figures(({ survival }) => survival.result.test.bad_token_auc.value),
+        `${figures(({ survival }) => survival.result.test.pair_accuracy.value)} / ${figures(({ seqEdits }) => seqEdits.result.test.pair_accuracy.value)}`,
+        rate(fine!.map((curve) => best(curve)[yardstick])),
+        kl(fine!),
+        rate(sequence!.map((curve) => best(curve)[yardstick])),
+        kl(sequence!),
+        rate(edits!.map((curve) => best(curve)[yardstick])),
+      ].join(' | ')} |\n`,
+    );
+  }
+}
+
+main().catch((error: Error) => {
+  process.stderr.write(`${error.stack}\n`);
+  process.exit(1);
+});

@@ -1,0 +1,411 @@
+// bench/RESULTS.md and its plots from the judged curves of the draws done so far.
+import { execFileSync } from 'node:child_process';
+import { mkdir, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import { type ChartSeries, lineChart } from '../../examples/charts.ts';
+import { judgeScores } from '../../examples/world/annotators.ts';
+import {
+  type Curve,
+  chooseAtKl,
+  chooseCheckpoint,
+  difference,
+  type Estimate,
+  estimate,
+  mean,
+  outcomesAtKl,
+  samplesToReach,
+  type Yardstick,
+} from './frontier.ts';
+import {
+  type Arm,
+  arms,
+  ppo,
+  type Settings,
+  type Start,
+  sizes,
+  starts,
+  tuningDraw,
+  yardstickOf,
+} from './plan.ts';
+
+interface Figure {
+  value: number | null;
+}
+
+export interface DrawResult {
+  seed: number;
+  edits: number;
+  /** test figures of each loss */
+  rewardModels: Record<string, Record<'edit_accuracy' | 'pair_accuracy' | 'bad_token_auc', Figure>>;
+  /** one curve for each β */
+  frontier: Record<Start, Record<Arm, Curve[]>>;
+  /** survival rewards from the fine-tuned policy, paid elsewhere */
+  placements: Record<'end' | 'spread', Curve>;
+  seqPairs: Curve;
+  start: Curve;
+  sftOnEdits: Curve;
+}
+
+export type Tuned = Record<Arm, { chosen: Settings; trials: (Settings & { value: number })[] }>;
+
+const opponents: Record<Yardstick, string> = {
+  overCareful: 'careful writers',
+  overStart: 'the starting policy',
+};
+
+const folder = new URL('../', import.meta.url);
+const klStep = 0.25;
+
+export async function writeResults(tuned: Tuned, draws: DrawResult[]): Promise<void> {
+  await mkdir(new URL('plots/', folder), { recursive: true });
+  const sections = [
+    opening(draws),
+    summary(draws),
+    rewardModels(draws),
+    ...(await Promise.all((Object.keys(starts) as Start[]).map((start) => frontierSection(draws, start)))),
+    placements(draws),
+    samples(draws),
+    againstSft(draws),
+    tuning(tuned),
+  ];
+  await writeFile(new URL('RESULTS.md', folder), `${sections.join('\n\n')}\n`);
+}
+
+function opening(draws: DrawResult[]): string {
+  const commit = execFileSync('git', ['log', '-1', '--format=%h %cs'], { encoding: 'utf8' }).trim();
+  return `# Fine-grained PPO, sequence PPO and fine-tuning on the edits
+
+Made by \`npm run bench:loop\`: ${draws.length} independent draws of the demo world (seeds ${draws.map(({ seed }) => seed).join(', ')}; demonstrations,
+pairs, edits, prompts, starting policy, reward models and PPO's random numbers all new), ${draws.map(({ edits }) => edits).join(', ')} edits.
+Commit ${commit}; ${os.cpus()[0]?.model.trim()}, ${os.availableParallelism()} cores.
+
+- Win rates are over another sample of the **starting policy** or over **careful writers** (41 % of whose responses have no
+  defect), on ${sizes.testPrompts} test prompts a draw; ties count one half. Arms are compared by the one that is not near its end: PPO from the
+  starting policy by the former, PPO from SFT on the edits by the latter. This was fixed before the first reported draw.
+- KL is k1, nats a response, on the same responses; at equal KL means the KL to the policy that PPO starts from, which is what it pays for.
+- Runs and checkpoints are chosen on ${sizes.validationPrompts} other prompts. Between checkpoints win rates are interpolated in KL.
+- [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the ${draws.length} draws' means, the more honest one
+  with so few draws.`;
+}
+
+/** Paired outcomes of both arms at a KL for each draw, or null unless every draw reaches it in both. */
+function atKl(draws: DrawResult[], start: Start, kl: number): Record<Arm, number[][]> | null {
+  const outcomes = arms.map((arm) =>
+    draws.map(({ frontier }) => {
+      const curves = frontier[start][arm];
+      const chosen = chooseAtKl(curves, kl, yardstickOf[start]);
+      return chosen === null ? null : outcomesAtKl(curves[chosen]!, kl, 'test', yardstickOf[start]);
+    }),
+  );
+  if (outcomes.some((ofArm) => ofArm.includes(null))) return null;
+  return { 'fine-grained': outcomes[0] as number[][], sequence: outcomes[1] as number[][] };
+}
+
+/** The KLs that every draw reaches with both arms. */
+function commonKls(draws: DrawResult[], start: Start): number[] {
+  return Array.from({ length: 40 }, (_, i) => (i + 1) * klStep).filter((kl) => atKl(draws, start, kl));
+}
+
+/** Fine-grained less sequence, averaged over the common KLs. */
+function overallGain(draws: DrawResult[], start: Start): Estimate | null {
+  const kls = commonKls(draws, start);
+  if (kls.length === 0) return null;
+  const gains = kls.map((kl) => {
+    const { 'fine-grained': fine, sequence } = atKl(draws, start, kl)!;
+    return fine.map((outcomes, draw) => difference(outcomes, sequence[draw]!));
+  });
+  return estimate(
+    draws.map((_, draw) =>
+      gains[0]![draw]!.map((_, prompt) => mean(gains.map((gain) => gain[draw]![prompt]!))),
+    ),
+  );
+}
+
+function summary(draws: DrawResult[]): string {
+  const survival = (name: 'pair_accuracy' | 'bad_token_auc') =>
+    mean(draws.map(({ rewardModels }) => rewardModels.survival![name].value!));
+  const lines = [
+    verdict(
+      '`bad_token_auc` ≥ .93 in the mean',
+      survival('bad_token_auc') >= 0.93,
+      survival('bad_token_auc').toFixed(3),
+    ),
+    verdict(
+      '`pair_accuracy` ≥ .75 in the mean',
+      survival('pair_accuracy') >= 0.75,
+      survival('pair_accuracy').toFixed(3),
+    ),
+    ...(Object.keys(starts) as Start[]).map((start) => {
+      const gain = overallGain(draws, start);
+      return gain
+        ? verdict(
+            `fine-grained over sequence PPO by ≥ 5.1 points at equal KL, from ${named(start)}, interval above 0`,
+            gain.value >= 0.051 && gain.low > 0 && (gain.overDraws?.low ?? 0) > 0,
+            points(gain),
+          )
+        : `- from ${named(start)}: the arms share no KL that every draw reaches`;
+    }),
+    ...(Object.keys(starts) as Start[]).map((start) => {
+      const shares = sampleShares(draws, start);
+      const reached = shares.filter((share): share is number => share !== null);
+      return verdict(
+        `the sequence arm's best in ≤ half of its samples, from ${named(start)}`,
+        reached.length === shares.length && mean(reached) <= 0.5,
+        `share of samples ${shares.map((share) => share?.toFixed(2) ?? 'never').join(', ')}`,
+      );
+    }),
+  ];
+  return `## What was to reach\n\n${lines.join('\n')}`;
+}
+
+const verdict = (what: string, reached: boolean, figure: string): string =>
+  `- ${reached ? '**reached**' : '**missed**'}: ${what}: ${figure}`;
+
+function rewardModels(draws: DrawResult[]): string {
+  const metrics = ['edit_accuracy', 'pair_accuracy', 'bad_token_auc'] as const;
+  const rows = Object.keys(draws[0]!.rewardModels).map((loss) => [
+    `\`${loss}\``,
+    ...metrics.map((metric) => {
+      const values = draws.map(({ rewardModels }) => rewardModels[loss]![metric].value);
+      if (values.includes(null)) return '–';
+      return `**${mean(values as number[]).toFixed(3)}** (${values.map((value) => value!.toFixed(3)).join(', ')})`;
+    }),
+  ]);
+  return `## Reward models\n\nMean over the draws (each draw), test split of the snapshot; preferences are the majority of five noisy votes.\n\n${table(['loss', ...metrics], rows)}`;
+}
+
+async function frontierSection(draws: DrawResult[], start: Start): Promise<string> {
+  const kls = commonKls(draws, start);
+  const rows = kls.map((kl) => {
+    const both = atKl(draws, start, kl)!;
+    const gain = estimate(
+      both['fine-grained'].map((outcomes, draw) => difference(outcomes, both.sequence[draw]!)),
+    );
+    return [kl.toFixed(1), ...arms.map((arm) => rate(estimate(both[arm]))), points(gain)];
+  });
+  const name = start.replaceAll(' ', '-').toLowerCase();
+  const overKl: ChartSeries[] = arms.map((arm) => ({
+    name: arm === 'sequence' ? 'sequence PPO' : 'fine-grained PPO',
+    points: kls.map((kl) => {
+      const { value, low, high } = estimate(atKl(draws, start, kl)![arm]);
+      return { x: kl, y: value, low, high };
+    }),
+  }));
+  const overSamples: ChartSeries[] = arms.map((arm) => {
+    const chosen = draws.map(({ frontier }) => {
+      const curves = frontier[start][arm];
+      return curves[chooseCheckpoint(curves, yardstickOf[start]).run]!;
+    });
+    return {
+      name: arm === 'sequence' ? 'sequence PPO' : 'fine-grained PPO',
+      points: chosen[0]!.map(({ samples }, at) => {
+        const { value, low, high } = estimate(chosen.map((curve) => curve[at]!.test[yardstickOf[start]]));
+        return { x: samples, y: value, low, high };
+      }),
+    };
+  });
+  const y = { label: `win rate over ${opponents[yardstickOf[start]]}`, percent: true };
+  await writeFile(
+    new URL(`plots/${name}-kl.svg`, folder),
+    await lineChart({
+      title: `PPO from ${named(start)}: win rate at equal KL`,
+      x: { label: 'KL to the start of PPO, nats a response' },
+      y,
+      series: overKl,
+    }),
+  );
+  await writeFile(
+    new URL(`plots/${name}-samples.svg`, folder),
+    await lineChart({
+      title: `PPO from ${named(start)}: win rate over samples`,
+      x: { label: 'responses sampled in training' },
+      y,
+      series: overSamples,
+    }),
+  );
+  return `## PPO from ${named(start)}, at equal KL
+
+Win rates over ${opponents[yardstickOf[start]]}. β ${starts[start].join(', ')}, ${ppo.steps} steps of ${ppo.batch_size} responses. At each KL that every draw reaches with both arms, the run that does
+best there on the validation prompts.
+
+${table(['KL', 'fine-grained', 'sequence', 'difference'], rows)}
+
+![win rate over KL](plots/${name}-kl.svg) ![win rate over samples](plots/${name}-samples.svg)
+
+${bestCheckpoints(draws, start)}`;
+}
+
+/** Whatever KL it takes: each arm's best checkpoint, and both against each other. */
+function bestCheckpoints(draws: DrawResult[], start: Start): string {
+  const best = (arm: Arm) =>
+    draws.map(({ frontier }) => {
+      const curves = frontier[start][arm];
+      const { run, at } = chooseCheckpoint(curves, yardstickOf[start]);
+      return { beta: starts[start][run]!, ...curves[run]![at]! };
+    });
+  const [fine, sequence] = [best('fine-grained'), best('sequence')];
+  const rows = (
+    [
+      ['fine-grained', fine],
+      ['sequence', sequence],
+    ] as const
+  ).map(([arm, checkpoints]) => [
+    arm,
+    rate(estimate(checkpoints.map(({ test }) => test.overCareful))),
+    rate(estimate(checkpoints.map(({ test }) => test.overStart))),
+    checkpoints.map(({ test }) => mean(test.klToStart).toFixed(1)).join(', '),
+    checkpoints.map(({ test }) => mean(test.length).toFixed(0)).join(', '),
+    checkpoints.map(({ beta }) => beta).join(', '),
+    checkpoints.map(({ samples }) => samples).join(', '),
+  ]);
+  const headToHead = estimate(
+    fine.map(({ test }, draw) =>
+      test.score.map((score, prompt) => judgeScores(score, sequence[draw]!.test.score[prompt]!)),
+    ),
+  );
+  return `Best checkpoints, at whatever KL:
+
+${table(['arm', 'over careful writers', 'over the starting policy', 'KL to the starting policy', 'tokens', 'β', 'samples'], rows)}
+
+Against each other: fine-grained wins ${rate(headToHead)}.`;
+}
+
+function placements(draws: DrawResult[]): string {
+  const start: Start = 'SFT on edits';
+  const atTenth = starts[start].indexOf(0.1);
+  const curvesOf = {
+    'at their tokens': draws.map(({ frontier }) => frontier[start]['fine-grained'][atTenth]!),
+    'summed at the end': draws.map(({ placements }) => placements.end),
+    'spread evenly': draws.map(({ placements }) => placements.spread),
+    'sequence model, edits': draws.map(({ frontier }) => frontier[start].sequence[atTenth]!),
+    'sequence model, preferences': draws.map(({ seqPairs }) => seqPairs),
+  };
+  const rows = Object.entries(curvesOf).map(([name, curves]) => {
+    const best = curves.map((curve) => curve[chooseCheckpoint([curve], yardstickOf[start]).at]!);
+    const last = curves.map((curve) => curve.at(-1)!);
+    return [
+      name,
+      rate(estimate(best.map(({ test }) => test.overCareful))),
+      best.map(({ test }) => mean(test.klToStart).toFixed(1)).join(', '),
+      rate(estimate(last.map(({ test }) => test.overCareful))),
+      last.map(({ test }) => mean(test.klToStart).toFixed(1)).join(', '),
+    ];
+  });
+  return `## Where a gain comes from
+
+From SFT on the edits, β .1, the settings of each arm; win rates over careful writers, KL to the starting policy. The first three have the same survival rewards and the same total for each response.
+
+${table(['rewards', 'best checkpoint', 'KL', 'last checkpoint', 'KL'], rows)}`;
+}
+
+/** For each draw: samples in which the fine-grained arm reaches the sequence arm's best, over those the latter took. */
+function sampleShares(draws: DrawResult[], start: Start): (number | null)[] {
+  return draws.map(({ frontier }) => {
+    const sequence = frontier[start].sequence;
+    const { run, at } = chooseCheckpoint(sequence, yardstickOf[start]);
+    const target = sequence[run]![at]!;
+    const fine = frontier[start]['fine-grained'];
+    const chosen = fine[chooseCheckpoint(fine, yardstickOf[start]).run]!;
+    const reached = samplesToReach(chosen, mean(target.test[yardstickOf[start]]), yardstickOf[start]);
+    if (reached === null) return null;
+    return target.samples === 0 ? (reached === 0 ? 0 : 1) : reached / target.samples;
+  });
+}
+
+function samples(draws: DrawResult[]): string {
+  const rows = (Object.keys(starts) as Start[]).flatMap((start) =>
+    draws.map(({ seed, frontier }, draw) => {
+      const sequence = frontier[start].sequence;
+      const { run, at } = chooseCheckpoint(sequence, yardstickOf[start]);
+      const best = sequence[run]![at]!;
+      return [
+        named(start),
+        String(seed),
+        mean(best.test[yardstickOf[start]]).toFixed(3),
+        String(best.samples),
+        sampleShares(draws, start)[draw]?.toFixed(2) ?? 'never',
+      ];
+    }),
+  );
+  return `## Samples to the sequence arm's best
+
+${table(['from', 'draw', "sequence arm's best", 'its samples', 'share that fine-grained needs'], rows)}`;
+}
+
+function againstSft(draws: DrawResult[]): string {
+  const row = (name: string, checkpoints: Curve, sft: Curve): string[] => [
+    name,
+    rate(estimate(checkpoints.map(({ test }) => test.overCareful))),
+    rate(estimate(checkpoints.map(({ test }) => test.overStart))),
+    checkpoints.map(({ test }) => mean(test.klToStart).toFixed(1)).join(', '),
+    checkpoints.map(({ test }) => mean(test.length).toFixed(0)).join(', '),
+    points(
+      estimate(
+        checkpoints.map(({ test }, draw) => difference(test.overCareful, sft[draw]!.test.overCareful)),
+      ),
+    ),
+  ];
+  const sft = draws.map(({ sftOnEdits }) => sftOnEdits[0]!);
+  const best = (start: Start, arm: Arm): Curve =>
+    draws.map(({ frontier }) => {
+      const { run, at } = chooseCheckpoint(frontier[start][arm], yardstickOf[start]);
+      return frontier[start][arm][run]![at]!;
+    });
+  const rows = [
+    row(
+      'starting policy',
+      draws.map(({ start }) => start[0]!),
+      sft,
+    ),
+    row('SFT on the edits', sft, sft),
+    ...(Object.keys(starts) as Start[]).flatMap((start) =>
+      arms.map((arm) => row(`${arm} PPO from ${named(start)}`, best(start, arm), sft)),
+    ),
+  ];
+  return `## Against fine-tuning on the edited responses
+
+Best checkpoints by validation. Fine-tuning costs nothing more than the edits; its own epochs and learning rate were taken from the
+first experiments (docs/experiments.md) and not tuned here.
+
+${table(['policy', 'over careful writers', 'over the starting policy', 'KL to the starting policy', 'tokens', 'less SFT on the edits'], rows)}`;
+}
+
+function tuning(tuned: Tuned): string {
+  const rows = arms.flatMap((arm) =>
+    tuned[arm].trials.map(({ critic, learning_rate, value }) => [
+      arm,
+      critic,
+      String(learning_rate),
+      value.toFixed(3),
+      critic === tuned[arm].chosen.critic && learning_rate === tuned[arm].chosen.learning_rate
+        ? 'chosen'
+        : '',
+    ]),
+  );
+  return `## Tuning
+
+Draw ${tuningDraw}, which is not reported: the same six trials for each arm, from SFT on the edits with β .1; best checkpoint on the
+validation prompts.
+
+${table(['arm', 'critic', 'learning rate', 'validation', ''], rows)}`;
+}
+
+const named = (start: Start): string =>
+  start === 'SFT on edits' ? 'SFT on the edits' : 'the starting policy';
+
+const percent = (value: number): string => (value * 100).toFixed(1);
+
+const rate = ({ value, low, high }: Estimate): string =>
+  `${percent(value)} [${percent(low)}, ${percent(high)}]`;
+
+/** A difference of win rates in points. */
+function points({ value, low, high, overDraws }: Estimate): string {
+  const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`;
+  const student = overDraws ? `, t [${signed(overDraws.low)}, ${signed(overDraws.high)}]` : '';
+  return `${signed(value)} [${signed(low)}, ${signed(high)}]${student}`;
+}
+
+function table(head: string[], rows: string[][]): string {
+  const line = (cells: string[]): string => `| ${cells.join(' | ')} |`;
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
+}
