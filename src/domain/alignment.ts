@@ -2,7 +2,7 @@
 // Guarantees for well-formed text (parsed at the edge by text.ts): the segments tile both texts exactly, kept segments have
 // equal text, no boundary cuts a surrogate pair or a grapheme cluster, the result is deterministic, memory linear, time bounded.
 import { matchWords } from './match-words.ts';
-import type { Span } from './text.ts';
+import { positionsInUnit, type Span, type Unit } from './text.ts';
 import { splitWords, type Words } from './words.ts';
 
 /** Stored with every alignment; grows with each change that can move a boundary. */
@@ -91,6 +91,22 @@ export function applySegments(original: string, edited: string, segments: Segmen
       kind === 'keep' ? original.slice(...from) : edited.slice(...to),
     )
     .join('');
+}
+
+/** Segments of two texts, from UTF-16 to `unit`. */
+export function segmentsInUnit(
+  original: string,
+  edited: string,
+  segments: readonly Segment[],
+  unit: Unit,
+): Segment[] {
+  const inOriginal = positionsInUnit(original, unit);
+  const inEdited = positionsInUnit(edited, unit);
+  return segments.map(({ kind, original: from, edited: to }) => ({
+    kind,
+    original: [inOriginal(from[0]), inOriginal(from[1])],
+    edited: [inEdited(to[0]), inEdited(to[1])],
+  }));
 }
 
 function changesBetween(partner: Int32Array, editedCount: number): Change[] {

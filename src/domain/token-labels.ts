@@ -47,36 +47,45 @@ export interface TokenLabels {
   usable: boolean;
 }
 
+/** Which tokens a change touches, by `touchingSpans`. @param changed ascending, disjoint, in UTF-16 */
+export function changedTokens(text: string, covers: readonly Span[], changed: readonly Span[]): boolean[] {
+  return touchingSpans(text, covers, changed).map((span) => span !== null);
+}
+
 /**
- * Which tokens a change touches: those whose cover, without leading white space, meets a changed span. A token that is
- * white space only counts with all of it, and white space that no token has but in front goes to the token it is in front of.
+ * The first of the changed spans that touches each token, by index, or null: it meets the token's cover without leading white
+ * space. A token that is white space only counts with all of it, and white space that no token has but in front goes to the
+ * token it is in front of.
  * @param changed ascending, disjoint, in UTF-16
  */
-export function changedTokens(text: string, covers: readonly Span[], changed: readonly Span[]): boolean[] {
+export function touchingSpans(
+  text: string,
+  covers: readonly Span[],
+  changed: readonly Span[],
+): (number | null)[] {
   const inked = covers.map((cover) => withoutLeadingSpace(text, cover));
-  const marked = new Array<boolean>(covers.length).fill(false);
+  const touching = new Array<number | null>(covers.length).fill(null);
   let first = 0;
-  for (const span of changed) {
+  for (const [index, span] of changed.entries()) {
     while (first < covers.length && covers[first]![1] <= span[0]) first++;
-    let touched = markMeeting(inked, first, span, marked);
-    if (!touched) touched = markMeeting(covers, first, span, marked);
+    let met = tokensMeeting(inked, first, span);
+    if (met.length === 0) met = tokensMeeting(covers, first, span);
+    for (const token of met) touching[token] ??= index;
   }
-  return marked;
+  return touching;
 }
 
-/** Marks from index `first` on; the starts of the spans ascend. */
-function markMeeting(spans: readonly Span[], first: number, [start, end]: Span, marked: boolean[]): boolean {
-  let touched = false;
+/** Token indices from `first` on; the starts of the spans ascend. */
+function tokensMeeting(spans: readonly Span[], first: number, [start, end]: Span): number[] {
+  const met: number[] = [];
   for (let t = first; t < spans.length && spans[t]![0] < end; t++) {
-    if (spans[t]![1] > start && spans[t]![1] > spans[t]![0]) {
-      marked[t] = true;
-      touched = true;
-    }
+    if (spans[t]![1] > start && spans[t]![1] > spans[t]![0]) met.push(t);
   }
-  return touched;
+  return met;
 }
 
-function withoutLeadingSpace(text: string, [start, end]: Span): Span {
+/** White space only stays as it is. */
+export function withoutLeadingSpace(text: string, [start, end]: Span): Span {
   const piece = text.slice(start, end);
   const inkedLength = piece.trimStart().length;
   return inkedLength === 0 ? [start, end] : [end - inkedLength, end];

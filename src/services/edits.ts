@@ -3,7 +3,7 @@ import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/edits.ts';
 import { type PairRow, selectPairsForEdits } from '../db/pairs.ts';
 import type { Transaction } from '../db/pool.ts';
-import { ALIGNMENT_VERSION, type Alignment, alignTexts } from '../domain/alignment.ts';
+import { ALIGNMENT_VERSION, type Alignment, alignTexts, segmentsInUnit } from '../domain/alignment.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { changedTokens } from '../domain/token-labels.ts';
@@ -193,11 +193,7 @@ export async function previewEdit(
   const alignment = alignTexts(original, edited);
   const inUnit = {
     ...alignment,
-    segments: alignment.segments.map((segment) => ({
-      kind: segment.kind,
-      original: spansInUnit(original, [segment.original], unit)[0]!,
-      edited: spansInUnit(edited, [segment.edited], unit)[0]!,
-    })),
+    segments: segmentsInUnit(original, edited, alignment.segments, unit),
     changed_original: spansInUnit(original, alignment.changed_original, unit),
     changed_edited: spansInUnit(edited, alignment.changed_edited, unit),
   };

@@ -12,14 +12,17 @@ import type { Prompt } from './pair-rows.ts';
 
 export const maxScoreItems = 256;
 
-export interface ScoreRequest {
+export interface ScoreOptions {
+  truncate?: boolean;
+  include_eos?: boolean;
+}
+
+export interface ScoreRequest extends ScoreOptions {
   model?: string;
   prompt?: Prompt;
   responses?: string[];
   items?: ScoreItem[];
   unit?: Unit;
-  truncate?: boolean;
-  include_eos?: boolean;
 }
 
 export interface ScoreItem {
@@ -47,8 +50,16 @@ export interface FailedItem {
   detail: string;
 }
 
+export interface ScoringModel {
+  id: string;
+  /** that led to the model; null when it was named by its id */
+  alias: string | null;
+  digest: string;
+  tokenizer_digest: string;
+}
+
 export interface ScoreAnswer {
-  model: { id: string; alias: string | null; digest: string; tokenizer_digest: string };
+  model: ScoringModel;
   unit: Unit;
   results: (ScoredItem | FailedItem)[];
 }
@@ -60,8 +71,13 @@ interface EncodedItem {
   responseIds: number[];
   /** of the response's own tokens, in UTF-16 */
   offsets: Span[];
+  /** of the same tokens; overlap where tokens share a character */
+  covers: Span[];
   truncated: boolean;
 }
+
+/** An item with its rewards, one for each of `responseIds`. */
+export type RewardedItem = EncodedItem & { rewards: number[] };
 
 /** @throws Problem, among them overloaded when too much is queued; the signal's reason when it aborts */
 export async function scoreResponses(
@@ -72,9 +88,24 @@ export async function scoreResponses(
 ): Promise<ScoreAnswer> {
   const items = readItems(request);
   const model = await services.db.transaction(caller.projectId, (tx) => findScoringModel(tx, request.model));
-  const { scoring } = services;
-  const tokenizer = await scoring.tokenizer(model);
-  const encode = itemEncoder(tokenizer, request);
+  const scored = await scoreItems(services, model, items, request, signal);
+  const unit = request.unit ?? 'utf16';
+  return {
+    model: renderModel(model, request.model),
+    unit,
+    results: scored.map((item) => ('status' in item ? item : renderItem(item, unit))),
+  };
+}
+
+/** One result for each item, in order. @throws as scoreResponses */
+export async function scoreItems(
+  { scoring }: Services,
+  model: ModelRow,
+  items: readonly ScoreItem[],
+  options: ScoreOptions,
+  signal: AbortSignal,
+): Promise<(RewardedItem | FailedItem)[]> {
+  const encode = itemEncoder(await scoring.tokenizer(model), options);
   const encoded: (EncodedItem | FailedItem)[] = [];
   for (const item of items) {
     signal.throwIfAborted();
@@ -82,18 +113,11 @@ export async function scoreResponses(
   }
   const sequences = encoded.filter((item): item is EncodedItem => !('status' in item));
   const scores = (await scoring.score(model, sequences, signal)).values();
-  const unit = request.unit ?? 'utf16';
-  return {
-    model: {
-      id: formatId('model', model.id),
-      alias: request.model === formatId('model', model.id) ? null : (request.model ?? scoringAlias),
-      digest: model.digest,
-      tokenizer_digest: model.tokenizer_digest,
-    },
-    unit,
-    results: encoded.map((item) => ('status' in item ? item : renderItem(item, scores.next().value!, unit))),
-  };
+  return encoded.map((item) => ('status' in item ? item : withRewards(item, scores.next().value!)));
 }
+
+const withRewards = (item: EncodedItem, score: SequenceScore): RewardedItem | FailedItem =>
+  'error' in score ? { status: 'error', ...score.error } : { ...item, rewards: Array.from(score.rewards) };
 
 /** The items of either form. @throws Problem invalid_request unless it is exactly one of them */
 function readItems({ prompt, responses, items }: ScoreRequest): ScoreItem[] {
@@ -115,7 +139,8 @@ function readItems({ prompt, responses, items }: ScoreRequest): ScoreItem[] {
   return responses.map((response) => ({ prompt, response }));
 }
 
-async function findScoringModel(tx: Transaction, idOrAlias: string | undefined): Promise<ModelRow> {
+/** The model that is named, else the one with the scoring alias. @throws Problem not_found, unprocessable */
+export async function findScoringModel(tx: Transaction, idOrAlias: string | undefined): Promise<ModelRow> {
   if (idOrAlias === undefined) {
     const model = await selectModelByAlias(tx, scoringAlias);
     if (model) return model;
@@ -138,7 +163,7 @@ async function findScoringModel(tx: Transaction, idOrAlias: string | undefined):
   );
 }
 
-function itemEncoder(tokenizer: ModelTokenizer, { truncate = false, include_eos = false }: ScoreRequest) {
+function itemEncoder(tokenizer: ModelTokenizer, { truncate = false, include_eos = false }: ScoreOptions) {
   const prompts = new Map<Prompt, Promise<number[]>>(); // responses of one request often share their prompt
   return async ({ prompt, response }: ScoreItem): Promise<EncodedItem | FailedItem> => {
     if (!prompts.has(prompt)) prompts.set(prompt, tokenizer.encodePrompt(prompt));
@@ -151,7 +176,8 @@ function itemEncoder(tokenizer: ModelTokenizer, { truncate = false, include_eos 
       return tooLong(promptIds.length, needed, tokenizer.contextLength, truncate);
     const responseIds =
       include_eos && !truncated ? [...encoded.tokenIds, tokenizer.eosTokenId] : encoded.tokenIds;
-    return { text: response, promptIds, responseIds, offsets: encoded.offsets, truncated };
+    const { offsets, covers } = encoded;
+    return { text: response, promptIds, responseIds, offsets, covers, truncated };
   };
 }
 
@@ -163,7 +189,7 @@ function tooLong(
 ): FailedItem {
   const advice = truncate
     ? 'The prompt leaves no room for a response; shorten it.'
-    : 'Shorten it, or set truncate to score as many tokens of the response as there is room for.';
+    : 'Shorten it, or set truncate in POST /v1/score to score as many tokens of the response as there is room for.';
   return {
     status: 'error',
     code: 'too_long',
@@ -171,13 +197,22 @@ function tooLong(
   };
 }
 
-function renderItem(item: EncodedItem, score: SequenceScore, unit: Unit): ScoredItem | FailedItem {
-  if ('error' in score) return { status: 'error', ...score.error };
-  const { text, promptIds, responseIds, truncated } = item;
+/** @param named how the request names the model */
+export function renderModel(model: ModelRow, named: string | undefined): ScoringModel {
+  const id = formatId('model', model.id);
+  return {
+    id,
+    alias: named === id ? null : (named ?? scoringAlias),
+    digest: model.digest,
+    tokenizer_digest: model.tokenizer_digest,
+  };
+}
+
+export function renderItem(item: RewardedItem, unit: Unit): ScoredItem {
+  const { text, promptIds, responseIds, rewards, truncated } = item;
   const end = item.offsets.at(-1)?.[1] ?? 0;
   // EOS stands after the text
   const offsets = responseIds.map((_, position): Span => item.offsets[position] ?? [end, end]);
-  const rewards = Array.from(score.rewards);
   const reward = rewards.reduce((sum, value) => sum + value, 0);
   return {
     status: 'ok',

@@ -22,13 +22,16 @@ const Status = Type.Enum(['accepted', 'unchanged', 'stale', 'rejected'], {
     '`accepted`: snapshots take it. `unchanged`: equal to its original, kept out. `stale`: the preference of its pair is now on its side; it is `accepted` again when the preference moves back. `rejected`: by a reviewer.',
 });
 
+export const AlignmentSegment = Type.Object({
+  kind: Type.Enum(['keep', 'replace', 'insert', 'delete']),
+  original: Span,
+  edited: Span,
+});
+
 const Alignment = Type.Object(
   {
     version: Type.Integer({ description: 'Of the algorithm that made it' }),
-    segments: Type.Array(
-      Type.Object({ kind: Type.Enum(['keep', 'replace', 'insert', 'delete']), original: Span, edited: Span }),
-      { description: 'In order; they tile both texts' },
-    ),
+    segments: Type.Array(AlignmentSegment, { description: 'In order; they tile both texts' }),
     changed_original: Type.Array(Span),
     changed_edited: Type.Array(Span),
     stats: Type.Object({

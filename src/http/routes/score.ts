@@ -1,11 +1,13 @@
-// POST /v1/score: rewards token by token.
+// Rewards token by token, of responses and of what an edit changed.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import { Message, maxTextLength } from '../../services/pair-rows.ts';
+import { compareVersions } from '../../services/score-comparison.ts';
 import { maxScoreItems, scoreErrorCodes, scoreResponses } from '../../services/scoring.ts';
 import { clientGone } from '../disconnect.ts';
 import { Digest, Id, Nullable, problemResponses, Span } from '../schemas.ts';
+import { AlignmentSegment } from './edits.ts';
 import { Prompt } from './pairs.ts';
 
 const bodyLimitMiB = 8;
@@ -17,18 +19,19 @@ const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
   description: 'What offsets count: UTF-16 code units, Unicode code points or UTF-8 bytes',
 });
 const Response = Type.String({ maxLength: maxTextLength, examples: [response] });
+const ModelName = Type.Optional(
+  Type.String({
+    minLength: 1,
+    maxLength: 200,
+    description: 'Id or alias of a token reward model; without it the alias `token-reward`',
+    examples: ['token-reward'],
+  }),
+);
 const oneForm = 'Either `prompt` with `responses`, or `items`';
 
 const ScoreRequest = Type.Object(
   {
-    model: Type.Optional(
-      Type.String({
-        minLength: 1,
-        maxLength: 200,
-        description: 'Id or alias of a token reward model; without it the alias `token-reward`',
-        examples: ['token-reward'],
-      }),
-    ),
+    model: ModelName,
     prompt: Type.Optional(Type.Ref('Prompt')),
     responses: Type.Optional(
       Type.Array(Response, {
@@ -108,16 +111,25 @@ export const FailedItem = Type.Object(
   { $id: 'FailedItem' },
 );
 
+const ScoringModel = Type.Object({
+  id: Id(modelExample),
+  alias: Nullable(Type.String(), {
+    description: 'The alias that led to the model; null when it was named by its id',
+  }),
+  digest: Digest,
+  tokenizer_digest: Digest,
+});
+
+const modelNamed = {
+  id: modelExample,
+  alias: 'token-reward',
+  digest: `sha256:${'3f'.repeat(32)}`,
+  tokenizer_digest: `sha256:${'a7'.repeat(32)}`,
+};
+
 export const ScoreAnswer = Type.Object(
   {
-    model: Type.Object({
-      id: Id(modelExample),
-      alias: Nullable(Type.String(), {
-        description: 'The alias that led to the model; null when it was named by its id',
-      }),
-      digest: Digest,
-      tokenizer_digest: Digest,
-    }),
+    model: ScoringModel,
     unit: Unit,
     results: Type.Array(Type.Union([Type.Ref('ScoredItem'), Type.Ref('FailedItem')]), {
       description: 'One for each response, in their order',
@@ -127,12 +139,7 @@ export const ScoreAnswer = Type.Object(
     $id: 'ScoreAnswer',
     examples: [
       {
-        model: {
-          id: modelExample,
-          alias: 'token-reward',
-          digest: `sha256:${'3f'.repeat(32)}`,
-          tokenizer_digest: `sha256:${'a7'.repeat(32)}`,
-        },
+        model: modelNamed,
         unit: 'utf16',
         results: [
           {
@@ -159,8 +166,121 @@ export const ScoreAnswer = Type.Object(
   },
 );
 
+/** What the token reward model of `npm run demo -- --quick` says, rounded to three digits. */
+// biome-ignore format: a row for each segment and column
+const comparisonExample = {
+  model: modelNamed,
+  unit: 'utf16',
+  segments: [
+    { kind: 'keep', original: [0, 3], edited: [0, 3], original_reward: -0.108, edited_reward: -0.108, difference: 0 },
+    { kind: 'replace', original: [3, 6], edited: [3, 6], original_reward: -0.77, edited_reward: -0.192, difference: 0.578 },
+    { kind: 'keep', original: [6, 18], edited: [6, 18], original_reward: -0.026, edited_reward: -0.027, difference: -0.001 },
+    { kind: 'delete', original: [18, 23], edited: [18, 18], original_reward: -0.796, edited_reward: 0, difference: 0.796 },
+    { kind: 'keep', original: [23, 30], edited: [18, 25], original_reward: -0.448, edited_reward: -0.066, difference: 0.382 },
+  ],
+  end: { original_reward: -0.925, edited_reward: -0.882, difference: 0.043 },
+  original: {
+    status: 'ok',
+    token_ids: [403, 474, 17, 319, 264, 570, 357, 19, 2],
+    tokens: ['Hi', ' Bob', ',', ' bring', ' the', ' damn', ' basket', '.', ''],
+    offsets: [[0, 2], [2, 6], [6, 7], [7, 13], [13, 17], [17, 22], [22, 29], [29, 30], [30, 30]],
+    rewards: [-0.108, -0.77, -0.004, -0.015, -0.007, -0.796, -0.442, -0.006, -0.925],
+    reward: -3.073,
+    mean_reward: -0.341444444444,
+    prompt_token_count: 12,
+    truncated: false,
+  },
+  edited: {
+    status: 'ok',
+    token_ids: [403, 537, 17, 319, 264, 357, 19, 2],
+    tokens: ['Hi', ' Gus', ',', ' bring', ' the', ' basket', '.', ''],
+    offsets: [[0, 2], [2, 6], [6, 7], [7, 13], [13, 17], [17, 24], [24, 25], [25, 25]],
+    rewards: [-0.108, -0.192, -0.004, -0.016, -0.007, -0.061, -0.005, -0.882],
+    reward: -1.275,
+    mean_reward: -0.159375,
+    prompt_token_count: 12,
+    truncated: false,
+  },
+  original_reward: -3.073,
+  edited_reward: -1.275,
+  difference: 1.798,
+  minimal: true,
+  warnings: [],
+};
+
+const comparisonRequestExample = {
+  prompt: 'Write a note to Gus about the concert.',
+  original: 'Hi Bob, bring the damn basket.',
+  edited: 'Hi Gus, bring the basket.',
+};
+
+const ComparisonRequest = Type.Object(
+  {
+    model: ModelName,
+    prompt: Type.Ref('Prompt'),
+    original: Type.String({
+      maxLength: maxTextLength,
+      description: 'The response as it was',
+      examples: [comparisonRequestExample.original],
+    }),
+    edited: Type.String({
+      maxLength: maxTextLength,
+      description: 'Its other version',
+      examples: [comparisonRequestExample.edited],
+    }),
+    unit: Type.Optional({ ...Unit, default: 'utf16' }),
+  },
+  {
+    $id: 'ComparisonRequest',
+    additionalProperties: false,
+    examples: [comparisonRequestExample],
+  },
+);
+
+const RewardDifference = {
+  original_reward: Type.Number({ description: 'Sum over the tokens of the original' }),
+  edited_reward: Type.Number({ description: 'Sum over the tokens of the edited version' }),
+  difference: Type.Number({ description: 'Edited minus original: above 0 the edit made it better' }),
+};
+
+export const Comparison = Type.Object(
+  {
+    model: ScoringModel,
+    unit: Unit,
+    segments: Type.Array(Type.Object({ ...AlignmentSegment.properties, ...RewardDifference }), {
+      description:
+        'In order; they tile both texts. Each token counts once: in the first changed segment that it touches, leading white space aside, else in the kept segment it lies in. What an insertion mends mostly shows in the kept segment after it, or in `end`, because there the original was blamed.',
+    }),
+    end: Type.Object(RewardDifference, {
+      description: 'The end of the response (EOS): low where something is missing at the end',
+    }),
+    original: Type.Ref('ScoredItem'),
+    edited: Type.Ref('ScoredItem'),
+    ...RewardDifference,
+    minimal: Type.Boolean({ description: 'An edit rather than a rewrite' }),
+    warnings: Type.Array(Type.Object({ code: Type.String(), detail: Type.String() }), {
+      description: 'What is unusual about the alignment',
+    }),
+  },
+  {
+    $id: 'Comparison',
+    examples: [comparisonExample],
+    description:
+      'The rewards at the top are those of the whole responses: of all segments and `end`. The scored items have the EOS token as their last.',
+  },
+);
+
 export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
-  for (const schema of [Message, Prompt, ScoreRequest, ScoredItem, FailedItem, ScoreAnswer])
+  for (const schema of [
+    Message,
+    Prompt,
+    ScoreRequest,
+    ScoredItem,
+    FailedItem,
+    ScoreAnswer,
+    ComparisonRequest,
+    Comparison,
+  ])
     app.addSchema(schema);
 
   app.post(
@@ -183,6 +303,30 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         services,
         request.caller,
         request.body as Parameters<typeof scoreResponses>[2],
+        clientGone(reply),
+      ),
+  );
+
+  app.post(
+    '/v1/score/compare',
+    {
+      config: { scope: 'score' },
+      bodyLimit: bodyLimitMiB * 1024 * 1024,
+      schema: {
+        operationId: 'compareVersions',
+        tags: ['scoring'],
+        summary: 'Show what an edit bought, segment by segment',
+        security: [{ key: [] }],
+        description: `Needs the scope \`score\`. Aligns two versions of a response and gives the reward of each segment on both sides; up to ${bodyLimitMiB} MiB. Stores nothing. 422: a version cannot be scored, for instance because it is too long for the model; nothing is truncated here. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds.`,
+        body: Type.Ref('ComparisonRequest'),
+        response: { 200: Type.Ref('Comparison'), ...problemResponses(404, 413, 415, 422, 429) },
+      },
+    },
+    (request, reply) =>
+      compareVersions(
+        services,
+        request.caller,
+        request.body as Parameters<typeof compareVersions>[2],
         clientGone(reply),
       ),
   );
