@@ -1,10 +1,9 @@
 // The whole loop over HTTP, as an outside user would run it: pairs, edits, token reward model, scores, fine-grained PPO,
 // win rate. Its world (examples/world) has a hidden scorer, which serves the annotators and the judge, never training.
-import { spawn } from 'node:child_process';
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { type Client, createClient } from './client.ts';
+import { annotateAll } from './demo/annotators.ts';
 import { type Service, startService } from './demo/service.ts';
 import { colourTokens, printTable, type StageProgress, say, stage, stageTimes } from './demo/terminal.ts';
 import { fullRecipe, quickRecipe, type Recipe } from './recipe.ts';
@@ -47,8 +46,8 @@ async function runLoop(
   );
 
   const edits = await stage(
-    'Edit (an outside program, over HTTP)',
-    (report) => annotate(service, dataset.id, seed, report),
+    'Edit (three outside annotators, over HTTP)',
+    (report) => annotateAll(service, dataset.id, seed, report, signal),
     (done) => `${done.edited} edits of ${done.pairs} pairs`,
   );
 
@@ -182,42 +181,6 @@ async function runToEnd(
     );
   }
   return run;
-}
-
-/** Another program does the editing: it gets the URL and a key that may read pairs and write edits, nothing else. */
-async function annotate(
-  service: Service,
-  datasetId: string,
-  seed: number,
-  report: (progress: StageProgress) => void,
-): Promise<{ edited: number; pairs: number }> {
-  const { request } = createClient(service.url, service.key);
-  const { key } = await request('POST', '/v1/keys', {
-    name: 'demo annotators',
-    scopes: ['read', 'edits:write'],
-  });
-  const started = performance.now();
-  const program = spawn(
-    process.execPath,
-    ['--import', 'tsx', 'examples/annotate.ts', datasetId, String(seed)],
-    {
-      env: { PATH: process.env.PATH, FINEGRAIN_URL: service.url, FINEGRAIN_API_KEY: key },
-      stdio: ['ignore', 'pipe', 'inherit'],
-    },
-  );
-  let last = { seen: 0, edited: 0, pairs: 0 };
-  for await (const line of createInterface({ input: program.stdout })) {
-    last = JSON.parse(line);
-    const fraction = last.seen / last.pairs;
-    report({
-      fraction,
-      etaSeconds: ((performance.now() - started) / 1000) * (1 / fraction - 1),
-      note: `${last.edited} edits`,
-    });
-  }
-  const code = program.exitCode ?? (await new Promise<number | null>((done) => program.once('exit', done)));
-  if (code !== 0) throw new Error(`examples/annotate.ts ended with ${code}`);
-  return last;
 }
 
 async function showScores(client: Client, model: string, seed: number): Promise<void> {

@@ -174,14 +174,30 @@ export async function renewLease(
   )[0];
 }
 
-/** Ends the task with its edit, which the same transaction stores. undefined when the lease is not held. */
+/** A task that was submitted, with its pair. */
+export interface SubmittedTaskRow extends PairRow {
+  side: 'a' | 'b';
+  editor_kind: 'person' | 'llm' | 'program';
+  editor_name: string;
+}
+
+/**
+ * Ends the task with its edit, which the same transaction stores. Locks the pair first, as its deletion does, so that
+ * neither waits for the other in a circle. undefined when the lease is not held.
+ */
 export async function submitTask(
   tx: Transaction,
   { taskId, leaseHash }: Lease,
-): Promise<EditTaskRow | undefined> {
+): Promise<SubmittedTaskRow | undefined> {
   return (
-    await tx.query<EditTaskRow>(
-      `update finegrain.edit_tasks t set state = 'submitted' where ${held} returning ${columns}`,
+    await tx.query<SubmittedTaskRow>(
+      `with pair as materialized (
+         select p.* from finegrain.pairs p
+         where p.id = (select o.pair_id from finegrain.edit_tasks o where o.id = $1) for share
+       )
+       update finegrain.edit_tasks t set state = 'submitted' from pair p where ${held}
+       returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.created_at,
+         t.side, t.editor_kind, t.editor_name`,
       [taskId, leaseHash],
     )
   )[0];

@@ -262,33 +262,37 @@ export function submitTask(
 ): Promise<SubmittedEdit> {
   const leaseHash = hashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
-    const found = await findTask(tx, id);
-    const pair = await lockPair(tx, found.pair_id); // before the task, as its deletion locks them
-    const task = await db.submitTask(tx, { taskId: found.id, leaseHash });
-    if (!pair || !task) {
-      const stored = await selectEditOfTask(tx, found.id);
-      const repeated =
-        found.lease_sha256?.equals(leaseHash) &&
-        stored?.edited_response === edited_response &&
-        stored.comment === comment;
-      if (repeated) return renderSubmitted(stored);
-      const problem = await notHeld(tx, id, leaseHash);
-      const where = `with the pair_id "${formatId('pair', found.pair_id)}", the side that the claim named, and the editor`;
-      throw new Problem(
-        'conflict',
-        `${problem.message} The text is not lost: POST /v1/edits takes it, ${where}.`,
-      );
-    }
+    const taskId = parseId('editTask', id);
+    const pair = taskId === null ? undefined : await db.submitTask(tx, { taskId, leaseHash });
+    if (!pair) return submittedBefore(tx, id, { leaseHash, edited_response, comment });
     const [edit] = await addEdits(tx, caller.projectId, [
       {
         pair,
-        side: task.side,
+        side: pair.side,
         edited_response,
-        editor: { kind: task.editor_kind!, name: task.editor_name! },
+        editor: { kind: pair.editor_kind, name: pair.editor_name },
         comment,
-        taskId: task.id,
+        taskId,
       },
     ]);
     return edit!;
   });
+}
+
+/** The edit of an equal submission under the same lease. @throws Problem for anything else */
+async function submittedBefore(
+  tx: Transaction,
+  id: string,
+  submission: { leaseHash: Buffer; edited_response: string; comment: string | null },
+): Promise<SubmittedEdit> {
+  const task = await findTask(tx, id);
+  const edit = await selectEditOfTask(tx, task.id);
+  const equal =
+    task.lease_sha256?.equals(submission.leaseHash) &&
+    edit?.edited_response === submission.edited_response &&
+    edit.comment === submission.comment;
+  if (equal) return renderSubmitted(edit);
+  const { message } = await notHeld(tx, id, submission.leaseHash);
+  const where = `with the pair_id "${formatId('pair', task.pair_id)}", the side that the claim named, and the editor`;
+  throw new Problem('conflict', `${message} The text is not lost: POST /v1/edits takes it, ${where}.`);
 }
