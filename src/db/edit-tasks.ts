@@ -55,9 +55,9 @@ export function selectClaimableRequests(
   );
 }
 
-// What the editor named $1 may be given of the tasks t with their pairs p: no pair that he has skipped, holds or has
-// submitted, and none whose less-preferred response he has edited otherwise. His own lease that is over bars the other
-// tasks of its pair, not its own: so a submit that comes in that moment cannot make him edit a pair twice.
+// What the editor named $1 may be given of the tasks t with their pairs p: no pair that this editor has skipped, holds or
+// has submitted, and none whose less-preferred response has a posted edit of the same name. An own lease that is over
+// bars the other tasks of its pair, not its own: a submit that commits in that moment cannot make two edits of one pair.
 const mayGet = `t.state in ('open', 'leased') and p.preference is not null
   and not exists (select from finegrain.edit_skips s
     where s.project_id = t.project_id and s.pair_id = t.pair_id and s.editor_name = $1)

@@ -140,7 +140,18 @@ takes no request (409); when it is archived later, its tasks are not given out u
             redundancy: Type.Optional(Redundancy),
             instructions: Type.Optional(Instructions),
           },
-          { additionalProperties: false },
+          {
+            additionalProperties: false,
+            examples: [
+              {
+                dataset_id: datasetExample,
+                editor: 'person',
+                redundancy: 2,
+                filter: { has_edit: false },
+                instructions: 'Change as little as possible. Correct facts, remove insults.',
+              },
+            ],
+          },
         ),
         response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415, 422) },
       },

@@ -13,11 +13,12 @@ const State = Type.Enum(['open', 'leased', 'submitted', 'cancelled'], {
 });
 const LeaseSeconds = (options: Record<string, unknown>) =>
   Type.Integer({ minimum: 5, maximum: 86_400, ...options });
+const tokenExample = '4Jm0vSxXkqkqV7yq8y0n3w1ZrG5m2bX9e8cT6uHs0aE';
 const LeaseToken = Type.String({
   minLength: 1,
   maxLength: 200,
   description: 'Of the claim; it alone says who holds the task',
-  examples: ['4Jm0vSxXkqkqV7yq8y0n3w1ZrG5m2bX9e8cT6uHs0aE'],
+  examples: [tokenExample],
 });
 
 const EditTask = Type.Object(
@@ -168,7 +169,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
             ...lease,
             lease_seconds: Type.Optional(LeaseSeconds({ description: 'As many as before unless given' })),
           },
-          { additionalProperties: false },
+          { additionalProperties: false, examples: [{ lease_token: tokenExample }] },
         ),
         response: { 200: Type.Ref('EditTask'), ...problemResponses(404, 409, 413, 415) },
       },
@@ -190,7 +191,10 @@ lost the first answer. An edit of a side that has become the preferred one meanw
         params,
         body: Type.Object(
           { ...lease, edited_response: EditedResponse, comment: Type.Optional(Comment) },
-          { additionalProperties: false },
+          {
+            additionalProperties: false,
+            examples: [{ lease_token: tokenExample, edited_response: 'It was opened in 1932.' }],
+          },
         ),
         response: { 201: Type.Ref('SubmittedEdit'), ...problemResponses(404, 409, 413, 415) },
       },
@@ -232,7 +236,10 @@ lost the first answer. An edit of a side that has become the preferred one meanw
         params,
         body: Type.Object(
           { ...lease, reason: Type.Optional(Nullable(Type.String({ maxLength: 10_000 }))) },
-          { additionalProperties: false },
+          {
+            additionalProperties: false,
+            examples: [{ lease_token: tokenExample, reason: 'nothing to change' }],
+          },
         ),
         response: { 200: Type.Ref('EditTask'), ...problemResponses(404, 409, 413, 415) },
       },
