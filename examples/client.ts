@@ -26,9 +26,8 @@ export function createClient(url: string, key: string): Client {
     const errors = (problem.errors ?? [])
       .map((error: { pointer: string; detail: string }) => `\n  ${error.pointer} ${error.detail}`)
       .join('');
-    throw new Error(
-      `${method} ${path} answered ${response.status} ${problem.code}: ${problem.detail}${errors}`,
-    );
+    const message = `${method} ${path} answered ${response.status} ${problem.code}: ${problem.detail}${errors}`;
+    throw Object.assign(new Error(message), { code: problem.code });
   };
   return {
     async request(method, path, json) {

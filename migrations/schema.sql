@@ -27,6 +27,39 @@
 --   description text
 --   created_at timestamp with time zone not null default now()
 --   archived_at timestamp with time zone
+-- table finegrain.edit_requests row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   dataset_id uuid not null
+--   filter jsonb not null
+--   editor text not null
+--   redundancy integer not null
+--   instructions text
+--   pairs integer not null
+--   skipped jsonb not null
+--   created_at timestamp with time zone not null default now()
+--   cancelled_at timestamp with time zone
+-- table finegrain.edit_skips row-level security, forced
+--   project_id uuid not null
+--   pair_id uuid not null
+--   editor_name text not null
+--   editor_kind text not null
+--   edit_request_id uuid not null
+--   reason text
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.edit_tasks row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   edit_request_id uuid not null
+--   pair_id uuid not null
+--   slot integer not null
+--   side text not null
+--   state text not null default 'open'::text
+--   editor_kind text
+--   editor_name text
+--   lease_sha256 bytea
+--   lease_seconds integer
+--   lease_expires_at timestamp with time zone
 -- table finegrain.edits row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -40,6 +73,7 @@
 --   alignment jsonb not null
 --   alignment_version integer not null
 --   created_at timestamp with time zone not null default now()
+--   edit_task_id uuid
 -- table finegrain.models row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -140,8 +174,26 @@
 -- finegrain.artifacts artifacts_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.datasets datasets_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.datasets datasets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.edit_requests edit_requests_editor_check: CHECK ((editor = ANY (ARRAY['person'::text, 'program'::text, 'llm'::text])))
+-- finegrain.edit_requests edit_requests_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.edit_requests edit_requests_project_id_dataset_id_fkey: FOREIGN KEY (project_id, dataset_id) REFERENCES finegrain.datasets(project_id, id)
+-- finegrain.edit_requests edit_requests_redundancy_check: CHECK (((redundancy >= 1) AND (redundancy <= 9)))
+-- finegrain.edit_skips edit_skips_editor_kind_check: CHECK ((editor_kind = ANY (ARRAY['person'::text, 'llm'::text, 'program'::text])))
+-- finegrain.edit_skips edit_skips_pkey: PRIMARY KEY (project_id, pair_id, editor_name)
+-- finegrain.edit_skips edit_skips_project_id_edit_request_id_fkey: FOREIGN KEY (project_id, edit_request_id) REFERENCES finegrain.edit_requests(project_id, id)
+-- finegrain.edit_skips edit_skips_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
+-- finegrain.edit_tasks edit_tasks_check: CHECK (((state = ANY (ARRAY['leased'::text, 'submitted'::text])) = (num_nulls(editor_kind, editor_name, lease_sha256, lease_seconds, lease_expires_at) = 0)))
+-- finegrain.edit_tasks edit_tasks_check1: CHECK (((state = ANY (ARRAY['open'::text, 'cancelled'::text])) = (num_nonnulls(editor_kind, editor_name, lease_sha256, lease_seconds, lease_expires_at) = 0)))
+-- finegrain.edit_tasks edit_tasks_editor_kind_check: CHECK ((editor_kind = ANY (ARRAY['person'::text, 'llm'::text, 'program'::text])))
+-- finegrain.edit_tasks edit_tasks_lease_sha256_check: CHECK ((length(lease_sha256) = 32))
+-- finegrain.edit_tasks edit_tasks_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.edit_tasks edit_tasks_project_id_edit_request_id_fkey: FOREIGN KEY (project_id, edit_request_id) REFERENCES finegrain.edit_requests(project_id, id)
+-- finegrain.edit_tasks edit_tasks_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
+-- finegrain.edit_tasks edit_tasks_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
+-- finegrain.edit_tasks edit_tasks_state_check: CHECK ((state = ANY (ARRAY['open'::text, 'leased'::text, 'submitted'::text, 'cancelled'::text])))
 -- finegrain.edits edits_editor_kind_check: CHECK ((editor_kind = ANY (ARRAY['person'::text, 'llm'::text, 'program'::text])))
 -- finegrain.edits edits_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.edits edits_project_id_edit_task_id_fkey: FOREIGN KEY (project_id, edit_task_id) REFERENCES finegrain.edit_tasks(project_id, id) ON DELETE SET NULL (edit_task_id)
 -- finegrain.edits edits_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
 -- finegrain.edits edits_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
 -- finegrain.edits edits_status_check: CHECK ((status = ANY (ARRAY['accepted'::text, 'unchanged'::text, 'stale'::text, 'rejected'::text])))
@@ -171,7 +223,12 @@
 -- finegrain.snapshots snapshots_project_id_digest_fkey: FOREIGN KEY (project_id, digest) REFERENCES finegrain.artifacts(project_id, digest)
 
 -- ## Indexes
+-- CREATE INDEX edit_skips_of_request ON finegrain.edit_skips USING btree (project_id, edit_request_id)
+-- CREATE INDEX edit_tasks_of_pair ON finegrain.edit_tasks USING btree (project_id, pair_id, editor_name)
+-- CREATE INDEX edit_tasks_of_request ON finegrain.edit_tasks USING btree (project_id, edit_request_id, id)
+-- CREATE INDEX edit_tasks_to_claim ON finegrain.edit_tasks USING btree (project_id, edit_request_id, id) WHERE (state = ANY (ARRAY['open'::text, 'leased'::text]))
 -- CREATE INDEX edits_of_pair ON finegrain.edits USING btree (project_id, pair_id, id)
+-- CREATE UNIQUE INDEX edits_of_task ON finegrain.edits USING btree (project_id, edit_task_id) WHERE (edit_task_id IS NOT NULL)
 -- CREATE UNIQUE INDEX models_of_run ON finegrain.models USING btree (project_id, run_id) WHERE (run_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_external_id ON finegrain.pairs USING btree (project_id, dataset_id, external_id) WHERE (external_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
@@ -188,6 +245,12 @@
 -- finegrain.artifacts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.datasets: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.datasets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.edit_requests: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.edit_requests: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.edit_skips: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.edit_skips: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.edit_tasks: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.edit_tasks: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edits: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.edits: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.models: every_project for ALL to {finegrain_system} using true check true
@@ -214,6 +277,7 @@
 -- finegrain.current_project() returns uuid, owner finegrain_owner
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
+-- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
 -- finegrain.runner_claim(runner text, hardware text[], labels text[], lease_seconds double precision) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, fence bigint, checkpoint jsonb) security definer, owner finegrain_system
@@ -231,6 +295,12 @@
 -- artifacts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- datasets: INSERT, SELECT, UPDATE to finegrain_api
 -- datasets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- edit_requests: INSERT, SELECT to finegrain_api
+-- edit_requests: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- edit_skips: INSERT, SELECT to finegrain_api
+-- edit_skips: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- edit_tasks: INSERT, SELECT, UPDATE to finegrain_api
+-- edit_tasks: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_api
 -- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- models: DELETE, INSERT, SELECT to finegrain_api
@@ -251,6 +321,7 @@
 -- snapshots: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 
 -- ## Privileges on columns
+-- edit_requests: UPDATE (cancelled_at) to finegrain_api
 -- runs: UPDATE (desired_state, failure, finished_at, last_event, state) to finegrain_api
 
 -- ## Privileges on functions
@@ -260,6 +331,7 @@
 -- current_project: PUBLIC
 -- holds_run: finegrain_system
 -- list_projects: finegrain_api, finegrain_system
+-- numbered_uuid: PUBLIC
 -- reap_lost_attempts: finegrain_system
 -- runner_claim: finegrain_runner, finegrain_system
 -- runner_finish: finegrain_runner, finegrain_system

@@ -10,6 +10,8 @@ import { validation } from './http/plugins/validation.ts';
 import { aliasRoutes } from './http/routes/aliases.ts';
 import { artifactRoutes } from './http/routes/artifacts.ts';
 import { datasetRoutes } from './http/routes/datasets.ts';
+import { editRequestRoutes } from './http/routes/edit-requests.ts';
+import { editTaskRoutes } from './http/routes/edit-tasks.ts';
 import { editRoutes } from './http/routes/edits.ts';
 import { keyRoutes } from './http/routes/keys.ts';
 import { modelRoutes } from './http/routes/models.ts';
@@ -53,6 +55,8 @@ export async function buildApp({ services, bootstrapKey, logger }: AppOptions) {
     datasetRoutes,
     pairRoutes,
     editRoutes,
+    editRequestRoutes,
+    editTaskRoutes,
     snapshotRoutes,
     artifactRoutes,
     modelRoutes,

@@ -14,20 +14,21 @@ export interface EditRow {
   status: EditStatus;
   alignment: unknown;
   alignment_version: number;
+  edit_task_id: string | null;
   created_at: Date;
 }
 
 export type NewEdit = Omit<EditRow, 'created_at'>;
 
 const columns =
-  'id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, created_at';
+  'id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id, created_at';
 
 export async function insertEdits(tx: Transaction, projectId: string, edits: NewEdit[]): Promise<void> {
   await tx.query(
-    `insert into finegrain.edits (project_id, id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version)
-     select $1, n.id, n.pair_id, n.side, n.edited_response, n.editor_kind, n.editor_name, n.comment, n.status, n.alignment::jsonb, n.alignment_version
-     from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::int[])
-       as n (id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version)`,
+    `insert into finegrain.edits (project_id, id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id)
+     select $1, n.id, n.pair_id, n.side, n.edited_response, n.editor_kind, n.editor_name, n.comment, n.status, n.alignment::jsonb, n.alignment_version, n.edit_task_id
+     from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::int[], $12::uuid[])
+       as n (id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id)`,
     [
       projectId,
       edits.map((edit) => edit.id),
@@ -40,12 +41,20 @@ export async function insertEdits(tx: Transaction, projectId: string, edits: New
       edits.map((edit) => edit.status),
       edits.map((edit) => JSON.stringify(edit.alignment)),
       edits.map((edit) => edit.alignment_version),
+      edits.map((edit) => edit.edit_task_id),
     ],
   );
 }
 
 export async function selectEdit(tx: Transaction, id: string): Promise<EditRow | undefined> {
   return (await tx.query<EditRow>(`select ${columns} from finegrain.edits where id = $1`, [id]))[0];
+}
+
+/** The edit that a task brought. */
+export async function selectEditOfTask(tx: Transaction, taskId: string): Promise<EditRow | undefined> {
+  return (
+    await tx.query<EditRow>(`select ${columns} from finegrain.edits where edit_task_id = $1`, [taskId])
+  )[0];
 }
 
 export function selectEdits(

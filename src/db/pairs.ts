@@ -95,6 +95,11 @@ export function selectPairs(
   );
 }
 
+/** Locked as selectPairsForEdits does. */
+export async function lockPair(tx: Transaction, id: string): Promise<PairRow | undefined> {
+  return (await tx.query<PairRow>(`select ${columns} from finegrain.pairs where id = $1 for share`, [id]))[0];
+}
+
 /** The pairs that edits name, by id or by dataset and external id; locked, so that a preference cannot move meanwhile. */
 export function selectPairsForEdits(
   tx: Transaction,

@@ -7,6 +7,8 @@ export const idPrefixes = {
   dataset: 'ds',
   pair: 'pair',
   edit: 'edit',
+  editRequest: 'ereq',
+  editTask: 'etask',
   snapshot: 'snap',
   model: 'model',
   run: 'run',

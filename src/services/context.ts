@@ -12,8 +12,8 @@ export interface Services {
 
 export const scopes = {
   read: 'Read datasets, pairs, edits, snapshots, models, runs and artifacts; stateless computations',
-  'pairs:write': 'Create and change datasets and pairs',
-  'edits:write': 'Submit edits',
+  'pairs:write': 'Create and change datasets and pairs; create and cancel edit requests',
+  'edits:write': 'Submit edits; claim edit tasks and work on them',
   'snapshots:write': 'Create snapshots',
   'models:write': 'Upload artifacts, set aliases, delete models',
   score: 'Score responses',

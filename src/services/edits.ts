@@ -38,6 +38,8 @@ export interface Edit {
   comment: string | null;
   status: db.EditStatus;
   alignment: Alignment;
+  /** the task that it answered; null for one that was posted */
+  edit_task_id: string | null;
   created_at: string;
 }
 
@@ -51,12 +53,20 @@ function render(row: db.EditRow): Edit {
     comment: row.comment,
     status: row.status,
     alignment: row.alignment as Alignment,
+    edit_task_id: row.edit_task_id && formatId('editTask', row.edit_task_id),
     created_at: row.created_at.toISOString(),
   };
 }
 
-export interface EditBatchResult {
-  items: { id: string; status: db.EditStatus; alignment: Alignment }[];
+/** What a submission answers. */
+export interface SubmittedEdit {
+  id: string;
+  status: db.EditStatus;
+  alignment: Alignment;
+}
+
+export function renderSubmitted(row: Pick<db.EditRow, 'id' | 'status' | 'alignment'>): SubmittedEdit {
+  return { id: formatId('edit', row.id), status: row.status, alignment: row.alignment as Alignment };
 }
 
 /** All or nothing. @throws Problem with a pointer to each edit that cannot be taken */
@@ -64,14 +74,18 @@ export function createEdits(
   { db: database }: Services,
   caller: Caller,
   inputs: NewEdit[],
-): Promise<EditBatchResult> {
+): Promise<{ items: SubmittedEdit[] }> {
   return database.transaction(caller.projectId, async (tx) => {
     const pairs = await findEditedPairs(tx, inputs);
-    const edits = inputs.map((input, index) => newEdit(input, pairs[index]!, index));
-    await db.insertEdits(tx, caller.projectId, edits);
-    return {
-      items: edits.map(({ id, status, alignment }) => ({ id: formatId('edit', id), status, alignment })),
-    };
+    const edits = inputs.map(({ edited_response, editor, comment = null, ...input }, index) => ({
+      pair: pairs[index]!,
+      side: editedSide(input, pairs[index]!, index),
+      edited_response,
+      editor,
+      comment,
+      taskId: null,
+    }));
+    return { items: await addEdits(tx, caller.projectId, edits) };
   });
 }
 
@@ -135,37 +149,60 @@ async function findEditedPairs(tx: Transaction, inputs: NewEdit[]): Promise<Pair
   return found;
 }
 
-function newEdit(input: NewEdit, pair: PairRow, index: number): db.NewEdit & { alignment: Alignment } {
-  const side = input.side ?? (pair.preference === null ? null : pair.preference === 'a' ? 'b' : 'a');
-  if (side === null) {
-    throw new Problem(
-      'unprocessable',
-      `The pair of /edits/${index} has no preference yet: say which side was edited.`,
-      {
-        errors: [
-          {
-            pointer: `/edits/${index}/side`,
-            detail: 'is required while the preference of the pair is null',
-            in: 'body',
-          },
-        ],
-      },
-    );
-  }
+function editedSide({ side }: Pick<NewEdit, 'side'>, { preference }: PairRow, index: number): 'a' | 'b' {
+  if (side !== undefined) return side;
+  if (preference !== null) return preference === 'a' ? 'b' : 'a';
+  throw new Problem(
+    'unprocessable',
+    `The pair of /edits/${index} has no preference yet: say which side was edited.`,
+    {
+      errors: [
+        {
+          pointer: `/edits/${index}/side`,
+          detail: 'is required while the preference of the pair is null',
+          in: 'body',
+        },
+      ],
+    },
+  );
+}
+
+export interface EditOfPair {
+  pair: PairRow;
+  side: 'a' | 'b';
+  edited_response: string;
+  editor: Editor;
+  comment: string | null;
+  /** the edit task that it answers, a bare UUID */
+  taskId: string | null;
+}
+
+/** Aligns edits with their originals and stores them. The transaction has locked the rows of the pairs. */
+export async function addEdits(
+  tx: Transaction,
+  projectId: string,
+  edits: EditOfPair[],
+): Promise<SubmittedEdit[]> {
+  const rows = edits.map(newEdit);
+  await db.insertEdits(tx, projectId, rows);
+  return rows.map(renderSubmitted);
+}
+
+function newEdit({ pair, side, edited_response, editor, comment, taskId }: EditOfPair): db.NewEdit {
   const original = side === 'a' ? pair.response_a : pair.response_b;
-  const status =
-    input.edited_response === original ? 'unchanged' : side === pair.preference ? 'stale' : 'accepted';
+  const status = edited_response === original ? 'unchanged' : side === pair.preference ? 'stale' : 'accepted';
   return {
     id: uuidv7(),
     pair_id: pair.id,
     side,
-    edited_response: input.edited_response,
-    editor_kind: input.editor.kind,
-    editor_name: input.editor.name,
-    comment: input.comment ?? null,
+    edited_response,
+    editor_kind: editor.kind,
+    editor_name: editor.name,
+    comment,
     status,
-    alignment: alignTexts(original, input.edited_response),
+    alignment: alignTexts(original, edited_response),
     alignment_version: ALIGNMENT_VERSION,
+    edit_task_id: taskId,
   };
 }
 

@@ -10,6 +10,10 @@ export const tags = [
   { name: 'pairs', description: 'A prompt, two responses `a` and `b`, and which of them is preferred' },
   { name: 'edits', description: 'Minimally edited versions of the less-preferred response' },
   {
+    name: 'editing work',
+    description: 'Edits that are wanted of pairs, given to people and programs as tasks under leases',
+  },
+  {
     name: 'snapshots',
     description: 'Immutable, digest-named selections of pairs and edits: what training reads',
   },

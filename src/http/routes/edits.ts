@@ -6,11 +6,13 @@ import * as edits from '../../services/edits.ts';
 import { maxTextLength } from '../../services/pair-rows.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Span, secured, Timestamp } from '../schemas.ts';
 
-const editExample = 'edit_019356f0c5d67e8f9a0b1c2d3e4f5a6b';
-const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
-const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
+export const editExample = 'edit_019356f0c5d67e8f9a0b1c2d3e4f5a6b';
+export const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
+export const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const original = 'It was opened in 1936, and it is the best bridge of all.';
 const edited = 'It was opened in 1932.';
+
+export const taskExample = 'etask_019356f0d6e77f9a8b1c2d3e4f5a6b7c';
 
 const Side = Type.Enum(['a', 'b']);
 const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
@@ -70,13 +72,16 @@ const Preview = Type.Object(
   { $id: 'EditPreview' },
 );
 
-const Editor = Type.Object(
+export const Editor = Type.Object(
   {
     kind: Type.Enum(['person', 'llm', 'program']),
     name: Type.String({ minLength: 1, maxLength: 200, examples: ['annotator-7'] }),
   },
   { additionalProperties: false },
 );
+
+export const EditedResponse = Type.String({ maxLength: maxTextLength, examples: [edited] });
+export const Comment = Nullable(Type.String({ maxLength: 10_000 }));
 
 const Edit = Type.Object(
   {
@@ -88,9 +93,17 @@ const Edit = Type.Object(
     comment: Nullable(Type.String()),
     status: Status,
     alignment: Type.Ref('Alignment'),
+    edit_task_id: Nullable(Id(taskExample), {
+      description: 'The task that it answered; null for one that was posted',
+    }),
     created_at: Timestamp,
   },
   { $id: 'Edit' },
+);
+
+const SubmittedEdit = Type.Object(
+  { id: Id(editExample), status: Status, alignment: Type.Ref('Alignment') },
+  { $id: 'SubmittedEdit' },
 );
 
 const NewEdit = Type.Object(
@@ -104,9 +117,9 @@ const NewEdit = Type.Object(
           'Which response was edited; the less-preferred one unless given. Required while the preference is null.',
       }),
     ),
-    edited_response: Type.String({ maxLength: maxTextLength, examples: [edited] }),
+    edited_response: EditedResponse,
     editor: Editor,
-    comment: Type.Optional(Nullable(Type.String({ maxLength: 10_000 }))),
+    comment: Type.Optional(Comment),
   },
   {
     $id: 'NewEdit',
@@ -118,7 +131,7 @@ const NewEdit = Type.Object(
 );
 
 export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
-  for (const schema of [Alignment, Preview, Edit, NewEdit]) app.addSchema(schema);
+  for (const schema of [Alignment, Preview, Edit, SubmittedEdit, NewEdit]) app.addSchema(schema);
 
   app.post(
     '/v1/edits',
@@ -138,12 +151,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         ),
         response: {
           201: Type.Object({
-            items: Type.Array(
-              Type.Object({ id: Id(editExample), status: Status, alignment: Type.Ref('Alignment') }),
-              {
-                description: 'In the order of the request',
-              },
-            ),
+            items: Type.Array(Type.Ref('SubmittedEdit'), { description: 'In the order of the request' }),
           }),
           ...problemResponses(404, 413, 415, 422),
         },

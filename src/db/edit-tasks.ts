@@ -1,0 +1,238 @@
+// Statements on edit tasks. A lease is over when the database's clock says so; its task counts as open from then on.
+import type { PairRow } from './pairs.ts';
+import type { Transaction } from './pool.ts';
+
+export type EditTaskState = 'open' | 'leased' | 'submitted' | 'cancelled';
+
+export interface EditTaskRow {
+  id: string;
+  edit_request_id: string;
+  pair_id: string;
+  slot: number;
+  side: 'a' | 'b';
+  state: EditTaskState;
+  editor_kind: 'person' | 'llm' | 'program' | null;
+  editor_name: string | null;
+  lease_sha256: Buffer | null;
+  lease_expires_at: Date | null;
+  /** a lease that nobody has taken over */
+  lease_is_over: boolean;
+  /** bare UUID */
+  edit_id: string | null;
+}
+
+const columns = `t.id, t.edit_request_id, t.pair_id, t.slot, t.side, t.state, t.editor_kind, t.editor_name, t.lease_sha256, t.lease_expires_at,
+  t.state = 'leased' and t.lease_expires_at <= clock_timestamp() as lease_is_over,
+  (select e.id from finegrain.edits e where e.project_id = t.project_id and e.edit_task_id = t.id) as edit_id`;
+
+/** Holds what one editor claims and skips in order, until the transaction ends; other editors do not wait. */
+export async function lockEditor(tx: Transaction, projectId: string, editorName: string): Promise<void> {
+  await tx.query('select pg_advisory_xact_lock(hashtextextended($2, hashtextextended($1, 0)))', [
+    projectId,
+    editorName,
+  ]);
+}
+
+export interface ClaimableRequestRow {
+  id: string;
+  instructions: string | null;
+}
+
+/** Requests with work left that is given to editors of these kinds, oldest first. */
+export function selectClaimableRequests(
+  tx: Transaction,
+  filter: { requestId: string | null; editors: string[] },
+): Promise<ClaimableRequestRow[]> {
+  return tx.query<ClaimableRequestRow>(
+    `select r.id, r.instructions from finegrain.edit_requests r
+     join finegrain.datasets d on d.project_id = r.project_id and d.id = r.dataset_id
+     where ($1::uuid is null or r.id = $1) and r.editor = any ($2::text[])
+       and r.cancelled_at is null and d.archived_at is null
+       and exists (select from finegrain.edit_tasks t
+         where t.project_id = r.project_id and t.edit_request_id = r.id and t.state in ('open', 'leased'))
+     order by r.id`,
+    [filter.requestId, filter.editors],
+  );
+}
+
+// What the editor named $1 may be given of the tasks t with their pairs p: no pair that this editor has skipped, holds or
+// has submitted, and none whose less-preferred response has a posted edit of the same name. An own lease that is over
+// bars the other tasks of its pair, not its own: a submit that commits in that moment cannot make two edits of one pair.
+const mayGet = `t.state in ('open', 'leased') and p.preference is not null
+  and not exists (select from finegrain.edit_skips s
+    where s.project_id = t.project_id and s.pair_id = t.pair_id and s.editor_name = $1)
+  and not exists (select from finegrain.edit_tasks o
+    where o.project_id = t.project_id and o.pair_id = t.pair_id and o.editor_name = $1 and o.id <> t.id)
+  and not exists (select from finegrain.edits e
+    where e.project_id = t.project_id and e.pair_id = t.pair_id and e.editor_name = $1 and e.side <> p.preference)`;
+
+export interface Claim {
+  requestId: string;
+  editorKind: string;
+  editorName: string;
+  leaseSeconds: number;
+  /** hashes of the tokens to give out: as many tasks are claimed at most */
+  leaseHashes: Buffer[];
+}
+
+/** A claimed task with its pair. */
+export interface ClaimedTaskRow extends PairRow {
+  task_id: string;
+  side: 'a' | 'b';
+  lease_expires_at: Date;
+  /** which of the tokens it got */
+  token: number;
+}
+
+/**
+ * Leases the first tasks that the editor may get and that nobody is claiming at this moment, each of another pair: where
+ * the first ones hold a pair twice, fewer than asked for. Needs lockEditor before it.
+ */
+export function claimTasks(tx: Transaction, claim: Claim): Promise<ClaimedTaskRow[]> {
+  return tx.query<ClaimedTaskRow>(
+    `with free as materialized (
+       select t.id, t.pair_id from finegrain.edit_tasks t
+       join finegrain.pairs p on p.project_id = t.project_id and p.id = t.pair_id
+       where t.edit_request_id = $2 and (t.state = 'open' or t.lease_expires_at <= clock_timestamp()) and ${mayGet}
+       order by t.id limit cardinality($5::bytea[])
+       for update of t skip locked
+     ), numbered as (
+       select id, row_number() over (order by id) as token
+       from (select distinct on (pair_id) id from free order by pair_id, id) as of_each_pair
+     )
+     update finegrain.edit_tasks t set state = 'leased', editor_kind = $3, editor_name = $1,
+       side = case p.preference when 'a' then 'b' else 'a' end,
+       lease_sha256 = ($5::bytea[])[n.token], lease_seconds = $4::int,
+       lease_expires_at = clock_timestamp() + make_interval(secs => $4::int)
+     from numbered n, finegrain.pairs p
+     where t.id = n.id and p.project_id = t.project_id and p.id = t.pair_id
+     returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.created_at,
+       t.id as task_id, t.side, t.lease_expires_at, n.token - 1 as token`,
+    [claim.editorName, claim.requestId, claim.editorKind, claim.leaseSeconds, claim.leaseHashes],
+  );
+}
+
+/** Pairs that the editor may still be given: those that are free, and those that others hold. */
+export async function countPairsLeft(
+  tx: Transaction,
+  requestIds: string[],
+  editorName: string,
+): Promise<number> {
+  const rows = await tx.query<{ pairs: number }>(
+    `select count(distinct t.pair_id) as pairs from finegrain.edit_tasks t
+     join finegrain.pairs p on p.project_id = t.project_id and p.id = t.pair_id
+     where t.edit_request_id = any ($2::uuid[])
+       and (t.editor_name is distinct from $1 or t.lease_expires_at <= clock_timestamp()) and ${mayGet}`,
+    [editorName, requestIds],
+  );
+  return rows[0]!.pairs;
+}
+
+export async function selectEditTask(tx: Transaction, id: string): Promise<EditTaskRow | undefined> {
+  return (
+    await tx.query<EditTaskRow>(`select ${columns} from finegrain.edit_tasks t where t.id = $1`, [id])
+  )[0];
+}
+
+/** In the order of the work. `state` as an outsider sees it: a task whose lease is over is open. */
+export function selectEditTasks(
+  tx: Transaction,
+  filter: { requestId: string | null; state: EditTaskState | null },
+  page: { after: string | null; limit: number },
+): Promise<EditTaskRow[]> {
+  return tx.query<EditTaskRow>(
+    `select ${columns} from finegrain.edit_tasks t
+     where ($1::uuid is null or t.edit_request_id = $1)
+       and ($2::text is null or $2 = case when t.state = 'leased' and t.lease_expires_at <= clock_timestamp() then 'open' else t.state end)
+       and ($3::uuid is null or t.id > $3)
+     order by t.id limit $4`,
+    [filter.requestId, filter.state, page.after, page.limit],
+  );
+}
+
+// the lease that a call names, still running
+const held = `t.id = $1 and t.state = 'leased' and t.lease_sha256 = $2 and t.lease_expires_at > clock_timestamp()`;
+
+export interface Lease {
+  taskId: string;
+  leaseHash: Buffer;
+}
+
+/** Runs the lease from now on again. undefined when it is not held. */
+export async function renewLease(
+  tx: Transaction,
+  { taskId, leaseHash }: Lease,
+  leaseSeconds: number | null,
+): Promise<EditTaskRow | undefined> {
+  return (
+    await tx.query<EditTaskRow>(
+      `update finegrain.edit_tasks t set lease_seconds = coalesce($3::int, t.lease_seconds),
+         lease_expires_at = clock_timestamp() + make_interval(secs => coalesce($3::int, t.lease_seconds))
+       where ${held} returning ${columns}`,
+      [taskId, leaseHash, leaseSeconds],
+    )
+  )[0];
+}
+
+/** A task that was submitted, with its pair. */
+export interface SubmittedTaskRow extends PairRow {
+  side: 'a' | 'b';
+  editor_kind: 'person' | 'llm' | 'program';
+  editor_name: string;
+}
+
+/**
+ * Ends the task with its edit, which the same transaction stores. Locks the pair first, as its deletion does, so that
+ * neither waits for the other in a circle. undefined when the lease is not held.
+ */
+export async function submitTask(
+  tx: Transaction,
+  { taskId, leaseHash }: Lease,
+): Promise<SubmittedTaskRow | undefined> {
+  return (
+    await tx.query<SubmittedTaskRow>(
+      `with pair as materialized (
+         select p.* from finegrain.pairs p
+         where p.id = (select o.pair_id from finegrain.edit_tasks o where o.id = $1) for share
+       )
+       update finegrain.edit_tasks t set state = 'submitted' from pair p where ${held}
+       returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.created_at,
+         t.side, t.editor_kind, t.editor_name`,
+      [taskId, leaseHash],
+    )
+  )[0];
+}
+
+/** Gives the task back. undefined when the lease is not held. */
+export async function releaseTask(
+  tx: Transaction,
+  { taskId, leaseHash }: Lease,
+): Promise<EditTaskRow | undefined> {
+  return (
+    await tx.query<EditTaskRow>(
+      `update finegrain.edit_tasks t set state = 'open', editor_kind = null, editor_name = null,
+         lease_sha256 = null, lease_seconds = null, lease_expires_at = null
+       where ${held} returning ${columns}`,
+      [taskId, leaseHash],
+    )
+  )[0];
+}
+
+/** Remembers that the editor would not edit this pair. */
+export async function insertSkip(
+  tx: Transaction,
+  skip: {
+    projectId: string;
+    pairId: string;
+    requestId: string;
+    editorKind: string;
+    editorName: string;
+    reason: string | null;
+  },
+): Promise<void> {
+  await tx.query(
+    `insert into finegrain.edit_skips (project_id, pair_id, editor_name, editor_kind, edit_request_id, reason)
+     values ($1, $2, $3, $4, $5, $6) on conflict do nothing`,
+    [skip.projectId, skip.pairId, skip.editorName, skip.editorKind, skip.requestId, skip.reason],
+  );
+}
