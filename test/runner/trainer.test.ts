@@ -82,7 +82,15 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
     hyperparameters: { steps: 1, batch_size: 4, max_new_tokens: 8, scale_samples: 16 },
   });
   t.match(await rowsOf(server, trained), [
-    { step: 0, samples: 0, id: '1', prompt: 'What is twice 3?', reward: Number, kl: Number, kl_to_reference: Number },
+    {
+      step: 0,
+      samples: 0,
+      id: '1',
+      prompt: 'What is twice 3?',
+      reward: Number,
+      kl: Number,
+      kl_to_reference: Number,
+    },
     { step: 0, samples: 0, id: 'four' },
     { step: 1, samples: 4, id: '1' },
     { step: 1, samples: 4, id: 'four', prompt: 'What is twice 4?' },
