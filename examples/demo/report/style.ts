@@ -109,6 +109,7 @@ dl.n > dd { text-align: right; }
   h1 { font-size: 20pt; }
   .lead { font-size: inherit; }
   table { font-size: 9pt; }
+  .interval, .description, th { font-size: 8pt; }
   .bar { width: 5rem; }
   .matrix td, .matrix thead th { padding: .4rem .125rem; }
   .matrix .arm { white-space: normal; font-size: 8.5pt; }
