@@ -53,7 +53,7 @@ async function runLoop(
   );
 
   const edits = await stage(
-    'Edit (three annotators, other programs, claim tasks over HTTP)',
+    'Edit (three annotators claim tasks over HTTP)',
     (report) => annotateAll(service, dataset.id, seed, report, signal),
     (done) => `${done.edited} edits of ${done.pairs} pairs`,
   );
@@ -128,7 +128,7 @@ async function runLoop(
   const examples = await showScores(client, tokenRewards.model_id, seed);
 
   const policies = await run(
-    'Fine-grained PPO and sequence PPO, from SFT on edits',
+    'Both PPO arms, from SFT on edits',
     {
       'fine-grained PPO': ppoRequest(tokenRewards, recipe.fineGrained),
       'sequence PPO': ppoRequest(models['sequence rewards'], recipe.sequence),

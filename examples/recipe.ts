@@ -50,7 +50,7 @@ export const fullRecipe: Recipe = {
   // Small batches: most edits change little, and many small steps find the rare tokens better than few large ones.
   reward: { hyperparameters: { epochs: 3, batch_size: 8, learning_rate: 1.5e-3 } },
   sftOnEdits: { hyperparameters: { epochs: 4, batch_size: 32, learning_rate: 2e-3 } },
-  fineGrained: { hyperparameters: { critic: 'shared', learning_rate: 5e-4 } },
+  fineGrained: { hyperparameters: { critic: 'separate', learning_rate: 2.5e-4 } },
   sequence: { hyperparameters: { critic: 'separate', learning_rate: 5e-4 } },
   ppo: {
     hyperparameters: {

@@ -65,7 +65,7 @@ export async function compareArms(
                 evaluations.map(async ({ samples, responses }) => ({
                   samples,
                   kl: mean(responses.map(({ kl }) => kl)),
-                  win_rate: await winRate(responses, start!.responses),
+                  win_rate: await winRate(responses, writers),
                 })),
               ).then((points) => ({ arm: name, points })),
             ]

@@ -37,8 +37,8 @@ ${matrix(data)}`,
 )}
 ${section(
   'Learning curves',
-  `Win rate over the starting policy while training goes on, with 95 % bands: first over the responses sampled so far, then
-over the distance from the starting policy. Higher is better; further left is cheaper.`,
+  `Win rate over careful writers while training goes on, with 95 % bands: first over the responses sampled so far, then over
+the distance from the starting policy, whose own win rate is in the table above. Higher is better; further left is cheaper.`,
   html`<div class="charts">${charts.map((svg) => html`<figure>${svg}</figure>\n`)}</div>`,
 )}
 ${section(
@@ -184,11 +184,10 @@ function matrix(data: ReportData): Markup {
 }
 
 async function learningCurves({ arms, learning_curves }: ReportData): Promise<Markup[]> {
-  const [start] = arms;
   const curves = arms.flatMap((arm): { name: string; points: CurvePoint[] }[] => {
     if (!arm.win_rate_over_start) return [];
     const curve = learning_curves.find(({ arm: name }) => name === arm.name);
-    const atTheEnd = { samples: arm.samples, kl: arm.kl, win_rate: arm.win_rate_over_start };
+    const atTheEnd = { samples: arm.samples, kl: arm.kl, win_rate: arm.win_rate_over_writers };
     return [{ name: arm.name, points: curve?.points ?? [atTheEnd] }];
   });
   const chart = async (title: string, label: string, x: (point: CurvePoint) => number): Promise<Markup> => {
@@ -204,9 +203,9 @@ async function learningCurves({ arms, learning_curves }: ReportData): Promise<Ma
     const svg = await lineChart({
       title,
       x: { label },
-      y: { label: 'win rate over the starting policy', percent: true },
+      y: { label: 'win rate over careful writers', percent: true },
       series,
-      rule: { y: 0.5, label: start!.name },
+      rule: { y: 0.5, label: 'careful writers' },
       width: 460,
     });
     return raw(svg.replace(/ xmlns(:xlink)?="[^"]*"/g, '')); // within HTML they say nothing

@@ -82,8 +82,8 @@ dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .25r
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
 .facts h3 { margin-top: 1rem; }
-dl.n { width: fit-content; min-width: min(100%, 20rem); }
-dl.n > dd { text-align: right; }
+dl.n { grid-template-columns: minmax(0, 1fr) max-content; width: fit-content; min-width: min(100%, 20rem); }
+dl.n > dd { text-align: right; white-space: nowrap; }
 @media (max-width: 40rem) {
   main { padding: 2.5rem 1.125rem 3rem; }
   section { margin-top: 3rem; }
