@@ -1,7 +1,7 @@
 // `npm run demo`, `npm start` and `npm test` begin here, in a fresh clone too: plain JavaScript without packages that
 // makes what is missing (npm packages, the Python environment), then runs the program and ends as it ends.
 //
-//   node src/bootstrap.mjs demo|start|test [--with-runner] [arguments of the program]
+//   node src/bootstrap.mjs demo|start|test|sample-model [--with-runner] [arguments of the program]
 //
 // Reads FINEGRAIN_DATA_DIR, FINEGRAIN_PYTHON (a ready environment: none is made), PYTHON (which Python makes ours)
 // and TORCH_INDEX_URL (where pip looks for torch, such as PyTorch's index of CPU builds).
@@ -16,6 +16,7 @@ import { endSetUp, SetUpError, say } from './bootstrap/steps.mjs';
 const minimumNode = [20, 20];
 const programs = {
   demo: { entry: 'examples/demo.ts', needsPython: true },
+  'sample-model': { entry: 'examples/sample-model.ts', needsPython: true },
   start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
   test: { entry: 'test/run.ts', needsPython: true },
 };
@@ -23,7 +24,9 @@ const programs = {
 async function main([command, ...rest]) {
   const program = Object.hasOwn(programs, command ?? '') ? programs[command] : undefined;
   if (!program)
-    throw new SetUpError('Usage: node src/bootstrap.mjs demo|start|test [--with-runner] [arguments]');
+    throw new SetUpError(
+      'Usage: node src/bootstrap.mjs demo|start|test|sample-model [--with-runner] [arguments]',
+    );
   checkNode(process.versions.node);
   process.chdir(fileURLToPath(new URL('..', import.meta.url)));
   const withRunner = program.needsPython || rest.includes('--with-runner');
