@@ -2,13 +2,13 @@
 // needs no table and an alias that moves later changes no queued run. Everything that can be refused is refused here.
 
 import { selectArtifact } from '../db/artifacts.ts';
-import { type ModelRow, selectModel, selectModelByAlias } from '../db/models.ts';
+import { selectModelByAlias } from '../db/models.ts';
 import type { Transaction } from '../db/pool.ts';
-import { formatId, parseId } from '../domain/ids.ts';
+import { formatId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { ModelFile } from '../storage/model-folder.ts';
-import { type Caller, requireScope } from './context.ts';
-import { scoringAlias } from './models.ts';
+import { type Caller, requireScope, type Services } from './context.ts';
+import { findModelByAlias, findModelById, scoringAlias } from './models.ts';
 import type { KindSpec } from './run-specs.ts';
 import type { SnapshotCounts, Split } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
@@ -50,13 +50,18 @@ export interface RunInputs {
  * @throws Problem not_found for a model, snapshot or artifact that this project does not have; unprocessable for one
  *   that cannot serve; missing_scope for `path`
  */
-export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSpec): Promise<RunInputs> {
+export async function resolveInputs(
+  services: Services,
+  tx: Transaction,
+  caller: Caller,
+  run: KindSpec,
+): Promise<RunInputs> {
   switch (run.kind) {
     case 'sft': {
       const { base_model, data } = run.spec;
       if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'policy');
       return {
-        model: await resolveModel(tx, caller, base_model, 'policy', '/spec/base_model'),
+        model: await resolveModel(services, tx, caller, base_model, 'policy', '/spec/base_model'),
         data: data.demonstrations
           ? await resolveRows(tx, data.demonstrations, '/spec/data/demonstrations')
           : await resolveSnapshot(tx, data.snapshot_id!, '/spec/data/snapshot_id', ({ splits }) =>
@@ -70,7 +75,7 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
       const { base_model, snapshot_id } = run.spec;
       if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'token_reward');
       return {
-        model: await resolveModel(tx, caller, base_model, 'policy', '/spec/base_model'),
+        model: await resolveModel(services, tx, caller, base_model, 'policy', '/spec/base_model'),
         data: await resolveSnapshot(
           tx,
           snapshot_id,
@@ -81,8 +86,9 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
     }
     case 'ppo': {
       if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'policy');
-      const model = await resolveModel(tx, caller, run.spec.policy, 'policy', '/spec/policy');
+      const model = await resolveModel(services, tx, caller, run.spec.policy, 'policy', '/spec/policy');
       const reward_model = await resolveStored(
+        services,
         tx,
         run.spec.reward_model,
         'token_reward',
@@ -98,7 +104,7 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
     }
     case 'generate':
       return {
-        model: await resolveModel(tx, caller, run.spec.model, 'policy', '/spec/model'),
+        model: await resolveModel(services, tx, caller, run.spec.model, 'policy', '/spec/model'),
         data: await resolvePrompts(tx, run.spec.prompts),
       };
   }
@@ -116,6 +122,7 @@ interface ModelReference {
 type Role = 'policy' | 'token_reward';
 
 async function resolveModel(
+  services: Services,
   tx: Transaction,
   caller: Caller,
   model: ModelReference,
@@ -128,17 +135,24 @@ async function resolveModel(
     requireScope(caller, 'operator'); // the folder is the host's, not the project's
     return { path: model.path };
   }
-  return resolveStored(tx, model, role, pointer);
+  return resolveStored(services, tx, model, role, pointer);
 }
 
 async function resolveStored(
+  services: Services,
   tx: Transaction,
   { model_id, alias }: ModelReference,
   role: Role,
   pointer: string,
 ): Promise<RegisteredModel> {
   const row =
-    model_id === undefined ? await modelOfAlias(tx, alias!, pointer) : await modelOfId(tx, model_id, pointer);
+    model_id === undefined
+      ? await findModelByAlias(services, tx, alias!)
+      : await findModelById(services, tx, model_id);
+  if (!row) {
+    if (model_id !== undefined) throw notFound('model', model_id, `${pointer}/model_id`);
+    throw unprocessable(`${pointer}/alias`, `names no model of this project: ${JSON.stringify(alias)}`);
+  }
   if (row.role !== role) throw unprocessable(pointer, `has the role ${row.role}; a ${role} is needed here`);
   return {
     model_id: formatId('model', row.id),
@@ -146,20 +160,6 @@ async function resolveStored(
     tokenizer_digest: row.tokenizer_digest,
     files: row.files,
   };
-}
-
-async function modelOfId(tx: Transaction, id: string, pointer: string): Promise<ModelRow> {
-  const uuid = parseId('model', id);
-  const row = uuid ? await selectModel(tx, uuid) : undefined;
-  if (!row) throw notFound('model', id, `${pointer}/model_id`);
-  return row;
-}
-
-async function modelOfAlias(tx: Transaction, alias: string, pointer: string): Promise<ModelRow> {
-  const row = await selectModelByAlias(tx, alias);
-  if (!row)
-    throw unprocessable(`${pointer}/alias`, `names no model of this project: ${JSON.stringify(alias)}`);
-  return row;
 }
 
 /** An alias that serves one role is not handed to a model of another. */

@@ -1,13 +1,13 @@
 // Token rewards of responses. Items are encoded here, scored by the engine, and rendered as columns; what is wrong with
 // one item stays with it.
-import { type ModelRow, selectModelByAlias } from '../db/models.ts';
+import type { ModelRow } from '../db/models.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
 import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
 import type { ModelTokenizer, SequenceScore } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
-import { resolveModel, scoringAlias } from './models.ts';
+import { findModelByAlias, isShared, resolveModel, scoringAlias } from './models.ts';
 import type { Prompt } from './pair-rows.ts';
 
 export const maxScoreItems = 256;
@@ -48,7 +48,7 @@ export interface FailedItem {
 }
 
 export interface ScoreAnswer {
-  model: { id: string; alias: string | null; digest: string; tokenizer_digest: string };
+  model: { id: string; alias: string | null; shared: boolean; digest: string; tokenizer_digest: string };
   unit: Unit;
   results: (ScoredItem | FailedItem)[];
 }
@@ -71,7 +71,9 @@ export async function scoreResponses(
   signal: AbortSignal,
 ): Promise<ScoreAnswer> {
   const items = readItems(request);
-  const model = await services.db.transaction(caller.projectId, (tx) => findScoringModel(tx, request.model));
+  const model = await services.db.transaction(caller.projectId, (tx) =>
+    findScoringModel(services, tx, request.model),
+  );
   const { scoring } = services;
   const tokenizer = await scoring.tokenizer(model);
   const encode = itemEncoder(tokenizer, request);
@@ -87,6 +89,7 @@ export async function scoreResponses(
     model: {
       id: formatId('model', model.id),
       alias: request.model === formatId('model', model.id) ? null : (request.model ?? scoringAlias),
+      shared: isShared(services, model),
       digest: model.digest,
       tokenizer_digest: model.tokenizer_digest,
     },
@@ -115,9 +118,13 @@ function readItems({ prompt, responses, items }: ScoreRequest): ScoreItem[] {
   return responses.map((response) => ({ prompt, response }));
 }
 
-async function findScoringModel(tx: Transaction, idOrAlias: string | undefined): Promise<ModelRow> {
+async function findScoringModel(
+  services: Services,
+  tx: Transaction,
+  idOrAlias: string | undefined,
+): Promise<ModelRow> {
   if (idOrAlias === undefined) {
-    const model = await selectModelByAlias(tx, scoringAlias);
+    const model = await findModelByAlias(services, tx, scoringAlias);
     if (model) return model;
     throw new Problem(
       'not_found',
@@ -127,7 +134,7 @@ async function findScoringModel(tx: Transaction, idOrAlias: string | undefined):
       },
     );
   }
-  const model = await resolveModel(tx, idOrAlias, '/model');
+  const model = await resolveModel(services, tx, idOrAlias, '/model');
   if (model.role === 'token_reward') return model;
   throw new Problem(
     'unprocessable',
