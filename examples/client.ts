@@ -8,6 +8,8 @@ export interface Client {
   /** Reads an NDJSON answer. */
   // biome-ignore lint/suspicious/noExplicitAny: as above
   download(path: string): Promise<any[]>;
+  /** Reads an answer as it is. */
+  file(path: string): Promise<Uint8Array>;
 }
 
 export function createClient(url: string, key: string): Client {
@@ -50,6 +52,9 @@ export function createClient(url: string, key: string): Client {
     async download(path) {
       const text = await (await send('GET', path, {})).text();
       return text.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line)]));
+    },
+    async file(path) {
+      return new Uint8Array(await (await send('GET', path, {})).arrayBuffer());
     },
   };
 }

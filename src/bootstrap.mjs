@@ -1,7 +1,7 @@
 // `npm run demo`, `npm start`, `npm test` and the benchmarks begin here, in a fresh clone too: plain JavaScript without packages that
 // makes what is missing (npm packages, the Python environment), then runs the program and ends as it ends.
 //
-//   node src/bootstrap.mjs demo|start|test|bench:… [--with-runner] [arguments of the program]
+//   node src/bootstrap.mjs demo|start|test|sample-model|bench:… [--with-runner] [arguments of the program]
 //
 // Reads FINEGRAIN_DATA_DIR, FINEGRAIN_PYTHON (a ready environment: none is made), PYTHON (which Python makes ours)
 // and TORCH_INDEX_URL (where pip looks for torch, such as PyTorch's index of CPU builds).
@@ -16,6 +16,7 @@ import { endSetUp, SetUpError, say } from './bootstrap/steps.mjs';
 const minimumNode = [20, 20];
 const programs = {
   demo: { entry: 'examples/demo.ts', needsPython: true },
+  'sample-model': { entry: 'examples/sample-model.ts', needsPython: true },
   start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
   test: { entry: 'test/run.ts', needsPython: true },
   'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },

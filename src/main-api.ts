@@ -7,6 +7,7 @@ import { openDatabase } from './db/pool.ts';
 import { type EmbeddedStack, startEmbeddedStack } from './embedded.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { openScoringEngine } from './scoring/engine.ts';
+import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
 import { openArtifactStore } from './storage/artifact-store.ts';
 
 async function main(): Promise<void> {
@@ -35,7 +36,7 @@ async function serve(
   const artifacts = openArtifactStore(config.artifacts);
   const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, log: logger });
   const app = await buildApp({
-    services: { db, artifacts, scoring },
+    services: { db, artifacts, scoring, sample: await openSampleModel(shippedSampleFolder, artifacts) },
     bootstrapKey: key,
     logger,
   });

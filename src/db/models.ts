@@ -52,9 +52,11 @@ export interface AliasRow {
   updated_at: Date;
 }
 
-/** By name; a project has few. */
+/** By name, in the order of its bytes; a project has few. */
 export function selectAliases(tx: Transaction): Promise<AliasRow[]> {
-  return tx.query<AliasRow>('select name, model_id, updated_at from finegrain.aliases order by name');
+  return tx.query<AliasRow>(
+    'select name, model_id, updated_at from finegrain.aliases order by name collate "C"',
+  );
 }
 
 export async function selectAliasesOfModel(tx: Transaction, modelId: string): Promise<string[]> {

@@ -235,7 +235,9 @@ export async function previewEdit(
     changed_edited: spansInUnit(edited, alignment.changed_edited, unit),
   };
   if (model === undefined) return inUnit;
-  const row = await services.db.transaction(caller.projectId, (tx) => resolveModel(tx, model, '/model'));
+  const row = await services.db.transaction(caller.projectId, (tx) =>
+    resolveModel(services, tx, model, '/model'),
+  );
   const tokenizer = await services.scoring.tokenizer(row);
   const side = async (text: string, changed: Span[]): Promise<TokenSide> => {
     const { tokenIds, offsets, covers } = await tokenizer.encodeResponse(text);

@@ -1,4 +1,5 @@
-// Registered models and aliases, the movable names of models. Runs register models (runner_finish in migration 0003).
+// Registered models and aliases, the movable names of models. Runs register models (runner_finish in migration 0003);
+// beside those of a project stands the shipped sample (sample-model.ts), which carries the scoring alias by default.
 import type { Readable } from 'node:stream';
 import * as db from '../db/models.ts';
 import { sqlState, type Transaction } from '../db/pool.ts';
@@ -6,10 +7,11 @@ import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import type { SampleModel } from './sample-model.ts';
 
 export type ModelRole = db.ModelRow['role'];
 
-/** The default model of scoring; only a model of the role token_reward may carry it. */
+/** The default model of scoring; only a model of the role token_reward may carry it. The sample does until then. */
 export const scoringAlias = 'token-reward';
 
 export interface Model {
@@ -21,10 +23,14 @@ export interface Model {
   files: { path: string; digest: string; bytes: number }[];
   metrics: Record<string, unknown>;
   run_id: string | null;
+  shared: boolean;
   created_at: string;
 }
 
-function render(row: db.ModelRow): Model {
+/** True for the shipped sample, which is every project's and none's. */
+export const isShared = ({ sample }: Services, { id }: db.ModelRow): boolean => id === sample?.row.id;
+
+function render(services: Services, row: db.ModelRow): Model {
   return {
     id: formatId('model', row.id),
     name: row.name,
@@ -34,41 +40,89 @@ function render(row: db.ModelRow): Model {
     files: row.files,
     metrics: row.metrics,
     run_id: row.run_id && formatId('run', row.run_id),
+    shared: isShared(services, row),
     created_at: row.created_at.toISOString(),
   };
 }
 
-/** The row behind a model id or an alias. @throws Problem not_found */
+/** The model of an id that the project can use; its files are in the artifact store. @throws Problem unavailable */
+export async function findModelById(
+  { sample }: Services,
+  tx: Transaction,
+  id: string,
+): Promise<db.ModelRow | undefined> {
+  const uuid = parseId('model', id);
+  if (sample && uuid === sample.row.id) return usable(sample);
+  return uuid ? db.selectModel(tx, uuid) : undefined;
+}
+
+/** What an alias stands for in the project; as findModelById. */
+export async function findModelByAlias(
+  { sample }: Services,
+  tx: Transaction,
+  alias: string,
+): Promise<db.ModelRow | undefined> {
+  const row = await db.selectModelByAlias(tx, alias);
+  return row || alias !== scoringAlias || !sample ? row : usable(sample);
+}
+
+async function usable(sample: SampleModel): Promise<db.ModelRow> {
+  await sample.store();
+  return sample.row;
+}
+
+/** The model behind an id or an alias. @throws Problem not_found, unavailable */
 export async function resolveModel(
+  services: Services,
   tx: Transaction,
   idOrAlias: string,
   pointer?: string,
 ): Promise<db.ModelRow> {
-  const uuid = parseId('model', idOrAlias);
-  const row = uuid ? await db.selectModel(tx, uuid) : await db.selectModelByAlias(tx, idOrAlias);
+  const row = parseId('model', idOrAlias)
+    ? await findModelById(services, tx, idOrAlias)
+    : await findModelByAlias(services, tx, idOrAlias);
   if (!row) throw notFound('model', idOrAlias, pointer);
   return row;
 }
 
 export function listModels(
-  { db: database }: Services,
+  services: Services,
   caller: Caller,
   request: PageRequest & { role?: ModelRole },
 ): Promise<Page<Model>> {
-  return database.transaction(caller.projectId, (tx) =>
-    readPage(request, (page) => db.selectModels(tx, { ...page, role: request.role ?? null }), render),
+  const role = request.role ?? null;
+  const shared =
+    services.sample && [null, services.sample.row.role].includes(role) ? services.sample.row : null;
+  return services.db.transaction(caller.projectId, (tx) =>
+    readPage(
+      request,
+      async ({ after, limit }) => {
+        const rows = await db.selectModels(tx, { after, limit, role });
+        if (shared === null || (after !== null && shared.id <= after)) return rows;
+        return [shared, ...rows].sort((a, b) => (a.id < b.id ? -1 : 1)).slice(0, limit);
+      },
+      (row) => render(services, row),
+    ),
   );
 }
 
-export function getModel({ db: database }: Services, caller: Caller, idOrAlias: string): Promise<Model> {
-  return database.transaction(caller.projectId, async (tx) => render(await resolveModel(tx, idOrAlias)));
+export function getModel(services: Services, caller: Caller, idOrAlias: string): Promise<Model> {
+  return services.db.transaction(caller.projectId, async (tx) =>
+    render(services, await resolveModel(services, tx, idOrAlias)),
+  );
 }
 
-/** @throws Problem conflict while an alias names the model */
-export function deleteModel({ db: database }: Services, caller: Caller, id: string): Promise<void> {
+/** @throws Problem conflict while an alias names the model, and for the shipped sample */
+export function deleteModel({ db: database, sample }: Services, caller: Caller, id: string): Promise<void> {
   return database.transaction(caller.projectId, async (tx) => {
     const uuid = parseId('model', id);
     if (!uuid) throw notFound('model', id);
+    if (uuid === sample?.row.id) {
+      throw new Problem(
+        'conflict',
+        `The model ships with finegrain and belongs to every project; it cannot be deleted. Give the alias ${scoringAlias} to a model of your own, and it is used no longer.`,
+      );
+    }
     const aliases = await db.selectAliasesOfModel(tx, uuid);
     if (aliases.length > 0) {
       throw new Problem(
@@ -107,33 +161,51 @@ export async function openModelFile(
 export interface Alias {
   name: string;
   model_id: string;
+  default: boolean;
   updated_at: string;
 }
 
 const renderAlias = (row: db.AliasRow): Alias => ({
   name: row.name,
   model_id: formatId('model', row.model_id),
+  default: false,
   updated_at: row.updated_at.toISOString(),
 });
 
-export function listAliases({ db: database }: Services, caller: Caller): Promise<{ items: Alias[] }> {
-  return database.transaction(caller.projectId, async (tx) => ({
-    items: (await db.selectAliases(tx)).map(renderAlias),
-  }));
+/** The scoring alias of a project that has given it to no model. */
+const defaultAlias = ({ row }: SampleModel): Alias => ({
+  name: scoringAlias,
+  model_id: formatId('model', row.id),
+  default: true,
+  updated_at: row.created_at.toISOString(),
+});
+
+export function listAliases({ db: database, sample }: Services, caller: Caller): Promise<{ items: Alias[] }> {
+  return database.transaction(caller.projectId, async (tx) => {
+    const items = (await db.selectAliases(tx)).map(renderAlias);
+    if (!sample || items.some(({ name }) => name === scoringAlias)) return { items };
+    return { items: [...items, defaultAlias(sample)].sort((a, b) => (a.name < b.name ? -1 : 1)) };
+  });
 }
 
 /**
  * Sets or moves an alias. Who uses it counts on its role, so that stays: a policy never follows a reward model.
+ * The shipped sample gets the scoring alias back, by its row's deletion, and no other: aliases refer to models of the project.
  * @throws Problem not_found, unprocessable
  */
 export function setAlias(
-  { db: database }: Services,
+  { db: database, sample }: Services,
   caller: Caller,
   name: string,
   modelId: string,
 ): Promise<Alias> {
   return database.transaction(caller.projectId, async (tx) => {
     const uuid = parseId('model', modelId);
+    if (sample && uuid === sample.row.id) {
+      if (name !== scoringAlias) throw sampleTakesNoOther(name);
+      await db.deleteAlias(tx, name);
+      return defaultAlias(sample);
+    }
     const model = uuid && (await db.selectModel(tx, uuid));
     if (!model) throw notFound('model', modelId, '/model_id');
     const role =
@@ -154,8 +226,22 @@ export function setAlias(
   });
 }
 
-export function deleteAlias({ db: database }: Services, caller: Caller, name: string): Promise<void> {
+function sampleTakesNoOther(name: string): Problem {
+  return new Problem(
+    'unprocessable',
+    `The shipped sample carries the alias ${scoringAlias} and takes no other. Name it by its id where you would have used ${name}.`,
+    { errors: [{ pointer: '/model_id', detail: 'is the shipped sample', in: 'body' }] },
+  );
+}
+
+/** @throws Problem not_found; conflict for the default of the scoring alias */
+export function deleteAlias({ db: database, sample }: Services, caller: Caller, name: string): Promise<void> {
   return database.transaction(caller.projectId, async (tx) => {
-    if (!(await db.deleteAlias(tx, name))) throw notFound('alias', name);
+    if (await db.deleteAlias(tx, name)) return;
+    if (!sample || name !== scoringAlias) throw notFound('alias', name);
+    throw new Problem(
+      'conflict',
+      `${scoringAlias} names the shipped sample as long as the project gives it to no model of its own; there is nothing to delete.`,
+    );
   });
 }

@@ -2,13 +2,13 @@
 // needs no table and an alias that moves later changes no queued run. Everything that can be refused is refused here.
 
 import { selectArtifact } from '../db/artifacts.ts';
-import { type ModelRow, selectModel, selectModelByAlias } from '../db/models.ts';
+import { type ModelRow, selectModelByAlias } from '../db/models.ts';
 import type { Transaction } from '../db/pool.ts';
-import { formatId, parseId } from '../domain/ids.ts';
+import { formatId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { ModelFile } from '../storage/model-folder.ts';
-import { type Caller, requireScope } from './context.ts';
-import { scoringAlias } from './models.ts';
+import { type Caller, requireScope, type Services } from './context.ts';
+import { findModelByAlias, findModelById, scoringAlias } from './models.ts';
 import { type KindSpec, rewardRole } from './run-specs.ts';
 import type { SnapshotCounts, Split } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
@@ -54,13 +54,18 @@ export interface RunInputs {
  * @throws Problem not_found for a model, snapshot or artifact that this project does not have; unprocessable for one
  *   that cannot serve; missing_scope for `path`
  */
-export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSpec): Promise<RunInputs> {
+export async function resolveInputs(
+  services: Services,
+  tx: Transaction,
+  caller: Caller,
+  run: KindSpec,
+): Promise<RunInputs> {
   switch (run.kind) {
     case 'sft': {
       const { base_model, data } = run.spec;
       if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'policy');
       return {
-        model: await resolveModel(tx, caller, base_model, 'policy', '/spec/base_model'),
+        model: await resolveModel(services, tx, caller, base_model, 'policy', '/spec/base_model'),
         data: data.demonstrations
           ? await resolveRows(tx, data.demonstrations, '/spec/data/demonstrations')
           : await resolveSnapshot(tx, data.snapshot_id!, '/spec/data/snapshot_id', ({ splits }) =>
@@ -74,7 +79,7 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
       const { base_model, snapshot_id } = run.spec;
       if (run.spec.alias) await checkAlias(tx, run.spec.alias, rewardRole(run.spec.loss!));
       return {
-        model: await resolveModel(tx, caller, base_model, 'policy', '/spec/base_model'),
+        model: await resolveModel(services, tx, caller, base_model, 'policy', '/spec/base_model'),
         data: await resolveSnapshot(tx, snapshot_id, '/spec/snapshot_id', ({ splits }) =>
           run.spec.loss === 'seq_pairs'
             ? splits.train.pairs === 0 && 'has no pair in its train part'
@@ -84,8 +89,9 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
     }
     case 'ppo': {
       if (run.spec.alias) await checkAlias(tx, run.spec.alias, 'policy');
-      const model = await resolveModel(tx, caller, run.spec.policy, 'policy', '/spec/policy');
+      const model = await resolveModel(services, tx, caller, run.spec.policy, 'policy', '/spec/policy');
       const reward_model = await resolveStored(
+        services,
         tx,
         run.spec.reward_model,
         ['token_reward', 'sequence_reward'],
@@ -102,15 +108,22 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
       const pointer = '/spec/evaluation';
       return {
         ...inputs,
-        ...(await resolveReference(tx, caller, evaluation.kl_reference, model, `${pointer}/kl_reference`)),
+        ...(await resolveReference(
+          services,
+          tx,
+          caller,
+          evaluation.kl_reference,
+          model,
+          `${pointer}/kl_reference`,
+        )),
         evaluation_data: await resolvePrompts(tx, evaluation.prompts, `${pointer}/prompts`),
       };
     }
     case 'generate': {
-      const model = await resolveModel(tx, caller, run.spec.model, 'policy', '/spec/model');
+      const model = await resolveModel(services, tx, caller, run.spec.model, 'policy', '/spec/model');
       return {
         model,
-        ...(await resolveReference(tx, caller, run.spec.kl_reference, model, '/spec/kl_reference')),
+        ...(await resolveReference(services, tx, caller, run.spec.kl_reference, model, '/spec/kl_reference')),
         data: await resolvePrompts(tx, run.spec.prompts, '/spec/prompts'),
       };
     }
@@ -118,6 +131,7 @@ export async function resolveInputs(tx: Transaction, caller: Caller, run: KindSp
 }
 
 async function resolveReference(
+  services: Services,
   tx: Transaction,
   caller: Caller,
   reference: ModelReference | undefined,
@@ -125,7 +139,7 @@ async function resolveReference(
   pointer: string,
 ): Promise<Pick<RunInputs, 'kl_reference'>> {
   if (!reference) return {};
-  const kl_reference = await resolveModel(tx, caller, reference, 'policy', pointer);
+  const kl_reference = await resolveModel(services, tx, caller, reference, 'policy', pointer);
   checkTokenizer(policy, kl_reference, pointer);
   return { kl_reference };
 }
@@ -153,6 +167,7 @@ interface ModelReference {
 type Role = ModelRow['role'];
 
 async function resolveModel(
+  services: Services,
   tx: Transaction,
   caller: Caller,
   model: ModelReference,
@@ -165,17 +180,24 @@ async function resolveModel(
     requireScope(caller, 'operator'); // the folder is the host's, not the project's
     return { path: model.path };
   }
-  return resolveStored(tx, model, [role], pointer);
+  return resolveStored(services, tx, model, [role], pointer);
 }
 
 async function resolveStored(
+  services: Services,
   tx: Transaction,
   { model_id, alias }: ModelReference,
   roles: Role[],
   pointer: string,
 ): Promise<RegisteredModel> {
   const row =
-    model_id === undefined ? await modelOfAlias(tx, alias!, pointer) : await modelOfId(tx, model_id, pointer);
+    model_id === undefined
+      ? await findModelByAlias(services, tx, alias!)
+      : await findModelById(services, tx, model_id);
+  if (!row) {
+    if (model_id !== undefined) throw notFound('model', model_id, `${pointer}/model_id`);
+    throw unprocessable(`${pointer}/alias`, `names no model of this project: ${JSON.stringify(alias)}`);
+  }
   if (!roles.includes(row.role))
     throw unprocessable(pointer, `has the role ${row.role}; a ${roles.join(' or ')} is needed here`);
   return {
@@ -184,20 +206,6 @@ async function resolveStored(
     tokenizer_digest: row.tokenizer_digest,
     files: row.files,
   };
-}
-
-async function modelOfId(tx: Transaction, id: string, pointer: string): Promise<ModelRow> {
-  const uuid = parseId('model', id);
-  const row = uuid ? await selectModel(tx, uuid) : undefined;
-  if (!row) throw notFound('model', id, `${pointer}/model_id`);
-  return row;
-}
-
-async function modelOfAlias(tx: Transaction, alias: string, pointer: string): Promise<ModelRow> {
-  const row = await selectModelByAlias(tx, alias);
-  if (!row)
-    throw unprocessable(`${pointer}/alias`, `names no model of this project: ${JSON.stringify(alias)}`);
-  return row;
 }
 
 /** An alias that serves one role is not handed to a model of another. */

@@ -139,7 +139,9 @@ export async function createRun(
     labels: request.labels ?? [],
     max_attempts: request.max_attempts ?? 3,
   };
-  const inputs = await services.db.transaction(caller.projectId, (tx) => resolveInputs(tx, caller, run));
+  const inputs = await services.db.transaction(caller.projectId, (tx) =>
+    resolveInputs(services, tx, caller, run),
+  );
   await checkArtifacts(services.artifacts, run, inputs);
   if (request.validate_only) return { valid: true, ...run, ...settings };
   return services.db.transaction(caller.projectId, async (tx) =>

@@ -42,7 +42,9 @@ export async function compareVersions(
   { model: named, prompt, original, edited, unit = 'utf16' }: ComparisonRequest,
   signal: AbortSignal,
 ): Promise<Comparison> {
-  const model = await services.db.transaction(caller.projectId, (tx) => findScoringModel(tx, named));
+  const model = await services.db.transaction(caller.projectId, (tx) =>
+    findScoringModel(services, tx, named),
+  );
   const items = [original, edited].map((response) => ({ prompt, response }));
   const sides = requireBoth(await scoreItems(services, model, items, { include_eos: true }, signal));
   const alignment = alignTexts(original, edited);
@@ -54,7 +56,7 @@ export async function compareVersions(
   const inUnit = segmentsInUnit(original, edited, alignment.segments, unit);
   const scored = { original: renderItem(sides.original, unit), edited: renderItem(sides.edited, unit) };
   return {
-    model: renderModel(model, named),
+    model: renderModel(services, model, named),
     unit,
     segments: rewards.segments.map((segment, index) => ({ ...segment, ...inUnit[index]! })),
     end: rewards.end,

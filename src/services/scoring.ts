@@ -1,13 +1,13 @@
 // Token rewards of responses. Items are encoded here, scored by the engine, and rendered as columns; what is wrong with
 // one item stays with it.
-import { type ModelRow, selectModelByAlias } from '../db/models.ts';
+import type { ModelRow } from '../db/models.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
 import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
 import type { ModelTokenizer, SequenceScore } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
-import { resolveModel, scoringAlias } from './models.ts';
+import { findModelByAlias, isShared, resolveModel, scoringAlias } from './models.ts';
 import type { Prompt } from './pair-rows.ts';
 
 export const maxScoreItems = 256;
@@ -54,6 +54,8 @@ export interface ScoringModel {
   id: string;
   /** that led to the model; null when it was named by its id */
   alias: string | null;
+  /** the sample that ships with finegrain */
+  shared: boolean;
   digest: string;
   tokenizer_digest: string;
 }
@@ -87,11 +89,13 @@ export async function scoreResponses(
   signal: AbortSignal,
 ): Promise<ScoreAnswer> {
   const items = readItems(request);
-  const model = await services.db.transaction(caller.projectId, (tx) => findScoringModel(tx, request.model));
+  const model = await services.db.transaction(caller.projectId, (tx) =>
+    findScoringModel(services, tx, request.model),
+  );
   const scored = await scoreItems(services, model, items, request, signal);
   const unit = request.unit ?? 'utf16';
   return {
-    model: renderModel(model, request.model),
+    model: renderModel(services, model, request.model),
     unit,
     results: scored.map((item) => ('status' in item ? item : renderItem(item, unit))),
   };
@@ -140,9 +144,13 @@ function readItems({ prompt, responses, items }: ScoreRequest): ScoreItem[] {
 }
 
 /** The model that is named, else the one with the scoring alias. @throws Problem not_found, unprocessable */
-export async function findScoringModel(tx: Transaction, idOrAlias: string | undefined): Promise<ModelRow> {
+export async function findScoringModel(
+  services: Services,
+  tx: Transaction,
+  idOrAlias: string | undefined,
+): Promise<ModelRow> {
   if (idOrAlias === undefined) {
-    const model = await selectModelByAlias(tx, scoringAlias);
+    const model = await findModelByAlias(services, tx, scoringAlias);
     if (model) return model;
     throw new Problem(
       'not_found',
@@ -152,7 +160,7 @@ export async function findScoringModel(tx: Transaction, idOrAlias: string | unde
       },
     );
   }
-  const model = await resolveModel(tx, idOrAlias, '/model');
+  const model = await resolveModel(services, tx, idOrAlias, '/model');
   if (model.role === 'token_reward') return model;
   throw new Problem(
     'unprocessable',
@@ -198,11 +206,12 @@ function tooLong(
 }
 
 /** @param named how the request names the model */
-export function renderModel(model: ModelRow, named: string | undefined): ScoringModel {
+export function renderModel(services: Services, model: ModelRow, named: string | undefined): ScoringModel {
   const id = formatId('model', model.id);
   return {
     id,
     alias: named === id ? null : (named ?? scoringAlias),
+    shared: isShared(services, model),
     digest: model.digest,
     tokenizer_digest: model.tokenizer_digest,
   };

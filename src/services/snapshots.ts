@@ -133,7 +133,7 @@ export async function exportSnapshot(
 ): Promise<AsyncGenerator<string>> {
   const { digest, model } = await services.db.transaction(caller.projectId, async (tx) => ({
     digest: (await findSnapshot(tx, id)).digest,
-    model: request.model === undefined ? null : await resolveModel(tx, request.model, '/model'),
+    model: request.model === undefined ? null : await resolveModel(services, tx, request.model, '/model'),
   }));
   const rows = ofSplit(snapshotRows(services.artifacts, digest), request.split);
   if (model === null) return writeNdjson(rows);

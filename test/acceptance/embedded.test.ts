@@ -31,6 +31,20 @@ t.test('npm start: embedded Postgres, API and worker in one process tree', async
     t.match(await request(first, 'GET', '/v1/datasets', null), { status: 401 });
   });
 
+  t.test('scores at once: nothing was trained, and there is no Python', async (t) => {
+    const answer = await request(first, 'POST', '/v1/score', key, {
+      prompt:
+        'Write a letter to Anna about the harbor in a warm tone. Ask for two boxes, the ladder, the camera and the mirror.',
+      responses: [
+        'Dear Anna, this letter is about the harbor.',
+        'Dear Bob, this letter is about the harbor.',
+      ],
+    });
+    t.match(answer, { status: 200, body: { model: { alias: 'token-reward', shared: true } } });
+    const { results } = answer.body as { results: { reward: number }[] };
+    t.ok(results[0]!.reward > results[1]!.reward, 'the wrong name costs');
+  });
+
   t.test('SIGTERM: a request under way is answered, the exit code is 0, the port is free', async (t) => {
     const created = await request(first, 'POST', '/v1/datasets', key, { name: 'kept' });
     t.match(created, { status: 201 });

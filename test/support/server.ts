@@ -8,6 +8,7 @@ import { buildApp } from '../../src/app.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
 import type { Services } from '../../src/services/context.ts';
 import { generateKey } from '../../src/services/keys.ts';
+import { openSampleModel } from '../../src/services/sample-model.ts';
 import { openArtifactStore } from '../../src/storage/artifact-store.ts';
 import { type Contract, readContract } from './contract.ts';
 import { createTestDatabase, type TestDatabase } from './database.ts';
@@ -42,14 +43,19 @@ export interface TestServer {
   keyWith(...scopes: string[]): Promise<string>;
 }
 
-export async function startTestServer(t: Test): Promise<TestServer> {
+/** `sampleFolder`: of the sample model; without it the service has none, as an installation without `models/`. */
+export async function startTestServer(
+  t: Test,
+  { sampleFolder }: { sampleFolder?: string } = {},
+): Promise<TestServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(dataDir, { recursive: true, force: true }));
   const database = await createTestDatabase(t);
   const artifacts = openArtifactStore(join(dataDir, 'artifacts'));
   const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
   const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, log: logger });
-  const services: Services = { db: database.open('finegrain_api'), artifacts, scoring };
+  const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
+  const services: Services = { db: database.open('finegrain_api'), artifacts, scoring, sample };
   const bootstrapKey = generateKey();
   const app = await buildApp({ services, bootstrapKey, logger });
   const url = await app.listen({ host: '127.0.0.1', port: 0 });

@@ -14,7 +14,16 @@ const AliasName = Type.String({
 });
 
 const Alias = Type.Object(
-  { name: AliasName, model_id: Id(modelExample), updated_at: Timestamp },
+  {
+    name: AliasName,
+    model_id: Id(modelExample),
+    default: Type.Boolean({
+      description:
+        'True for `token-reward` while it names the shipped sample, because the project has given it to no model of its own',
+      examples: [false],
+    }),
+    updated_at: Timestamp,
+  },
   { $id: 'Alias' },
 );
 
@@ -48,7 +57,7 @@ export const aliasRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         summary: 'Set or move an alias',
         security: [{ key: [] }],
         description:
-          'Needs the scope `models:write`. From now on the name stands for this model; runs that are queued keep the model that it stood for. An alias moves between models of one role; `token-reward`, the default of scoring, takes token reward models only.',
+          'Needs the scope `models:write`. From now on the name stands for this model; runs that are queued keep the model that it stood for. An alias moves between models of one role; `token-reward`, the default of scoring, takes token reward models only, and goes back to the shipped sample when it is set to that or deleted.',
         params,
         body: Type.Object({ model_id: Id(modelExample) }, { additionalProperties: false }),
         response: { 200: Type.Ref('Alias'), ...problemResponses(404, 413, 415, 422) },
@@ -65,9 +74,11 @@ export const aliasRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'deleteAlias',
         tags: ['models'],
         summary: 'Delete an alias; its model stays',
-        ...secured('models:write'),
+        security: [{ key: [] }],
+        description:
+          'Needs the scope `models:write`. `token-reward` then names the shipped sample again; 409 when it does already.',
         params,
-        response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404) },
+        response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409) },
       },
     },
     async (request, reply) => {

@@ -1,4 +1,4 @@
-// /v1/models: list, get, download, delete. Runs register them.
+// /v1/models: list, get, download, delete. Runs register them; one ships with finegrain.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
@@ -37,7 +37,15 @@ const Model = Type.Object(
       description: 'What its run measured',
       examples: [{ edit_accuracy: 0.93, pair_accuracy: 0.78, bad_token_auc: 0.95 }],
     }),
-    run_id: Nullable(Type.String(), { description: 'The run that made it', examples: [runExample] }),
+    run_id: Nullable(Type.String(), {
+      description: 'The run that made it; null for one that no run of this project made',
+      examples: [runExample],
+    }),
+    shared: Type.Boolean({
+      description:
+        'True for the sample that ships with finegrain: a token reward model of the demo world, which every project reads and none can change. Outside of that world its rewards mean nothing.',
+      examples: [false],
+    }),
     created_at: Timestamp,
   },
   { $id: 'Model' },
@@ -65,7 +73,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
       schema: {
         operationId: 'listModels',
         tags: ['models'],
-        summary: 'List models, oldest first',
+        summary: 'List models, the shipped sample and then the oldest first',
         ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, role: Type.Optional(Role) },
@@ -133,7 +141,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
       schema: {
         operationId: 'deleteModel',
         tags: ['models'],
-        summary: 'Delete a model that carries no alias',
+        summary: 'Delete a model that carries no alias; the shipped sample stays',
         ...secured('models:write'),
         params: Type.Object({ model_id: Id(exampleId) }),
         response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409) },

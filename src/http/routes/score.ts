@@ -23,7 +23,8 @@ const ModelName = Type.Optional(
   Type.String({
     minLength: 1,
     maxLength: 200,
-    description: 'Id or alias of a token reward model; without it the alias `token-reward`',
+    description:
+      'Id or alias of a token reward model; without it the alias `token-reward`, which the shipped sample carries until a model of the project takes it',
     examples: ['token-reward'],
   }),
 );
@@ -116,6 +117,10 @@ const ScoringModel = Type.Object({
   alias: Nullable(Type.String(), {
     description: 'The alias that led to the model; null when it was named by its id',
   }),
+  shared: Type.Boolean({
+    description:
+      'True for the sample that ships with finegrain: outside of the demo world its rewards mean nothing',
+  }),
   digest: Digest,
   tokenizer_digest: Digest,
 });
@@ -123,6 +128,7 @@ const ScoringModel = Type.Object({
 const modelNamed = {
   id: modelExample,
   alias: 'token-reward',
+  shared: false,
   digest: `sha256:${'3f'.repeat(32)}`,
   tokenizer_digest: `sha256:${'a7'.repeat(32)}`,
 };
