@@ -33,36 +33,49 @@ export type Curve = Checkpoint[];
 export const mean = (values: readonly number[]): number =>
   values.reduce((sum, value) => sum + value, 0) / values.length;
 
-/**
- * Outcomes [prompts] of a run at a KL, interpolated between the two checkpoints around it: where training passes that
- * KL for the first time. null for a KL that the run never has.
- */
-export function outcomesAtKl(
-  curve: Curve,
-  kl: number,
-  set: PromptSet,
-  yardstick: Yardstick,
-): number[] | null {
-  const spent = curve.map((checkpoint) => mean(checkpoint[set].kl));
-  for (let i = 0; i + 1 < curve.length; i++) {
-    const [before, after] = [spent[i]!, spent[i + 1]!];
-    if (before > kl || after < kl || before === after) continue;
-    const share = (kl - before) / (after - before);
-    const outcomes = (at: number): number[] => curve[at]![set][yardstick];
-    return outcomes(i).map((outcome, prompt) => outcome * (1 - share) + outcomes(i + 1)[prompt]! * share);
-  }
-  return null;
+/** What an arm reaches with a KL budget, on the test prompts. */
+export interface AtBudget {
+  /** one for each prompt */
+  outcomes: number[];
+  /** spent there, mean over the test prompts */
+  kl: number;
 }
 
-/** The run that does best at a KL on the validation prompts; its index, or null when none has that KL in both sets. */
-export function chooseAtKl(curves: Curve[], kl: number, yardstick: Yardstick): number | null {
-  let chosen: { index: number; value: number } | null = null;
-  for (const [index, curve] of curves.entries()) {
-    const outcomes = outcomesAtKl(curve, kl, 'validation', yardstick);
-    if (!outcomes || !outcomesAtKl(curve, kl, 'test', yardstick)) continue;
-    if (!chosen || mean(outcomes) > chosen.value) chosen = { index, value: mean(outcomes) };
-  }
-  return chosen === null ? null : chosen.index;
+/**
+ * The KL frontier of an arm at a budget: of all checkpoints of its runs those that no other one beats with less KL, chosen
+ * on the validation prompts; between two of them both are mixed so that the KL is the budget (a policy that tosses a coin
+ * between them spends no more). Beyond the last one the arm keeps what it has.
+ * @throws Error for a budget below that of every checkpoint
+ */
+export function frontierAt(curves: Curve[], budget: number, yardstick: Yardstick): AtBudget {
+  const front = paretoFront(curves.flat(), yardstick);
+  const next = front.findIndex(({ kl }) => kl > budget);
+  if (next === 0) throw new Error(`No checkpoint spends as little as ${budget}.`);
+  const before = front.at(next === -1 ? -1 : next - 1)!;
+  const after = next === -1 ? before : front[next]!;
+  const share = after === before ? 0 : (budget - before.kl) / (after.kl - before.kl);
+  const mix = (read: (test: Judged) => number[]): number[] => {
+    const later = read(after.checkpoint.test);
+    return read(before.checkpoint.test).map((value, prompt) => value * (1 - share) + later[prompt]! * share);
+  };
+  return { outcomes: mix((test) => test[yardstick]), kl: mean(mix((test) => test.kl)) };
+}
+
+/** Checkpoints by rising KL, each better than all that spend less; as the validation prompts have it. */
+function paretoFront(
+  checkpoints: Checkpoint[],
+  yardstick: Yardstick,
+): { kl: number; checkpoint: Checkpoint }[] {
+  const byKl = checkpoints
+    .map((checkpoint) => ({ kl: mean(checkpoint.validation.kl), checkpoint }))
+    .sort((a, b) => a.kl - b.kl);
+  let best = -1;
+  return byKl.filter(({ checkpoint }) => {
+    const value = mean(checkpoint.validation[yardstick]);
+    if (value <= best) return false;
+    best = value;
+    return true;
+  });
 }
 
 /** The checkpoint that does best on the validation prompts, of all runs; the earlier one of equals. */

@@ -6,13 +6,12 @@ import { type ChartSeries, lineChart } from '../../examples/charts.ts';
 import { judgeScores } from '../../examples/world/annotators.ts';
 import {
   type Curve,
-  chooseAtKl,
   chooseCheckpoint,
   difference,
   type Estimate,
   estimate,
+  frontierAt,
   mean,
-  outcomesAtKl,
   samplesToReach,
   type Yardstick,
 } from './frontier.ts';
@@ -54,7 +53,8 @@ const opponents: Record<Yardstick, string> = {
 };
 
 const folder = new URL('../', import.meta.url);
-const klStep = 0.25;
+/** nats a response, to the policy that PPO starts from */
+const klBudgets = [0.5, 1, 1.5, 2, 3, 4];
 
 export async function writeResults(tuned: Tuned, draws: DrawResult[]): Promise<void> {
   await mkdir(new URL('plots/', folder), { recursive: true });
@@ -83,42 +83,27 @@ Commit ${commit}; ${os.cpus()[0]?.model.trim()}, ${os.availableParallelism()} co
   defect), on ${sizes.testPrompts} test prompts a draw; ties count one half. Arms are compared by the one that is not near its end: PPO from the
   starting policy by the former, PPO from SFT on the edits by the latter. This was fixed before the first reported draw.
 - KL is k1, nats a response, on the same responses; at equal KL means the KL to the policy that PPO starts from, which is what it pays for.
-- Runs and checkpoints are chosen on ${sizes.validationPrompts} other prompts. Between checkpoints win rates are interpolated in KL.
+- Runs and checkpoints are chosen on ${sizes.validationPrompts} other prompts. Between checkpoints of the frontier win rates are interpolated in KL.
 - [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the ${draws.length} draws' means, the more honest one
   with so few draws.`;
 }
 
-/** Paired outcomes of both arms at a KL for each draw, or null unless every draw reaches it in both. */
-function atKl(draws: DrawResult[], start: Start, kl: number): Record<Arm, number[][]> | null {
-  const outcomes = arms.map((arm) =>
-    draws.map(({ frontier }) => {
-      const curves = frontier[start][arm];
-      const chosen = chooseAtKl(curves, kl, yardstickOf[start]);
-      return chosen === null ? null : outcomesAtKl(curves[chosen]!, kl, 'test', yardstickOf[start]);
+/** Fine-grained less sequence, averaged over the KL budgets. */
+function overallGain(draws: DrawResult[], start: Start): Estimate {
+  return estimate(
+    draws.map((draw) => {
+      const gains = klBudgets.map((budget) => gainAt(draw, start, budget));
+      return gains[0]!.map((_, prompt) => mean(gains.map((gain) => gain[prompt]!)));
     }),
   );
-  if (outcomes.some((ofArm) => ofArm.includes(null))) return null;
-  return { 'fine-grained': outcomes[0] as number[][], sequence: outcomes[1] as number[][] };
 }
 
-/** The KLs that every draw reaches with both arms. */
-function commonKls(draws: DrawResult[], start: Start): number[] {
-  return Array.from({ length: 40 }, (_, i) => (i + 1) * klStep).filter((kl) => atKl(draws, start, kl));
-}
-
-/** Fine-grained less sequence, averaged over the common KLs. */
-function overallGain(draws: DrawResult[], start: Start): Estimate | null {
-  const kls = commonKls(draws, start);
-  if (kls.length === 0) return null;
-  const gains = kls.map((kl) => {
-    const { 'fine-grained': fine, sequence } = atKl(draws, start, kl)!;
-    return fine.map((outcomes, draw) => difference(outcomes, sequence[draw]!));
-  });
-  return estimate(
-    draws.map((_, draw) =>
-      gains[0]![draw]!.map((_, prompt) => mean(gains.map((gain) => gain[draw]![prompt]!))),
-    ),
+/** Paired by prompt. */
+function gainAt({ frontier }: DrawResult, start: Start, budget: number): number[] {
+  const [fine, sequence] = arms.map(
+    (arm) => frontierAt(frontier[start][arm], budget, yardstickOf[start]).outcomes,
   );
+  return difference(fine!, sequence!);
 }
 
 function summary(draws: DrawResult[]): string {
@@ -137,13 +122,11 @@ function summary(draws: DrawResult[]): string {
     ),
     ...(Object.keys(starts) as Start[]).map((start) => {
       const gain = overallGain(draws, start);
-      return gain
-        ? verdict(
-            `fine-grained over sequence PPO by ≥ 5.1 points at equal KL, from ${named(start)}, interval above 0`,
-            gain.value >= 0.051 && gain.low > 0 && (gain.overDraws?.low ?? 0) > 0,
-            points(gain),
-          )
-        : `- from ${named(start)}: the arms share no KL that every draw reaches`;
+      return verdict(
+        `fine-grained over sequence PPO by ≥ 5.1 points at equal KL, from ${named(start)}, interval above 0`,
+        gain.value >= 0.051 && gain.low > 0 && (gain.overDraws?.low ?? 0) > 0,
+        points(gain),
+      );
     }),
     ...(Object.keys(starts) as Start[]).map((start) => {
       const shares = sampleShares(draws, start);
@@ -175,20 +158,24 @@ function rewardModels(draws: DrawResult[]): string {
 }
 
 async function frontierSection(draws: DrawResult[], start: Start): Promise<string> {
-  const kls = commonKls(draws, start);
-  const rows = kls.map((kl) => {
-    const both = atKl(draws, start, kl)!;
-    const gain = estimate(
-      both['fine-grained'].map((outcomes, draw) => difference(outcomes, both.sequence[draw]!)),
-    );
-    return [kl.toFixed(1), ...arms.map((arm) => rate(estimate(both[arm]))), points(gain)];
-  });
+  const at = (arm: Arm, budget: number) =>
+    draws.map(({ frontier }) => frontierAt(frontier[start][arm], budget, yardstickOf[start]));
+  const rows = klBudgets.map((budget) => [
+    budget.toFixed(1),
+    ...arms.flatMap((arm) => [
+      rate(estimate(at(arm, budget).map(({ outcomes }) => outcomes))),
+      at(arm, budget)
+        .map(({ kl }) => kl.toFixed(1))
+        .join(', '),
+    ]),
+    points(estimate(draws.map((draw) => gainAt(draw, start, budget)))),
+  ]);
   const name = start.replaceAll(' ', '-').toLowerCase();
   const overKl: ChartSeries[] = arms.map((arm) => ({
-    name: arm === 'sequence' ? 'sequence PPO' : 'fine-grained PPO',
-    points: kls.map((kl) => {
-      const { value, low, high } = estimate(atKl(draws, start, kl)![arm]);
-      return { x: kl, y: value, low, high };
+    name: `${arm} PPO`,
+    points: klBudgets.map((budget) => {
+      const { value, low, high } = estimate(at(arm, budget).map(({ outcomes }) => outcomes));
+      return { x: budget, y: value, low, high };
     }),
   }));
   const overSamples: ChartSeries[] = arms.map((arm) => {
@@ -197,7 +184,7 @@ async function frontierSection(draws: DrawResult[], start: Start): Promise<strin
       return curves[chooseCheckpoint(curves, yardstickOf[start]).run]!;
     });
     return {
-      name: arm === 'sequence' ? 'sequence PPO' : 'fine-grained PPO',
+      name: `${arm} PPO`,
       points: chosen[0]!.map(({ samples }, at) => {
         const { value, low, high } = estimate(chosen.map((curve) => curve[at]!.test[yardstickOf[start]]));
         return { x: samples, y: value, low, high };
@@ -209,7 +196,7 @@ async function frontierSection(draws: DrawResult[], start: Start): Promise<strin
     new URL(`plots/${name}-kl.svg`, folder),
     await lineChart({
       title: `PPO from ${named(start)}: win rate at equal KL`,
-      x: { label: 'KL to the start of PPO, nats a response' },
+      x: { label: 'KL budget to the start of PPO, nats a response' },
       y,
       series: overKl,
     }),
@@ -225,10 +212,10 @@ async function frontierSection(draws: DrawResult[], start: Start): Promise<strin
   );
   return `## PPO from ${named(start)}, at equal KL
 
-Win rates over ${opponents[yardstickOf[start]]}. β ${starts[start].join(', ')}, ${ppo.steps} steps of ${ppo.batch_size} responses. At each KL that every draw reaches with both arms, the run that does
-best there on the validation prompts.
+Win rates over ${opponents[yardstickOf[start]]}. β ${starts[start].join(', ')}, ${ppo.steps} steps of ${ppo.batch_size} responses. A row is what an arm reaches with that KL budget: the
+frontier of all checkpoints of all β, chosen on the validation prompts; beside it the KL that each draw spends there.
 
-${table(['KL', 'fine-grained', 'sequence', 'difference'], rows)}
+${table(['KL budget', 'fine-grained', 'KL', 'sequence', 'KL', 'difference'], rows)}
 
 ![win rate over KL](plots/${name}-kl.svg) ![win rate over samples](plots/${name}-samples.svg)
 

@@ -3,13 +3,12 @@ import t from 'tap';
 import {
   type Checkpoint,
   type Curve,
-  chooseAtKl,
   chooseCheckpoint,
   difference,
   estimate,
+  frontierAt,
   type Judged,
   mean,
-  outcomesAtKl,
   samplesToReach,
 } from '../../bench/loop/frontier.ts';
 
@@ -33,19 +32,28 @@ const curve: Curve = [
   checkpoint(12, 2, [1, 0.5], [0, 0]),
 ];
 
-t.test('between two checkpoints outcomes are interpolated in KL, prompt by prompt', async (t) => {
-  t.same(outcomesAtKl(curve, 2, 'validation', 'overCareful'), [0.5, 1]);
-  t.same(outcomesAtKl(curve, 0.25, 'test', 'overCareful'), [0.25, 1]);
-  t.same(outcomesAtKl(curve, 1, 'test', 'overCareful'), [1, 1]);
-  t.equal(outcomesAtKl(curve, 3.1, 'test', 'overCareful'), null, 'a KL that training never had');
+t.test('the frontier at a KL budget mixes its checkpoints prompt by prompt', async (t) => {
+  const at = (budget: number) => frontierAt([curve], budget, 'overCareful');
+  t.same(at(0), { outcomes: [0, 1], kl: 0 });
+  t.same(at(0.25), { outcomes: [0.25, 1], kl: 0.25 });
+  t.same(
+    at(1.5),
+    { outcomes: [0.5, 0.5], kl: 1.5 },
+    'half way between KL 1 and the better checkpoint at KL 2',
+  );
+  t.same(at(2.5), { outcomes: [0.5, 0], kl: 2.5 });
+  t.same(at(9), { outcomes: [1, 0], kl: 3 }, 'more KL than it ever needed changes nothing');
+  t.throws(() => frontierAt([curve.slice(1)], 0.5, 'overCareful'), /as little as 0.5/);
 });
 
-t.test('runs and checkpoints are chosen on validation, whatever the test says', async (t) => {
-  const better: Curve = [checkpoint(0, 0, [0, 0]), checkpoint(4, 2, [1, 1], [0, 0])];
-  t.equal(chooseAtKl([curve, better], 1, 'overCareful'), 0, '0.5 each: the first');
-  t.equal(chooseAtKl([curve, better], 2, 'overCareful'), 1);
-  t.equal(chooseAtKl([curve, better], 2.5, 'overCareful'), 0, 'the other one never has that KL');
-  t.equal(chooseAtKl([curve, better], 4, 'overCareful'), null);
+t.test('a checkpoint that others beat with less KL is not on the frontier', async (t) => {
+  const worse: Curve = [checkpoint(0, 0, [0, 0]), checkpoint(4, 1.5, [0, 0.5], [1, 1])];
+  t.same(frontierAt([curve, worse], 1.5, 'overCareful'), frontierAt([curve], 1.5, 'overCareful'));
+});
+
+t.test('checkpoints are chosen on validation, whatever the test says', async (t) => {
+  const better: Curve = [checkpoint(0, 0, [0, 0]), checkpoint(4, 0.5, [1, 1], [0, 0])];
+  t.same(frontierAt([curve, better], 2, 'overCareful'), { outcomes: [0, 0], kl: 0.5 });
   t.match(chooseCheckpoint([curve, better], 'overCareful'), { run: 0, at: 2 }, 'the earlier of equals');
 });
 
