@@ -4,9 +4,9 @@
 import { execFileSync } from 'node:child_process';
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Client, createClient } from './client.ts';
+import { type FinishedRun, runAll } from './demo/runs.ts';
 import { startService } from './demo/service.ts';
 import { type StageProgress, say, stage } from './demo/terminal.ts';
 import { fullRecipe } from './recipe.ts';
@@ -30,16 +30,7 @@ const split = { train: 0.85, validation: 0.05, test: 0.1, seed };
 const gate = { pair_accuracy: 0.8, bad_token_auc: 0.95 };
 const editsAtOnce = 500;
 const probes = 200;
-
-interface Run {
-  id: string;
-  state: string;
-  model_id: string;
-  progress: { stage: string; fraction: number; eta_seconds: number | null } | null;
-  failure: { reason: string; detail: string; log_tail: string[] } | null;
-  // biome-ignore lint/suspicious/noExplicitAny: each kind of run has its own result, described in the OpenAPI document
-  result: any;
-}
+const uninterrupted = new AbortController().signal;
 
 interface Model {
   name: string;
@@ -53,7 +44,7 @@ interface Model {
 
 interface Made {
   model: Model;
-  run: Run;
+  run: FinishedRun;
   found: [value: string, found: number][];
   files: Map<string, Uint8Array>;
 }
@@ -79,10 +70,10 @@ async function makeModel(client: Client): Promise<Made> {
     ({ digest }) => digest,
   );
   const { digest } = await client.upload('/v1/artifacts', demonstrationRows(seed, demonstrations));
-  const start = await stage(
+  const sftSpec = { ...fullRecipe.sft, data: { demonstrations: digest }, seed };
+  const { start } = await stage(
     'Starting policy (sft run)',
-    (report) =>
-      runToEnd(client, 'sft', { ...fullRecipe.sft, data: { demonstrations: digest }, seed }, report),
+    (report) => runAll(client, { start: { kind: 'sft', spec: sftSpec } }, report, uninterrupted),
     () => 'learned from noisy demonstrations',
   );
   const spec = {
@@ -93,10 +84,10 @@ async function makeModel(client: Client): Promise<Made> {
     name,
     seed,
   };
-  const run = await stage(
+  const { run } = await stage(
     'Token reward model (reward run)',
-    (report) => runToEnd(client, 'reward', spec, report),
-    ({ result }) => JSON.stringify(result.metrics),
+    (report) => runAll(client, { run: { kind: 'reward', spec } }, report, uninterrupted),
+    ({ run }) => JSON.stringify(run.result.metrics),
   );
   if (!run.result.gate.passed)
     throw new Error(`The model misses its gate and is not kept: ${JSON.stringify(run.result.gate.checks)}`);
@@ -121,29 +112,6 @@ async function postEdits(
     report({ fraction: Math.min(1, (first + editsAtOnce) / edits.length) });
   }
   return edits.length;
-}
-
-/** Queues a run and follows it to its end. @throws Error with the trainer's last words when it does not succeed */
-async function runToEnd(
-  { request }: Client,
-  kind: string,
-  spec: object,
-  report: (progress: StageProgress) => void,
-): Promise<Run> {
-  let run: Run = await request('POST', '/v1/runs', { kind, spec });
-  while (!['succeeded', 'failed', 'cancelled'].includes(run.state)) {
-    await sleep(250);
-    run = await request('GET', `/v1/runs/${run.id}`);
-    if (run.progress)
-      report({
-        note: run.progress.stage,
-        fraction: run.progress.fraction,
-        etaSeconds: run.progress.eta_seconds,
-      });
-  }
-  if (run.state === 'succeeded') return run;
-  const { reason, detail, log_tail } = run.failure ?? { reason: run.state, detail: '', log_tail: [] };
-  throw new Error(`The ${kind} run ${run.state}: ${reason}. ${detail}\n${log_tail.slice(-20).join('\n')}`);
 }
 
 const probedValues = ['kind', 'name', 'topic', 'quantity', 'unit', 'item'] as const;
