@@ -1,5 +1,6 @@
 // `npm run bench:controls`: what a sceptic would change about the demo world (docs/experiments.md). The same two draws
-// under each scenario; PPO from the starting policy with β .1 and the settings that bench:loop tuned. Prints a table.
+// under each scenario; PPO from the starting policy with β .1 and the settings that bench:loop tuned, judged after its last
+// step. Prints a table.
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { edit } from '../../examples/world/annotators.ts';
@@ -16,11 +17,13 @@ import {
 } from '../../examples/world/world.ts';
 import type { LabelRow } from '../../src/services/label-rows.ts';
 import { type Draw, makeDraw, plainScenario, type Scenario } from './draw.ts';
-import { type Curve, chooseCheckpoint, estimate, mean } from './frontier.ts';
+import { type Curve, estimate, mean } from './frontier.ts';
 import { type arms, lossOf, reportedDraws, type Settings, tuningBeta, yardstickOf } from './plan.ts';
 import { openTrainerSteps } from './trainer-steps.ts';
 
 const draws = reportedDraws.slice(0, 2);
+// the plain scenario's runs are those of bench:loop; of the others only the last checkpoint is judged
+const stepsOfPpo = Number(ppo.steps);
 
 const editorWith =
   (rates: { fix: number; gratuitous: number; harm: number }): Scenario['edit'] =>
@@ -118,9 +121,9 @@ function anotherWording(text: string, options: string[], random: Random): string
 const textOf = (response: string, { words }: Clause): string =>
   response.slice(words[0]!.start, words.at(-1)!.end);
 
-async function measure(draw: Draw, settings: Record<(typeof arms)[number], Settings>) {
+async function measure(draw: Draw, settings: Record<(typeof arms)[number], Settings>, every: number) {
   const ppo = (arm: (typeof arms)[number]): Promise<Curve> =>
-    draw.ppo(draw.start, lossOf[arm], { ...settings[arm], beta: tuningBeta });
+    draw.ppo(draw.start, lossOf[arm], { ...settings[arm], beta: tuningBeta }, every);
   const [fine, sequence, edits, survival, seqEdits] = await Promise.all([
     ppo('fine-grained'),
     ppo('sequence'),
@@ -140,7 +143,7 @@ async function main(): Promise<void> {
   const settings = { 'fine-grained': tuned['fine-grained'].chosen, sequence: tuned.sequence.chosen };
 
   const yardstick = yardstickOf['starting policy'];
-  const best = (curve: Curve) => curve[chooseCheckpoint([curve], yardstick).at]!.test;
+  const last = (curve: Curve) => curve.at(-1)!.test;
   const rate = (outcomes: number[][]): string => {
     const { value, low, high } = estimate(outcomes);
     return `${(value * 100).toFixed(1)} [${(low * 100).toFixed(1)}, ${(high * 100).toFixed(1)}]`;
@@ -150,10 +153,12 @@ async function main(): Promise<void> {
   );
   for (const scenario of scenarios) {
     const made = await Promise.all(draws.map((seed) => makeDraw(steps, seed, scenario)));
-    const measured = await Promise.all(made.map((draw) => measure(draw, settings)));
+    const measured = await Promise.all(
+      made.map((draw) => measure(draw, settings, scenario === plainScenario ? evaluateEvery : stepsOfPpo)),
+    );
     const figures = (read: (one: (typeof measured)[number]) => number | null): string =>
       measured.map((one) => read(one)?.toFixed(3) ?? '–').join(', ');
-    const kl = (curves: Curve[]): string => curves.map((curve) => mean(best(curve).kl).toFixed(1)).join(', ');
+    const kl = (curves: Curve[]): string => curves.map((curve) => mean(last(curve).kl).toFixed(1)).join(', ');
     const [fine, sequence, edits] = (['fine', 'sequence', 'edits'] as const).map((arm) =>
       measured.map((one) => one[arm]),
     );
@@ -163,11 +168,11 @@ async function main(): Promise<void> {
         made.map((draw) => draw.edits).join(', '),
         figures(({ survival }) => survival.result.test.bad_token_auc.value),
         `${figures(({ survival }) => survival.result.test.pair_accuracy.value)} / ${figures(({ seqEdits }) => seqEdits.result.test.pair_accuracy.value)}`,
-        rate(fine!.map((curve) => best(curve)[yardstick])),
+        rate(fine!.map((curve) => last(curve)[yardstick])),
         kl(fine!),
-        rate(sequence!.map((curve) => best(curve)[yardstick])),
+        rate(sequence!.map((curve) => last(curve)[yardstick])),
         kl(sequence!),
-        rate(edits!.map((curve) => best(curve)[yardstick])),
+        rate(edits!.map((curve) => last(curve)[yardstick])),
       ].join(' | ')} |\n`,
     );
   }

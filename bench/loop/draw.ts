@@ -42,8 +42,8 @@ export interface Draw {
   start: Step;
   sftOnEdits: Step;
   rewardModel(loss: string): Promise<Step>;
-  /** PPO from a policy; its learning curve as the judge sees it. */
-  ppo(policy: Step, loss: string, hyperparameters: object): Promise<Curve>;
+  /** PPO from a policy; its learning curve as the judge sees it, with a checkpoint every so many steps. */
+  ppo(policy: Step, loss: string, hyperparameters: object, every?: number): Promise<Curve>;
   /** A policy without further training: a curve of one checkpoint. */
   evaluate(name: string, policy: Step): Promise<Curve>;
   edits: number;
@@ -146,14 +146,14 @@ export async function makeDraw(
     sftOnEdits: tuned,
     edits,
     rewardModel,
-    async ppo(policy, loss, hyperparameters) {
+    async ppo(policy, loss, hyperparameters, every = evaluateEvery) {
       const label = `${policy === start ? 'start' : 'SFT'} + ${loss} ${JSON.stringify(hyperparameters)}`;
       const step = await steps.run('ppo', `${name}: ${label}`, {
         seed: seed + 3,
         policy: modelOf(policy),
         reward_model: modelOf(await rewardModel(loss)),
         data: { prompts: trainingPrompts },
-        evaluation: { prompts: evaluation, every: evaluateEvery, kl_reference: modelOf(start) },
+        evaluation: { prompts: evaluation, every, kl_reference: modelOf(start) },
         hyperparameters: { ...ppo, ...hyperparameters },
       });
       const evaluated: EvaluatedRow[] = await steps.read(step, 'evaluations.ndjson');
