@@ -18,7 +18,16 @@ import {
 import type { LabelRow } from '../../src/services/label-rows.ts';
 import { type Draw, makeDraw, plainScenario, type Scenario } from './draw.ts';
 import { type Curve, estimate, mean } from './frontier.ts';
-import { type arms, lossOf, reportedDraws, type Settings, tuningBeta, yardstickOf } from './plan.ts';
+import {
+  type Arm,
+  evaluateEvery,
+  lossOf,
+  ppo,
+  reportedDraws,
+  type Settings,
+  tuningBeta,
+  yardstickOf,
+} from './plan.ts';
 import { openTrainerSteps } from './trainer-steps.ts';
 
 const draws = reportedDraws.slice(0, 2);
@@ -121,12 +130,12 @@ function anotherWording(text: string, options: string[], random: Random): string
 const textOf = (response: string, { words }: Clause): string =>
   response.slice(words[0]!.start, words.at(-1)!.end);
 
-async function measure(draw: Draw, settings: Record<(typeof arms)[number], Settings>, every: number) {
-  const ppo = (arm: (typeof arms)[number]): Promise<Curve> =>
+async function measure(draw: Draw, settings: Record<Arm, Settings>, every: number) {
+  const train = (arm: Arm): Promise<Curve> =>
     draw.ppo(draw.start, lossOf[arm], { ...settings[arm], beta: tuningBeta }, every);
   const [fine, sequence, edits, survival, seqEdits] = await Promise.all([
-    ppo('fine-grained'),
-    ppo('sequence'),
+    train('fine-grained'),
+    train('sequence'),
     draw.evaluate('SFT on edits', draw.sftOnEdits),
     draw.rewardModel('survival'),
     draw.rewardModel('seq_edits'),
