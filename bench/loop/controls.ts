@@ -1,8 +1,9 @@
-// `npm run bench:controls`: what a sceptic would change about the demo world (docs/experiments.md). The same two draws
+// `npm run bench:controls`: what a sceptic would change about the demo world (docs/experiments.md). The same draws
 // under each scenario; PPO from the starting policy with β .1 and the settings that bench:loop tuned, judged after its last
-// step. Prints a table.
+// step. Prints a table. `-- --draws N` takes the first N draws (default 2).
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { parseArgs } from 'node:util';
 import { type Draw, makeDraw, plainScenario } from './draw.ts';
 import { type Curve, estimate, mean } from './frontier.ts';
 import {
@@ -18,7 +19,6 @@ import {
 import { scenarios } from './scenarios.ts';
 import { openTrainerSteps } from './trainer-steps.ts';
 
-const draws = reportedDraws.slice(0, 2);
 // the plain scenario's runs are those of bench:loop; of the others only the last checkpoint is judged
 const stepsOfPpo = Number(ppo.steps);
 
@@ -36,6 +36,8 @@ async function measure(draw: Draw, settings: Record<Arm, Settings>, every: numbe
 }
 
 async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { draws: { type: 'string', default: '2' } } });
+  const draws = reportedDraws.slice(0, Number(values.draws));
   const dataDir = process.env.FINEGRAIN_DATA_DIR || '.finegrain';
   const folder = join(dataDir, 'bench');
   const python = process.env.FINEGRAIN_PYTHON || join(dataDir, 'python/bin/python');
