@@ -97,18 +97,28 @@ async function runLoop(
     seed,
     base_model: startModel,
     snapshot_id: snapshot.id,
-    hyperparameters: recipe.reward.hyperparameters,
   };
   const models = await run(
     'Reward models and SFT on edits',
     {
       'token rewards': {
         kind: 'reward',
-        spec: { ...rewardSpec, gate, alias: 'token-reward', name: 'demo-token-reward' },
+        spec: {
+          ...rewardSpec,
+          hyperparameters: recipe.fineGrained.reward,
+          gate,
+          alias: 'token-reward',
+          name: 'demo-token-reward',
+        },
       },
       'sequence rewards': {
         kind: 'reward',
-        spec: { ...rewardSpec, loss: 'seq_edits', name: 'demo-sequence-reward' },
+        spec: {
+          ...rewardSpec,
+          hyperparameters: recipe.sequence.reward,
+          loss: 'seq_edits',
+          name: 'demo-sequence-reward',
+        },
       },
       'SFT on edits': {
         kind: 'sft',
@@ -130,14 +140,14 @@ async function runLoop(
   const policies = await run(
     'Both PPO arms, from SFT on edits',
     {
-      'fine-grained PPO': ppoRequest(tokenRewards, recipe.fineGrained),
-      'sequence PPO': ppoRequest(models['sequence rewards'], recipe.sequence),
+      'fine-grained PPO': ppoRequest(tokenRewards, recipe.fineGrained.ppo),
+      'sequence PPO': ppoRequest(models['sequence rewards'], recipe.sequence.ppo),
       'starting policy': generateRequest(start, seed + 1),
       'SFT on edits': generateRequest(models['SFT on edits'], seed),
     },
     () => `${recipe.evaluationPrompts} responses to unseen prompts by each arm`,
   );
-  function ppoRequest(rewardModel: FinishedRun, { hyperparameters }: Recipe['sequence']): RunRequest {
+  function ppoRequest(rewardModel: FinishedRun, hyperparameters: Recipe['sequence']['ppo']): RunRequest {
     return {
       kind: 'ppo',
       spec: {

@@ -23,14 +23,15 @@ import { openTrainerSteps } from './trainer-steps.ts';
 const stepsOfPpo = Number(ppo.steps);
 
 async function measure(draw: Draw, settings: Record<Arm, Settings>, every: number) {
+  const rewardModel = (arm: Arm) => draw.rewardModel(lossOf[arm], settings[arm].reward);
   const train = (arm: Arm): Promise<Curve> =>
-    draw.ppo(draw.start, lossOf[arm], { ...settings[arm], beta: tuningBeta }, every);
+    draw.ppo(draw.start, rewardModel(arm), { ...settings[arm].ppo, beta: tuningBeta }, every);
   const [fine, sequence, edits, survival, seqEdits] = await Promise.all([
     train('fine-grained'),
     train('sequence'),
     draw.evaluate('SFT on edits', draw.sftOnEdits),
-    draw.rewardModel('survival'),
-    draw.rewardModel('seq_edits'),
+    rewardModel('fine-grained'),
+    rewardModel('sequence'),
   ]);
   return { fine, sequence, edits, survival, seqEdits };
 }

@@ -14,7 +14,7 @@ import { loadModelTokenizer } from '../../src/scoring/tokenizer.ts';
 import { type LabelRow, labelRows } from '../../src/services/label-rows.ts';
 import { type SnapshotRow, splitOf } from '../../src/services/snapshot-content.ts';
 import { type Checkpoint, type Curve, type PromptSet, promptSets } from './frontier.ts';
-import { evaluateEvery, ppo, reward, sft, sftOnEdits, sizes } from './plan.ts';
+import { evaluateEvery, ppo, sft, sftOnEdits, sizes } from './plan.ts';
 import { modelOf, type Step, type TrainerSteps } from './trainer-steps.ts';
 
 export interface Scenario {
@@ -41,9 +41,9 @@ export interface Draw {
   seed: number;
   start: Step;
   sftOnEdits: Step;
-  rewardModel(loss: string): Promise<Step>;
+  rewardModel(loss: string, hyperparameters: object): Promise<Step>;
   /** PPO from a policy; its learning curve as the judge sees it, with a checkpoint every so many steps. */
-  ppo(policy: Step, loss: string, hyperparameters: object, every?: number): Promise<Curve>;
+  ppo(policy: Step, rewardModel: Promise<Step>, hyperparameters: object, every?: number): Promise<Curve>;
   /** A policy without further training: a curve of one checkpoint. */
   evaluate(name: string, policy: Step): Promise<Curve>;
   edits: number;
@@ -131,13 +131,13 @@ export async function makeDraw(
     return { step, samples, validation: of('validation'), test: of('test') };
   };
 
-  const rewardModel = (loss: string): Promise<Step> =>
-    steps.run('reward', `${name}: ${loss}`, {
+  const rewardModel = (loss: string, hyperparameters: object): Promise<Step> =>
+    steps.run('reward', `${name}: ${loss} ${JSON.stringify(hyperparameters)}`, {
       seed,
       base_model: modelOf(start),
       loss,
       data: { labels },
-      hyperparameters: reward,
+      hyperparameters,
     });
 
   return {
@@ -146,12 +146,13 @@ export async function makeDraw(
     sftOnEdits: tuned,
     edits,
     rewardModel,
-    async ppo(policy, loss, hyperparameters, every = evaluateEvery) {
-      const label = `${policy === start ? 'start' : 'SFT'} + ${loss} ${JSON.stringify(hyperparameters)}`;
+    async ppo(policy, rewarded, hyperparameters, every = evaluateEvery) {
+      const rewards = await rewarded;
+      const label = `${policy === start ? 'start' : 'SFT'} + ${rewards.result.loss} ${JSON.stringify(hyperparameters)}`;
       const step = await steps.run('ppo', `${name}: ${label}`, {
         seed: seed + 3,
         policy: modelOf(policy),
-        reward_model: modelOf(await rewardModel(loss)),
+        reward_model: modelOf(rewards),
         data: { prompts: trainingPrompts },
         evaluation: { prompts: evaluation, every, kl_reference: modelOf(start) },
         hyperparameters: { ...ppo, ...hyperparameters },

@@ -40,12 +40,17 @@ export interface DrawResult {
   frontier: Record<Start, Record<Arm, Curve[]>>;
   /** survival rewards from the fine-tuned policy, paid elsewhere */
   placements: Record<'end' | 'spread', Curve>;
-  seqPairs: Curve;
   start: Curve;
   sftOnEdits: Curve;
 }
 
-export type Tuned = Record<Arm, { chosen: Settings; trials: (Settings & { value: number })[] }>;
+export interface Trial {
+  settings: Settings;
+  /** best checkpoint, validation prompts */
+  value: number;
+}
+
+export type Tuned = Record<Arm, { chosen: Settings; trials: Trial[] }>;
 
 const opponents: Record<Yardstick, string> = {
   overCareful: 'careful writers',
@@ -264,8 +269,7 @@ function placements(draws: DrawResult[]): string {
     'at their tokens': draws.map(({ frontier }) => frontier[start]['fine-grained'][atTenth]!),
     'summed at the end': draws.map(({ placements }) => placements.end),
     'spread evenly': draws.map(({ placements }) => placements.spread),
-    'sequence model, edits': draws.map(({ frontier }) => frontier[start].sequence[atTenth]!),
-    'sequence model, preferences': draws.map(({ seqPairs }) => seqPairs),
+    'sequence model': draws.map(({ frontier }) => frontier[start].sequence[atTenth]!),
   };
   const rows = Object.entries(curvesOf).map(([name, curves]) => {
     const best = curves.map((curve) => curve[chooseCheckpoint([curve], yardstickOf[start]).at]!);
@@ -359,22 +363,20 @@ ${table(['policy', 'over careful writers', 'over the starting policy', 'KL to th
 
 function tuning(tuned: Tuned): string {
   const rows = arms.flatMap((arm) =>
-    tuned[arm].trials.map(({ critic, learning_rate, value }) => [
+    tuned[arm].trials.map(({ settings, value }) => [
       arm,
-      critic,
-      String(learning_rate),
+      `${settings.reward.epochs} epochs, ${settings.reward.learning_rate}`,
+      `${settings.ppo.critic}, ${settings.ppo.learning_rate}`,
       value.toFixed(3),
-      critic === tuned[arm].chosen.critic && learning_rate === tuned[arm].chosen.learning_rate
-        ? 'chosen'
-        : '',
+      JSON.stringify(settings) === JSON.stringify(tuned[arm].chosen) ? 'chosen' : '',
     ]),
   );
   return `## Tuning
 
-Draw ${tuningDraw}, which is not reported: the same six trials for each arm, from SFT on the edits with β .1; best checkpoint on the
-validation prompts.
+Draw ${tuningDraw}, which is not reported: the same trials for each arm, from SFT on the edits with β .1; win rate over careful writers
+of the best checkpoint on the validation prompts. First the critic and the learning rate of PPO, then how the reward model is trained.
 
-${table(['arm', 'critic', 'learning rate', 'validation', ''], rows)}`;
+${table(['arm', 'reward model: epochs, learning rate', 'PPO: critic, learning rate', 'validation', ''], rows)}`;
 }
 
 const named = (start: Start): string =>
