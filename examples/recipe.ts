@@ -47,14 +47,13 @@ export const fullRecipe: Recipe = {
     hyperparameters: { epochs: 4, batch_size: 16, learning_rate: 3e-3, warmup_steps: 100 },
   },
   sftOnEdits: { hyperparameters: { epochs: 4, batch_size: 32, learning_rate: 2e-3 } },
-  // Small batches: most edits change little, and many small steps find the rare tokens better than few large ones. A model
-  // of whole responses learns its fewer labels by heart when it is trained for as long.
+  // Small batches: most edits change little, and many small steps find the rare tokens better than few large ones.
   fineGrained: {
     reward: { epochs: 6, batch_size: 8, learning_rate: 3e-3 },
     ppo: { critic: 'separate', learning_rate: 2.5e-4 },
   },
   sequence: {
-    reward: { epochs: 3, batch_size: 8, learning_rate: 1.5e-3 },
+    reward: { epochs: 6, batch_size: 8, learning_rate: 1.5e-3 },
     ppo: { critic: 'separate', learning_rate: 5e-4 },
   },
   ppo: {
