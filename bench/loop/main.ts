@@ -33,7 +33,7 @@ const usage = `npm run bench:loop -- [--draws N] [--parallel N] [--report]
 Work is kept in <data folder>/bench and found again. Tuning and three draws take about an hour on two cores.
 `;
 
-/** Ten trials for each arm on the tuning draw; the one whose best checkpoint does best on the validation prompts. */
+/** Nine trials for each arm on the tuning draw; the one whose best checkpoint does best on the validation prompts. */
 async function tune(steps: TrainerSteps): Promise<Tuned> {
   const draw = await makeDraw(steps, tuningDraw);
   const yardstick = yardstickOf['SFT on edits'];
