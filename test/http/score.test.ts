@@ -11,7 +11,7 @@ t.test('/v1/score', async (t) => {
   const { call } = server;
   const score = (json: unknown) => call('POST', '/v1/score', { json });
 
-  t.test('without a model', async (t) => {
+  await t.test('without a model', async (t) => {
     t.match(await score(one), {
       status: 404,
       body: { code: 'not_found', detail: /PUT \/v1\/aliases\/token-reward/, errors: [{ pointer: '/model' }] },
