@@ -123,8 +123,10 @@ async function createRoles(client: pg.ClientBase): Promise<void> {
         if not exists (select from pg_roles where rolname = '${role}') then create role ${role} nologin; end if;
       exception when duplicate_object or unique_violation then null;
       end $$`);
+    // since Postgres 16 who creates a role is a member that may grant it, not one that may act as it
     await client.query(`do $$ begin
-        if not pg_has_role(current_user, '${role}', 'member') then execute format('grant ${role} to %I', current_user); end if;
+        if not pg_has_role(current_user, '${role}', case when current_setting('server_version_num')::int < 160000 then 'member' else 'set' end)
+        then execute format('grant ${role} to %I', current_user); end if;
       end $$`);
   }
   const { rows } = await client.query<{ ready: boolean }>(`

@@ -1,8 +1,12 @@
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import pg from 'pg';
 import t from 'tap';
 import { describeSchema } from '../../src/db/describe-schema.ts';
+import { startEmbeddedPostgres } from '../../src/db/embedded-postgres.ts';
 import { migrate, migrationDrift } from '../../src/db/migrate.ts';
+import { openDatabase } from '../../src/db/pool.ts';
 import { createTestDatabase } from '../support/database.ts';
 
 t.test('migrations', async (t) => {
@@ -38,4 +42,33 @@ t.test('migrations', async (t) => {
     await owner("insert into finegrain_migrations.applied values (9999, '9999_future.sql', 'x')");
     await t.rejects(migrate(database.superuserUrl), { message: /does not know/ });
   });
+});
+
+t.test('a login that owns the database and may create roles is enough', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  const settings = { fsync: 'off', synchronous_commit: 'off' };
+  const server = await startEmbeddedPostgres({ dataDir: folder, log: () => {}, settings });
+  t.teardown(() => server.stop());
+  const query = async (url: string, sql: string) => {
+    const client = new pg.Client({ connectionString: url });
+    await client.connect();
+    await client.query(sql).finally(() => client.end());
+  };
+  const urlOf = (login: string): string =>
+    Object.assign(new URL(server.superuserUrl), { username: login, password: 'secret', pathname: '/mine' })
+      .href;
+  await query(server.superuserUrl, "create role admin login createrole password 'secret'");
+  await query(server.superuserUrl, 'create database mine owner admin');
+
+  t.ok((await migrate(urlOf('admin'))).length > 0);
+  t.same(await migrate(urlOf('admin')), [], 'and once more');
+  for (const role of ['finegrain_api', 'finegrain_system', 'finegrain_runner'] as const) {
+    const login = `my_${role}`;
+    await query(urlOf('admin'), `create role ${login} login password 'secret' in role ${role}`);
+    const database = openDatabase(urlOf(login), role);
+    t.teardown(() => database.close());
+    const [row] = await database.transaction(null, (tx) => tx.query('select current_user::text as role'));
+    t.equal(row?.role, role);
+  }
 });
