@@ -325,7 +325,7 @@ function printResult(data: ReportData, reportFile: string): boolean {
   printTable(
     arms.map(({ name, win_rate_over_start, win_rate_over_writers, kl, mean_length }) => [
       name,
-      `over the start ${win_rate_over_start ? rate(win_rate_over_start) : '–'.padEnd(23)}  over careful writers ${rate(win_rate_over_writers)}  KL ${kl.toFixed(1)}  ${mean_length.toFixed(0)} tokens`,
+      `over the start ${win_rate_over_start ? rate(win_rate_over_start) : '–'.padEnd(23)}  over careful writers ${rate(win_rate_over_writers)}  KL ${Math.max(0, kl).toFixed(1)}  ${mean_length.toFixed(0)} tokens`,
     ]),
   );
   say('');

@@ -90,7 +90,7 @@ Commit ${commit}; ${os.cpus()[0]?.model.trim()}, ${os.availableParallelism()} co
 - KL is k1, nats a response, on the same responses; at equal KL means the KL to the policy that PPO starts from, which is what it pays for.
 - Runs and checkpoints are chosen on ${sizes.validationPrompts} other prompts. Between checkpoints of the frontier win rates are interpolated in KL.
 - [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the ${draws.length} draws' means, the more honest one
-  with so few draws.`;
+  with so few draws. The bars below go by the bootstrap.`;
 }
 
 /** Fine-grained less sequence, averaged over the KL budgets. */
@@ -245,7 +245,7 @@ function bestCheckpoints(draws: DrawResult[], start: Start): string {
     arm,
     rate(estimate(checkpoints.map(({ test }) => test.overCareful))),
     rate(estimate(checkpoints.map(({ test }) => test.overStart))),
-    checkpoints.map(({ test }) => mean(test.klToStart).toFixed(1)).join(', '),
+    checkpoints.map(({ test }) => nats(test.klToStart)).join(', '),
     checkpoints.map(({ test }) => mean(test.length).toFixed(0)).join(', '),
     checkpoints.map(({ beta }) => beta).join(', '),
     checkpoints.map(({ samples }) => samples).join(', '),
@@ -277,9 +277,9 @@ function placements(draws: DrawResult[]): string {
     return [
       name,
       rate(estimate(best.map(({ test }) => test.overCareful))),
-      best.map(({ test }) => mean(test.klToStart).toFixed(1)).join(', '),
+      best.map(({ test }) => nats(test.klToStart)).join(', '),
       rate(estimate(last.map(({ test }) => test.overCareful))),
-      last.map(({ test }) => mean(test.klToStart).toFixed(1)).join(', '),
+      last.map(({ test }) => nats(test.klToStart)).join(', '),
     ];
   });
   return `## Where a gain comes from
@@ -328,7 +328,7 @@ function againstSft(draws: DrawResult[]): string {
     name,
     rate(estimate(checkpoints.map(({ test }) => test.overCareful))),
     rate(estimate(checkpoints.map(({ test }) => test.overStart))),
-    checkpoints.map(({ test }) => mean(test.klToStart).toFixed(1)).join(', '),
+    checkpoints.map(({ test }) => nats(test.klToStart)).join(', '),
     checkpoints.map(({ test }) => mean(test.length).toFixed(0)).join(', '),
     points(
       estimate(
@@ -381,6 +381,9 @@ ${table(['arm', 'reward model: epochs, learning rate', 'PPO: critic, learning ra
 
 const named = (start: Start): string =>
   start === 'SFT on edits' ? 'SFT on the edits' : 'the starting policy';
+
+/** An estimate of a KL near 0 may fall below it. */
+const nats = (kl: number[]): string => Math.max(0, mean(kl)).toFixed(1);
 
 const percent = (value: number): string => (value * 100).toFixed(1);
 
