@@ -14,7 +14,7 @@ from .batching import length_sorted
 from .checkpoint import CheckpointStore
 from .data import PromptRow, file_digest, read_prompts
 from .failures import BadSpec, Interrupted
-from .models import LanguageModel, load_policy, weights_digest
+from .models import LanguageModel, check_tokenizer, load_policy, weights_digest
 from .protocol import Reporter, StopRequest
 from .sampling import response_kl, row_uniforms, sample
 from .spec import GenerateSpec
@@ -30,8 +30,8 @@ def run(spec: GenerateSpec, workdir: Path, device: torch.device, reporter: Repor
     rows = read_prompts(spec.prompts)
     prompts = prompt_token_ids(model, rows, options.max_new_tokens, spec.prompts.name)
     reference = load_policy(spec.kl_reference, device) if spec.kl_reference else None
-    if reference and file_digest(reference.folder / "tokenizer.json") != file_digest(model.folder / "tokenizer.json"):
-        raise BadSpec("kl_reference: has another tokenizer than the model; both must read the same token ids")
+    if reference:
+        check_tokenizer(model.folder, reference.folder, "kl_reference")
 
     digests = {"kl_reference": weights_digest(reference.folder)} if reference else {}
     identity = run_identity(spec, rows=file_digest(spec.prompts), base=weights_digest(model.folder), **digests)

@@ -132,6 +132,12 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def check_tokenizer(policy: Path, other: Path, name: str) -> None:
+    """Raises BadSpec unless both model folders have the same tokenizer.json; `name`: the other one's key in the spec."""
+    if file_digest(policy / "tokenizer.json") != file_digest(other / "tokenizer.json"):
+        raise BadSpec(f"{name}: has another tokenizer than the policy; both must read the same token ids")
+
+
 def weights_digest(folder: Path) -> dict[str, str]:
     """Digests of the files that decide what a model folder computes."""
     names = sorted(p.name for p in folder.iterdir() if p.suffix == ".safetensors")
@@ -263,12 +269,7 @@ class RewardModel(nn.Module):
     def response_rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
         """Rewards [n] of all response tokens of a batch, row by row; 0 where none is paid."""
         batch = collate(prompts, responses, self.score.weight.device)
-        places = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        ends = (batch.is_response * places).amax(1, keepdim=True)
-        rewards = self(batch.ids)
-        if self.role == "sequence_reward":
-            rewards = rewards * (places == ends)
-        return rewards[batch.is_response]
+        return (self(batch.ids) * self.paid(batch.is_response))[batch.is_response]
 
 
 def new_reward_model(base: LanguageModel, loss: str, clip: float, seed: int) -> RewardModel:

@@ -25,6 +25,7 @@ from .generate import prompt_token_ids, response_columns
 from .models import (
     LanguageModel,
     RewardModel,
+    check_tokenizer,
     hidden_states,
     load_policy,
     load_reward_model,
@@ -189,11 +190,6 @@ def fitting_prompts(prompts: list[list[int]], room: int, reporter: Reporter) -> 
         left_out = len(prompts) - len(fitting)
         reporter.log(f"{left_out} of {len(prompts)} prompts have over {room} tokens and are left out", level="warning")
     return fitting
-
-
-def check_tokenizer(policy: Path, other: Path, name: str) -> None:
-    if file_digest(policy / "tokenizer.json") != file_digest(other / "tokenizer.json"):
-        raise BadSpec(f"{name}: has another tokenizer than the policy; both must read the same token ids")
 
 
 @dataclass(frozen=True)

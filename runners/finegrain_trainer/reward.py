@@ -23,7 +23,7 @@ from .metrics import accuracy, bad_token_auc
 from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
 from .optimization import adamw, descend, set_learning_rate
 from .protocol import Reporter, StopRequest
-from .rl_math import hunk_preference_loss, masked_mean, preference_loss, survival_loss
+from .rl_math import hunk_preference_loss, last_places, masked_mean, preference_loss, survival_loss
 from .spec import RewardOptions, RewardSpec
 from .workdir import finish_folder, run_identity
 
@@ -113,8 +113,7 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
     batch = collate([row.prompt_token_ids for row in rows] * 2, [*worse, *better], model.score.weight.device)
     z = model.logits(batch.ids)
     if model.role == "sequence_reward":
-        ends = (batch.is_response * torch.arange(z.shape[1], device=z.device)).amax(1)
-        at_end = z[torch.arange(2 * n, device=z.device), ends]
+        at_end = z[last_places(batch.is_response)]
         return preference_loss(at_end[n:], at_end[:n]) + CENTRING * ((at_end[:n] + at_end[n:]) ** 2).mean()
 
     def on_tokens(values: list[list[int]]) -> torch.Tensor:

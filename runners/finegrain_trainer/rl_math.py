@@ -55,10 +55,9 @@ def hunk_preference_loss(
 
 
 def last_places(mask: Tensor) -> Tensor:
-    """The mask [batch, time] of the last real token of each row of `mask`."""
-    last = torch.zeros_like(mask)
-    last[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1] = True
-    return last & mask
+    """The mask [batch, time] of the last True of each row of `mask`, wherever it stands."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return mask & (places == (mask * places).amax(1, keepdim=True))
 
 
 def place_rewards(rewards: Tensor, mask: Tensor, placement: str) -> Tensor:
