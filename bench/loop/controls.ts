@@ -16,6 +16,7 @@ import {
   tuningBeta,
   yardstickOf,
 } from './plan.ts';
+import { rate } from './results.ts';
 import { scenarios } from './scenarios.ts';
 import { openTrainerSteps } from './trainer-steps.ts';
 
@@ -48,10 +49,6 @@ async function main(): Promise<void> {
 
   const yardstick = yardstickOf['starting policy'];
   const last = (curve: Curve) => curve.at(-1)!.test;
-  const rate = (outcomes: number[][]): string => {
-    const { value, low, high } = estimate(outcomes);
-    return `${(value * 100).toFixed(1)} [${(low * 100).toFixed(1)}, ${(high * 100).toFixed(1)}]`;
-  };
   process.stdout.write(
     '| scenario | edits | bad_token_auc | pair_accuracy, survival / seq_edits | fine-grained PPO | KL | sequence PPO | KL | SFT on edits |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n',
   );
@@ -72,11 +69,11 @@ async function main(): Promise<void> {
         made.map((draw) => draw.edits).join(', '),
         figures(({ survival }) => survival.result.test.bad_token_auc.value),
         `${figures(({ survival }) => survival.result.test.pair_accuracy.value)} / ${figures(({ seqEdits }) => seqEdits.result.test.pair_accuracy.value)}`,
-        rate(fine!.map((curve) => last(curve)[yardstick])),
+        rate(estimate(fine!.map((curve) => last(curve)[yardstick]))),
         kl(fine!),
-        rate(sequence!.map((curve) => last(curve)[yardstick])),
+        rate(estimate(sequence!.map((curve) => last(curve)[yardstick]))),
         kl(sequence!),
-        rate(edits!.map((curve) => last(curve)[yardstick])),
+        rate(estimate(edits!.map((curve) => last(curve)[yardstick]))),
       ].join(' | ')} |\n`,
     );
   }

@@ -184,10 +184,7 @@ async function frontierSection(draws: DrawResult[], start: Start): Promise<strin
     }),
   }));
   const overSamples: ChartSeries[] = arms.map((arm) => {
-    const chosen = draws.map(({ frontier }) => {
-      const curves = frontier[start][arm];
-      return curves[chooseCheckpoint(curves, yardstickOf[start]).run]!;
-    });
+    const chosen = draws.map((draw) => bestOf(draw, start, arm).curve);
     return {
       name: `${arm} PPO`,
       points: chosen[0]!.map(({ samples }, at) => {
@@ -227,14 +224,20 @@ ${table(['KL budget', 'fine-grained', 'KL', 'sequence', 'KL', 'difference'], row
 ${bestCheckpoints(draws, start)}`;
 }
 
-/** Whatever KL it takes: each arm's best checkpoint, and both against each other. */
+/** An arm's best checkpoint in a draw by the validation prompts, whatever KL it takes, with the run that it is of. */
+function bestOf(
+  { frontier }: DrawResult,
+  start: Start,
+  arm: Arm,
+): Curve[number] & { beta: number; curve: Curve } {
+  const curves = frontier[start][arm];
+  const { run, at } = chooseCheckpoint(curves, yardstickOf[start]);
+  return { ...curves[run]![at]!, beta: starts[start][run]!, curve: curves[run]! };
+}
+
+/** Each arm's best checkpoint, and both against each other. */
 function bestCheckpoints(draws: DrawResult[], start: Start): string {
-  const best = (arm: Arm) =>
-    draws.map(({ frontier }) => {
-      const curves = frontier[start][arm];
-      const { run, at } = chooseCheckpoint(curves, yardstickOf[start]);
-      return { beta: starts[start][run]!, ...curves[run]![at]! };
-    });
+  const best = (arm: Arm) => draws.map((draw) => bestOf(draw, start, arm));
   const [fine, sequence] = [best('fine-grained'), best('sequence')];
   const rows = (
     [
@@ -291,33 +294,29 @@ ${table(['rewards', 'best checkpoint', 'KL', 'last checkpoint', 'KL'], rows)}`;
 
 /** For each draw: samples in which the fine-grained arm reaches the sequence arm's best, over those the latter took. */
 function sampleShares(draws: DrawResult[], start: Start): (number | null)[] {
-  return draws.map(({ frontier }) => {
-    const sequence = frontier[start].sequence;
-    const { run, at } = chooseCheckpoint(sequence, yardstickOf[start]);
-    const target = sequence[run]![at]!;
-    const fine = frontier[start]['fine-grained'];
-    const chosen = fine[chooseCheckpoint(fine, yardstickOf[start]).run]!;
-    const reached = samplesToReach(chosen, mean(target.test[yardstickOf[start]]), yardstickOf[start]);
+  return draws.map((draw) => {
+    const target = bestOf(draw, start, 'sequence');
+    const { curve } = bestOf(draw, start, 'fine-grained');
+    const reached = samplesToReach(curve, mean(target.test[yardstickOf[start]]), yardstickOf[start]);
     if (reached === null) return null;
     return target.samples === 0 ? (reached === 0 ? 0 : 1) : reached / target.samples;
   });
 }
 
 function samples(draws: DrawResult[]): string {
-  const rows = (Object.keys(starts) as Start[]).flatMap((start) =>
-    draws.map(({ seed, frontier }, draw) => {
-      const sequence = frontier[start].sequence;
-      const { run, at } = chooseCheckpoint(sequence, yardstickOf[start]);
-      const best = sequence[run]![at]!;
+  const rows = (Object.keys(starts) as Start[]).flatMap((start) => {
+    const shares = sampleShares(draws, start);
+    return draws.map((draw, index) => {
+      const best = bestOf(draw, start, 'sequence');
       return [
         named(start),
-        String(seed),
+        String(draw.seed),
         mean(best.test[yardstickOf[start]]).toFixed(3),
         String(best.samples),
-        sampleShares(draws, start)[draw]?.toFixed(2) ?? 'never',
+        shares[index]?.toFixed(2) ?? 'never',
       ];
-    }),
-  );
+    });
+  });
   return `## Samples to the sequence arm's best
 
 ${table(['from', 'draw', "sequence arm's best", 'its samples', 'share that fine-grained needs'], rows)}`;
@@ -337,11 +336,6 @@ function againstSft(draws: DrawResult[]): string {
     ),
   ];
   const sft = draws.map(({ sftOnEdits }) => sftOnEdits[0]!);
-  const best = (start: Start, arm: Arm): Curve =>
-    draws.map(({ frontier }) => {
-      const { run, at } = chooseCheckpoint(frontier[start][arm], yardstickOf[start]);
-      return frontier[start][arm][run]![at]!;
-    });
   const rows = [
     row(
       'starting policy',
@@ -350,7 +344,13 @@ function againstSft(draws: DrawResult[]): string {
     ),
     row('SFT on the edits', sft, sft),
     ...(Object.keys(starts) as Start[]).flatMap((start) =>
-      arms.map((arm) => row(`${arm} PPO from ${named(start)}`, best(start, arm), sft)),
+      arms.map((arm) =>
+        row(
+          `${arm} PPO from ${named(start)}`,
+          draws.map((draw) => bestOf(draw, start, arm)),
+          sft,
+        ),
+      ),
     ),
   ];
   return `## Against fine-tuning on the edited responses
@@ -387,7 +387,7 @@ const nats = (kl: number[]): string => Math.max(0, mean(kl)).toFixed(1);
 
 const percent = (value: number): string => (value * 100).toFixed(1);
 
-const rate = ({ value, low, high }: Estimate): string =>
+export const rate = ({ value, low, high }: Estimate): string =>
   `${percent(value)} [${percent(low)}, ${percent(high)}]`;
 
 /** A difference of win rates in points. */
