@@ -133,7 +133,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_tokenizer(policy: Path, other: Path, name: str) -> None:
-    """Raises BadSpec unless both model folders have the same tokenizer.json; `name`: the other one's key in the spec."""
+    """Raises BadSpec unless both folders have the same tokenizer.json; `name`: the key of the other one in the spec."""
     if file_digest(policy / "tokenizer.json") != file_digest(other / "tokenizer.json"):
         raise BadSpec(f"{name}: has another tokenizer than the policy; both must read the same token ids")
 
