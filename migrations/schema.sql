@@ -234,6 +234,7 @@
 -- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
 -- CREATE INDEX pairs_of_dataset ON finegrain.pairs USING btree (project_id, dataset_id, id)
 -- CREATE INDEX run_attempts_live ON finegrain.run_attempts USING btree (lease_expires_at) WHERE (ended_at IS NULL)
+-- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
 -- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, id) WHERE (state = 'queued'::text)
 
 -- ## Policies
@@ -278,6 +279,7 @@
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
 -- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
+-- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
 -- finegrain.runner_claim(runner text, hardware text[], labels text[], lease_seconds double precision) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, fence bigint, checkpoint jsonb) security definer, owner finegrain_system
@@ -332,6 +334,7 @@
 -- holds_run: finegrain_system
 -- list_projects: finegrain_api, finegrain_system
 -- numbered_uuid: PUBLIC
+-- operating_figures: finegrain_api, finegrain_system
 -- reap_lost_attempts: finegrain_system
 -- runner_claim: finegrain_runner, finegrain_system
 -- runner_finish: finegrain_runner, finegrain_system

@@ -11,6 +11,12 @@ export interface Config {
   dataDir: string;
   /** the bootstrap admin key; null: made once and kept in the data folder */
   apiKey: string | null;
+  /** whose scripts may read answers (CORS): exact origins, or `*` alone; none by default */
+  corsOrigins: string[];
+  /** that GET /metrics asks for; null: none */
+  metricsKey: string | null;
+  /** between the wish to stop, when /readyz turns to 503, and the refusal of new connections */
+  drainSeconds: number;
   /** folder of the artifact store */
   artifacts: string;
   logLevel: string;
@@ -42,6 +48,9 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const apiKey = env.FINEGRAIN_API_KEY || null;
   if (apiKey !== null && apiKey.length < 16)
     throw new Error('FINEGRAIN_API_KEY must have at least 16 characters.');
+  const metricsKey = env.FINEGRAIN_METRICS_KEY || null;
+  if (metricsKey !== null && metricsKey.length < 16)
+    throw new Error('FINEGRAIN_METRICS_KEY must have at least 16 characters.');
   return {
     host: env.HOST || (databaseUrl ? '0.0.0.0' : '127.0.0.1'),
     port: integer(env, 'PORT', 3000, 0, 65535),
@@ -49,6 +58,10 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     databaseDirectUrl: env.DATABASE_DIRECT_URL || databaseUrl,
     dataDir,
     apiKey,
+    corsOrigins: origins(env, 'FINEGRAIN_CORS_ORIGINS'),
+    metricsKey,
+    // nobody balances over an embedded service
+    drainSeconds: integer(env, 'FINEGRAIN_DRAIN_SECONDS', databaseUrl ? 5 : 0, 0, 600),
     artifacts: resolve(artifacts),
     logLevel: choice(env, 'LOG_LEVEL', 'info', [
       'fatal',
@@ -83,6 +96,19 @@ function trainerEnvironment(env: NodeJS.ProcessEnv): Record<string, string> {
   const listed = Object.entries(env).filter(([name, value]) => value !== undefined && passedOn.test(name));
   return Object.fromEntries(listed) as Record<string, string>;
 }
+
+/** Exact origins as browsers send them, or `*` alone. */
+function origins(env: NodeJS.ProcessEnv, name: string): string[] {
+  const listed = (env[name] ?? '').split(',').map((origin) => origin.trim());
+  const given = listed.filter((origin) => origin !== '');
+  const wrong = given.find((origin) => (origin === '*' ? given.length > 1 : !isOrigin(origin)));
+  if (wrong === undefined) return given;
+  throw new Error(
+    `${name} must be a comma list of origins such as https://app.example.org, or * alone, not ${JSON.stringify(wrong)}.`,
+  );
+}
+
+const isOrigin = (text: string): boolean => URL.canParse(text) && new URL(text).origin === text;
 
 function integer(
   env: NodeJS.ProcessEnv,

@@ -2,9 +2,9 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { pino } from 'pino';
+import { type DestinationStream, pino } from 'pino';
 import type { Test } from 'tap';
-import { buildApp } from '../../src/app.ts';
+import { type AppOptions, buildApp } from '../../src/app.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
 import type { Services } from '../../src/services/context.ts';
 import { generateKey } from '../../src/services/keys.ts';
@@ -33,6 +33,7 @@ export interface RequestOptions {
 export interface TestServer {
   url: string;
   database: TestDatabase;
+  app: Awaited<ReturnType<typeof buildApp>>;
   services: Services;
   bootstrapKey: string;
   dataDir: string;
@@ -43,21 +44,31 @@ export interface TestServer {
   keyWith(...scopes: string[]): Promise<string>;
 }
 
-/** `sampleFolder`: of the sample model; without it the service has none, as an installation without `models/`. */
+export interface TestServerOptions {
+  /** of the sample model; without it the service has none, as an installation without `models/` */
+  sampleFolder?: string;
+  /** gets everything that the service logs, at its most talkative */
+  log?: DestinationStream;
+  /** of the app, where they are not the usual ones */
+  options?: Partial<AppOptions>;
+}
+
 export async function startTestServer(
   t: Test,
-  { sampleFolder }: { sampleFolder?: string } = {},
+  { sampleFolder, log, options }: TestServerOptions = {},
 ): Promise<TestServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(dataDir, { recursive: true, force: true }));
   const database = await createTestDatabase(t);
   const artifacts = openArtifactStore(join(dataDir, 'artifacts'));
-  const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
+  const logger = log
+    ? pino({ level: 'trace' }, log)
+    : pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
   const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, log: logger });
   const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
-  const services: Services = { db: database.open('finegrain_api'), artifacts, scoring, sample };
+  const services = { db: database.open('finegrain_api'), artifacts, scoring, sample };
   const bootstrapKey = generateKey();
-  const app = await buildApp({ services, bootstrapKey, logger });
+  const app = await buildApp({ services, bootstrapKey, logger, ...options });
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
   t.teardown(async () => {
     await app.close();
@@ -99,6 +110,7 @@ export async function startTestServer(
 
   return {
     url,
+    app,
     database,
     services,
     bootstrapKey,

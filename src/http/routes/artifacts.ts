@@ -30,7 +30,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
   app.post(
     '/v1/artifacts',
     {
-      config: { scope: 'models:write' },
+      config: { scope: 'models:write', keepsBodyAsSent: true },
       schema: {
         operationId: 'putArtifact',
         tags: ['artifacts'],
@@ -59,7 +59,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         ...secured('read'),
         params: Type.Object({ digest: Type.String({ examples: [`sha256:${'0'.repeat(64)}`] }) }),
         response: {
-          200: streamed('application/octet-stream', 'The content'),
+          200: streamed('*/*', 'The content, as the type that it was stored under'),
           ...problemResponses(404),
         },
       },
@@ -72,6 +72,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
       );
       reply.headers({
         'content-length': artifact.bytes,
+        'cache-control': 'no-transform', // the bytes are those of the digest
         etag: `"${artifact.digest}"`,
         'x-content-type-options': 'nosniff', // the type is the uploader's word
         'content-disposition': 'attachment',
