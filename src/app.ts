@@ -69,6 +69,7 @@ export async function buildApp({
       maxHeaderSize: limits.headBytes,
       headersTimeout: limits.headMs,
       connectionsCheckingInterval: limits.headMs / 4,
+      keepAlive: true, // of TCP: a client that vanished in silence is found out
       requireHostHeader: false, // messageChecks answers it with a problem
     },
     requestTimeout: 0, // an import may stream for as long as it likes; requestBodies bounds its silence
@@ -82,7 +83,7 @@ export async function buildApp({
   });
 
   // in the order in which they see a request
-  await app.register(exchanges);
+  await app.register(exchanges, { limits });
   await app.register(requestIdentity);
   await app.register(drain);
   await app.register(problemRendering);

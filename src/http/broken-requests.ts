@@ -48,13 +48,13 @@ function answerBroken(
   }
   if (refused.has(socket)) return; // the rest of what was refused still arrives
   refused.add(socket);
-  const connection = app.exchanges.connection(socket);
+  const { isBusy, current, waiting } = app.exchanges.connection(socket);
   const refusal = explain(app, error);
-  if (!connection.current) refuse(app, limits, socket, refusal);
-  else if (connection.waiting.length > 0 || connection.current.request.raw.complete) {
-    connection.waiting.push(() => refuse(app, limits, socket, refusal)); // after the answers to what came before
+  if (!isBusy) refuse(app, limits, socket, refusal);
+  else if (!current || waiting.length > 0 || current.request.raw.complete) {
+    waiting.push(() => refuse(app, limits, socket, refusal)); // after the answers to what came before
   } else {
-    const { request, reply } = connection.current;
+    const { request, reply } = current; // it is its body that is broken
     reply.raw.shouldKeepAlive = false;
     if (reply.raw.headersSent) socket.destroy();
     else request.failBody(refusal.problem);

@@ -12,7 +12,7 @@ export const connectionLimits = {
   bodyGapMs: 30_000,
   /** a body that is read as a whole must come at this pace, after `bodyGapMs` for a start */
   bodyBytesPerSecond: 1024,
-  /** without a byte in either direction, an answer that nobody reads included */
+  /** without a byte in either direction: an idle connection, or an answer that nobody reads */
   silenceMs: 120_000,
   /** for the rest of a body after its answer, so that the client gets to read it */
   lingerMs: 5_000,

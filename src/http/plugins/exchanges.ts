@@ -8,6 +8,7 @@ import fp from 'fastify-plugin';
 import type { TraceContext } from '../../domain/trace-context.ts';
 import type { ProblemCode } from '../../errors.ts';
 import type { Caller } from '../../services/context.ts';
+import type { ConnectionLimits } from '../limits.ts';
 
 /** What became of a request. Null is what is not known of one that was not even HTTP. */
 export interface Exchange {
@@ -35,7 +36,12 @@ export interface Exchange {
   quiet: boolean;
 }
 
+// no more than these are read from a connection, but for those that come in one packet with them
+const mostWaiting = 100;
+
 interface Connection {
+  /** a request has its turn, or is about to */
+  isBusy: boolean;
   /** whose answer is being made */
   current: { request: FastifyRequest; reply: FastifyReply } | null;
   /** what comes after it, in order */
@@ -60,7 +66,7 @@ declare module 'fastify' {
   }
 }
 
-export const exchanges = fp(async (app) => {
+export const exchanges = fp<{ limits: ConnectionLimits }>(async (app, { limits }) => {
   const connections = new WeakMap<Socket, Connection>();
   const observers: ((exchange: Exchange) => void)[] = [];
   app.decorate('exchanges', {
@@ -72,10 +78,23 @@ export const exchanges = fp(async (app) => {
     connection(socket) {
       const known = connections.get(socket);
       if (known) return known;
-      const connection: Connection = { current: null, waiting: [], bytesRead: 0, bytesWritten: 0 };
+      const connection: Connection = {
+        isBusy: false,
+        current: null,
+        waiting: [],
+        bytesRead: 0,
+        bytesWritten: 0,
+      };
       connections.set(socket, connection);
       return connection;
     },
+  });
+
+  // A connection on which nothing moves ends, unless it is the service that is at work.
+  app.server.on('timeout', (socket) => {
+    const { current } = app.exchanges.connection(socket);
+    if (current && socket.writableLength === 0) socket.setTimeout(limits.silenceMs);
+    else socket.destroy();
   });
 
   app.addHook('onRequest', (request, reply, done) => {
@@ -93,14 +112,22 @@ export const exchanges = fp(async (app) => {
         app.exchanges.underWay--;
         app.exchanges.report(summarise(request, reply, connection, (performance.now() - startedAt) / 1000));
         if (socket.destroyed) connection.waiting = [];
-        else connection.waiting.shift()?.();
+        const next = connection.waiting.shift();
+        if (next)
+          setImmediate(next); // not at once: other connections have their turns too
+        else connection.isBusy = false;
+        if (socket.isPaused() && connection.waiting.length < mostWaiting / 2) socket.resume();
       };
       reply.raw.once('finish', end);
       reply.raw.once('close', end);
       done();
     };
-    if (connection.current) connection.waiting.push(begin);
-    else begin();
+    if (!connection.isBusy) {
+      connection.isBusy = true;
+      return begin();
+    }
+    connection.waiting.push(begin);
+    if (connection.waiting.length >= mostWaiting) socket.pause();
   });
 });
 

@@ -33,7 +33,7 @@ type Encoding = keyof typeof decoders;
 
 // Text of many equal rows shrinks to a 200th; what shrinks further than that was made to.
 const mostExpansion = 200;
-const freeExpansionBytes = 16 * 1024 * 1024;
+const freeExpansionBytes = 64 * 1024 * 1024;
 
 /** @returns null for a body that is sent as it is. @throws Problem unsupported_media_type */
 function encodingOf(request: FastifyRequest, reply: FastifyReply): Encoding | null {
@@ -68,7 +68,7 @@ function openBody(raw: IncomingMessage, encoding: Encoding | null, limit: number
         done(
           new Problem(
             'content_too_large',
-            `The body grew to more than ${mostExpansion} times its size when it was decoded.`,
+            `The body grew to more than ${mostExpansion} times its size when it was decoded. Send it in several requests.`,
           ),
         );
       else done(null, chunk);
@@ -160,6 +160,8 @@ export const requestBodies = fp<{ limits: ConnectionLimits }>(async (app, { limi
     request.bodyStream = body;
     const pace = watchPace(request, limits, isStreamed);
     body.once('close', () => clearInterval(pace));
+    // nobody waits for the end of an import that a client has sent and left
+    reply.raw.once('close', () => body.destroy(reply.raw.writableFinished ? undefined : cutOff()));
     return body;
   });
 });

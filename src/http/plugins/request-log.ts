@@ -27,9 +27,17 @@ function render(exchange: Exchange) {
     key_id: caller?.keyId ? formatId('key', caller.keyId) : null,
     address: exchange.address,
     user_agent: exchange.userAgent?.slice(0, longest) ?? null,
-    ...(failure ? { err: failure } : {}),
+    ...(failure ? { err: renderFailure(failure) } : {}),
   };
 }
+
+/** Not all that it carries: Postgres puts whole rows into an error's detail. */
+const renderFailure = ({ name, message, stack, code }: Error & { code?: string }) => ({
+  type: name,
+  code,
+  message,
+  stack,
+});
 
 export const requestLog = fp(async (app) => {
   app.exchanges.observe((exchange) => {

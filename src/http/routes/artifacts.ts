@@ -38,7 +38,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         security: [{ key: [] }],
         description:
           'Needs the scope `models:write`. The body is the file, of any content type and of up to 8 GiB; storing it again changes nothing. Runs take digests: NDJSON rows `{id?, prompt, response}` as demonstrations of an `sft` run, `{id, prompt}` as prompts.',
-        response: { 201: Type.Ref('Artifact'), ...problemResponses(413) },
+        response: { 201: Type.Ref('Artifact'), ...problemResponses(413, 415) },
       },
     },
     async (request, reply) => {

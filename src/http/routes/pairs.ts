@@ -157,7 +157,7 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
 Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
         consumes: [ndjsonType, 'application/jsonl'],
         params: datasetParams,
-        response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 415) },
+        response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 413, 415) },
       },
     },
     (request) =>
