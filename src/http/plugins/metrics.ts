@@ -173,7 +173,8 @@ export const metrics = fp<Measured>(async (app, { scoring, readFigures, connecti
     contentType: register.contentType,
     async text() {
       showQueues(await readFigures());
-      return register.metrics();
+      const text = await register.metrics();
+      return text.replaceAll(/ Nan$/gm, ' NaN'); // as the format spells it, and prom-client does not
     },
   });
 });
