@@ -39,6 +39,8 @@ async function serve(
     services: { db, artifacts, scoring, sample: await openSampleModel(shippedSampleFolder, artifacts) },
     bootstrapKey: key,
     logger,
+    rateLimits: config.rateLimits,
+    trustProxy: config.trustProxy,
   });
   try {
     const address = await app.listen({ host: config.host, port: config.port }).catch((error) => {

@@ -1,5 +1,5 @@
 // The OpenAPI 3.1 document at /openapi.json and Swagger UI at /docs, both made from the routes' schemas.
-import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
+import swagger, { type SwaggerTransform, type SwaggerTransformObject } from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
@@ -22,7 +22,7 @@ export const tags = [
   { name: 'scoring', description: 'Rewards token by token' },
   { name: 'evaluation', description: 'Win rates with their uncertainty' },
   { name: 'artifacts', description: 'Content-addressed files: demonstrations in, generated responses out' },
-  { name: 'keys', description: 'Projects and their API keys' },
+  { name: 'keys', description: 'Projects, their API keys and the log of administrative acts' },
   { name: 'service', description: 'Health and documentation' },
 ];
 
@@ -56,6 +56,23 @@ function describeResponses(source: DocumentObject) {
   return openapiObject;
 }
 
+/** Says what a key needs, from the one declaration that is also checked: `config.scope` of the route. */
+const describeSecurity: SwaggerTransform = ({ schema, url, route }) => {
+  const scope = route.config?.scope;
+  if (scope === undefined || scope === 'public') return { schema: { ...schema, security: [] }, url };
+  const need = scope === 'any' ? 'Needs a valid key, of any scope.' : `Needs the scope \`${scope}\`.`;
+  return {
+    schema: {
+      ...schema,
+      security: [{ key: scope === 'any' ? [] : [scope] }],
+      description: [need, schema?.description?.replace(/^Needs the scope `[a-z:]+`\.\s*/, '')]
+        .join(' ')
+        .trim(),
+    },
+    url,
+  };
+};
+
 export const documentation = fp(async (app) => {
   app.addSchema(Problem);
   await app.register(swagger, {
@@ -75,6 +92,7 @@ export const documentation = fp(async (app) => {
         },
       },
     },
+    transform: describeSecurity,
     transformObject: describeResponses,
     refResolver: {
       buildLocalReference: (json, _baseUri, _fragment, index) =>
