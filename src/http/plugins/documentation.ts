@@ -3,6 +3,9 @@ import swagger, { type SwaggerTransform, type SwaggerTransformObject } from '@fa
 import swaggerUi from '@fastify/swagger-ui';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
+import { nameInlineObjects, type Operation, type Response } from '../document/components.ts';
+import { exampleOf, type JsonSchema } from '../document/examples.ts';
+import { problemComponents, shareProblemResponses } from '../document/problems.ts';
 import { Problem } from '../schemas.ts';
 
 export const tags = [
@@ -40,27 +43,37 @@ Scopes of a key: ${Object.entries(scopes)
 // responses whose schema has no description of its own
 const outcomes: Record<string, string> = { 200: 'Done', 201: 'Created', 202: 'Accepted', 503: 'Not ready' };
 
-type DocumentObject = Parameters<SwaggerTransformObject>[0];
+interface Document {
+  paths: Record<string, Record<string, Operation>>;
+  components: { schemas: Record<string, JsonSchema>; responses?: Record<string, Response> };
+}
 
-function describeResponses(source: DocumentObject) {
+/** What the routes' schemas leave to be said: descriptions of answers, names and examples. */
+function complete(source: Parameters<SwaggerTransformObject>[0]) {
   if (!('openapiObject' in source)) throw new Error('the document is OpenAPI, not Swagger');
-  const { openapiObject } = source;
-  for (const methods of Object.values(openapiObject.paths ?? {})) {
-    for (const operation of Object.values(methods ?? {})) {
-      const { responses } = operation as { responses?: Record<string, { description: string }> };
-      for (const [status, response] of Object.entries(responses ?? {})) {
-        if (response.description === 'Default Response') response.description = outcomes[status] ?? 'Done';
-      }
+  const { paths, components } = source.openapiObject as unknown as Document;
+  components.responses = problemComponents();
+  for (const operation of Object.values(paths).flatMap((methods) => Object.values(methods))) {
+    for (const [status, response] of Object.entries(operation.responses)) {
+      if (response.description === 'Default Response') response.description = outcomes[status] ?? 'Done';
+    }
+    shareProblemResponses(operation);
+    nameInlineObjects(operation, components.schemas);
+    for (const media of Object.values(operation.requestBody?.content ?? {}))
+      media.example ??= exampleOf(media.schema, 'request', components.schemas);
+    for (const { content = {} } of Object.values(operation.responses)) {
+      for (const media of Object.values(content))
+        media.example ??= exampleOf(media.schema, 'answer', components.schemas);
     }
   }
-  return openapiObject;
+  return source.openapiObject;
 }
 
 /** Says what a key needs, from the one declaration that is also checked: `config.scope` of the route. */
 const describeSecurity: SwaggerTransform = ({ schema, url, route }) => {
   const scope = route.config?.scope;
   if (scope === undefined || scope === 'public') return { schema: { ...schema, security: [] }, url };
-  const need = scope === 'any' ? 'Needs a valid key, of any scope.' : `Needs the scope \`${scope}\`.`;
+  const need = scope === 'any' ? 'Needs a valid key, whatever its scopes.' : `Needs the scope \`${scope}\`.`;
   return {
     schema: {
       ...schema,
@@ -93,7 +106,7 @@ export const documentation = fp(async (app) => {
       },
     },
     transform: describeSecurity,
-    transformObject: describeResponses,
+    transformObject: complete,
     refResolver: {
       buildLocalReference: (json, _baseUri, _fragment, index) =>
         (json.$id as string | undefined) ?? `schema-${index}`,

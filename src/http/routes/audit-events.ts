@@ -38,18 +38,6 @@ const AuditEvent = Type.Object(
   },
   {
     $id: 'AuditEvent',
-    examples: [
-      {
-        id: eventExample,
-        occurred_at: '2026-11-23T09:00:00.000Z',
-        actor: 'bootstrap',
-        request_id: '019356f0-b2c3-7d4e-8f5a-6b7c8d9e0f1a',
-        address: '192.0.2.7',
-        action: 'key.revoked',
-        subject: keyExample,
-        detail: { name: 'annotation pipeline' },
-      },
-    ],
   },
 );
 

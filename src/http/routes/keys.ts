@@ -7,6 +7,7 @@ import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../s
 
 const exampleId = 'key_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const successorExample = 'key_019356f0e7f87a9b8c2d3e4f5a6b7c8d';
+export const keyExample = 'fg_4Jm0vSxXkqkqV7yq8y0n3w1ZrG5m2bX9e8cT6uHs0aE';
 const Name = Type.String({ minLength: 1, maxLength: 200, examples: ['annotation pipeline'] });
 const grantable = (Object.keys(scopes) as Scope[]).filter((scope) => scope !== 'operator');
 const Scopes = Type.Array(Type.Enum(grantable), {
@@ -15,19 +16,6 @@ const Scopes = Type.Array(Type.Enum(grantable), {
   description: 'What the key may do; `admin` includes the others',
   examples: [['read', 'edits:write']],
 });
-const example = {
-  id: exampleId,
-  name: 'annotation pipeline',
-  scopes: ['read', 'edits:write'],
-  state: 'active',
-  created_at: '2026-11-23T09:00:00.000Z',
-  expires_at: '2027-11-23T09:00:00.000Z',
-  revoked_at: null,
-  last_used_at: '2026-11-24T07:31:12.000Z',
-  rotated_from: null,
-  rotated_to: null,
-};
-const secretExample = 'fg_mV3x9sC0nQJq1L8bT5yHk2ZrG7uW4eA6dPfS0iOoXyE';
 const fields = {
   id: Id(exampleId),
   name: Name,
@@ -39,46 +27,33 @@ const fields = {
   created_at: Timestamp,
   expires_at: Nullable(Timestamp, {
     description: 'From then on the key is refused; null: never',
-    examples: [example.expires_at],
+    examples: ['2099-11-23T09:00:00.000Z'],
   }),
   revoked_at: Nullable(Timestamp, { examples: [null] }),
   last_used_at: Nullable(Timestamp, {
     description: 'The last request with it, to the minute; null: never',
-    examples: [example.last_used_at],
+    examples: ['2026-11-24T07:31:12.000Z'],
   }),
   rotated_from: Nullable(Id(exampleId), { description: 'The key that it succeeds', examples: [null] }),
   rotated_to: Nullable(Id(successorExample), { description: 'Its successor', examples: [null] }),
 };
-const secret = { key: Type.String({ description: 'Shown once, here', examples: [secretExample] }) };
+const secret = { key: Type.String({ description: 'Shown once, here', examples: [keyExample] }) };
 
-const Key = Type.Object(fields, { $id: 'Key', examples: [example] });
-export const NewKey = Type.Object(
-  { ...fields, ...secret },
-  { $id: 'NewKey', examples: [{ ...example, last_used_at: null, key: secretExample }] },
-);
+const Key = Type.Object(fields, { $id: 'Key' });
+const NewKey = Type.Object({ ...fields, ...secret }, { $id: 'NewKey' });
 const RotatedKey = Type.Object(
   {
     ...fields,
+    id: Id(successorExample),
+    rotated_from: Id(exampleId, 'The key that it succeeds'),
     ...secret,
     previous_expires_at: Type.String({
       format: 'date-time',
       description: 'When the old key ends',
-      examples: ['2026-11-25T09:00:00.000Z'],
+      examples: ['2026-11-24T09:00:00.000Z'],
     }),
   },
-  {
-    $id: 'RotatedKey',
-    examples: [
-      {
-        ...example,
-        id: successorExample,
-        last_used_at: null,
-        rotated_from: exampleId,
-        key: secretExample,
-        previous_expires_at: '2026-11-25T09:00:00.000Z',
-      },
-    ],
-  },
+  { $id: 'RotatedKey' },
 );
 const CurrentKey = Type.Object(
   {
@@ -88,29 +63,14 @@ const CurrentKey = Type.Object(
     expires_at: fields.expires_at,
     project: Type.Ref('Project'),
   },
-  {
-    $id: 'CurrentKey',
-    examples: [
-      {
-        id: exampleId,
-        name: 'annotation pipeline',
-        scopes: ['read', 'edits:write'],
-        expires_at: example.expires_at,
-        project: {
-          id: 'proj_019356f0a1b27c3d8e4f5a6b7c8d9e0f',
-          name: 'assistant-team',
-          created_at: '2026-11-23T09:00:00.000Z',
-        },
-      },
-    ],
-  },
+  { $id: 'CurrentKey' },
 );
 
 /** For requests; the database decides whether it is still to come. */
 export const ExpiresAt = Type.Optional(
   Nullable(Type.String({ format: 'date-time' }), {
     description: 'RFC 3339, in the future (422 otherwise); absent or null: never',
-    examples: ['2027-11-23T09:00:00Z'],
+    examples: ['2099-11-23T09:00:00Z'],
   }),
 );
 
@@ -131,10 +91,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
           'It may do what its scopes say and nothing that its maker may not. It may outlive its maker, so give no `admin` key to whom a time limit is meant for.',
         body: Type.Object(
           { name: Name, scopes: Scopes, expires_at: ExpiresAt },
-          {
-            additionalProperties: false,
-            examples: [{ name: 'annotation pipeline', scopes: ['read', 'edits:write'] }],
-          },
+          { additionalProperties: false },
         ),
         response: { 201: Type.Ref('NewKey'), ...problemResponses(413, 415, 422) },
       },
@@ -198,21 +155,18 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         description:
           'The successor has the same name and scopes, and the same lifetime if the old key has one. The old key works on for `overlap_seconds`, but never longer than it would have; 0 ends it now. 409: the key is expired or revoked, or has a successor already, which can be rotated itself: that is what to do when this answer, the only place of the new key, is lost.',
         params,
-        body: Nullable(
-          Type.Object(
-            {
-              overlap_seconds: Type.Optional(
-                Type.Integer({
-                  minimum: 0,
-                  maximum: keys.maxOverlapSeconds,
-                  default: keys.defaultOverlapSeconds,
-                  examples: [3600],
-                }),
-              ),
-            },
-            { additionalProperties: false },
-          ),
-          { examples: [{ overlap_seconds: 3600 }] },
+        body: Type.Object(
+          {
+            overlap_seconds: Type.Optional(
+              Type.Integer({
+                minimum: 0,
+                maximum: keys.maxOverlapSeconds,
+                default: keys.defaultOverlapSeconds,
+                examples: [3600],
+              }),
+            ),
+          },
+          { additionalProperties: false },
         ),
         response: { 201: Type.Ref('RotatedKey'), ...problemResponses(404, 409, 413, 415) },
       },
@@ -221,12 +175,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
       reply
         .code(201)
         .send(
-          await keys.rotateKey(
-            services,
-            request.caller,
-            request.params.key_id,
-            request.body?.overlap_seconds,
-          ),
+          await keys.rotateKey(services, request.caller, request.params.key_id, request.body.overlap_seconds),
         ),
   );
 

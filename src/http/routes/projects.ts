@@ -4,15 +4,22 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as keys from '../../services/keys.ts';
 import { Id, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
-import { ExpiresAt } from './keys.ts';
+import { ExpiresAt, keyExample } from './keys.ts';
 
 const Name = Type.String({ minLength: 1, maxLength: 200, examples: ['assistant-team'] });
+const KeyName = Type.String({ minLength: 1, maxLength: 200, examples: ['recovery'] });
 const exampleId = 'proj_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const fields = { id: Id(exampleId), name: Name, created_at: Timestamp };
 
 const Project = Type.Object(fields, { $id: 'Project' });
 const NewProject = Type.Object(
-  { ...fields, key: Type.String({ description: 'The first, admin, key of the project; shown once, here' }) },
+  {
+    ...fields,
+    key: Type.String({
+      description: 'The first, admin, key of the project; shown once, here',
+      examples: [keyExample],
+    }),
+  },
   { $id: 'NewProject' },
 );
 
@@ -62,10 +69,7 @@ export const projectRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         description:
           'The way back into a project whose `admin` keys are all expired, revoked or lost. It is recorded in the log of that project.',
         params: Type.Object({ project_id: Id(exampleId) }),
-        body: Type.Object(
-          { name: Name, expires_at: ExpiresAt },
-          { additionalProperties: false, examples: [{ name: 'recovery' }] },
-        ),
+        body: Type.Object({ name: KeyName, expires_at: ExpiresAt }, { additionalProperties: false }),
         response: { 201: Type.Ref('NewKey'), ...problemResponses(404, 413, 415, 422) },
       },
     },
