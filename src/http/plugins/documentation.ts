@@ -1,6 +1,7 @@
 // The OpenAPI 3.1 document at /openapi.json and Swagger UI at /docs, both made from the routes' schemas.
-import swagger, { type SwaggerTransform, type SwaggerTransformObject } from '@fastify/swagger';
+import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
+import type { RouteOptions } from 'fastify';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
 import { nameInlineObjects, type Operation, type Response } from '../document/components.ts';
@@ -70,24 +71,23 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
 }
 
 /** Says what a key needs, from the one declaration that is also checked: `config.scope` of the route. */
-const describeSecurity: SwaggerTransform = ({ schema, url, route }) => {
+function describeSecurity(route: RouteOptions): void {
   const scope = route.config?.scope;
-  if (scope === undefined || scope === 'public') return { schema: { ...schema, security: [] }, url };
+  if (scope === undefined || scope === 'public') {
+    route.schema = { ...route.schema, security: [] };
+    return;
+  }
   const need = scope === 'any' ? 'Needs a valid key, whatever its scopes.' : `Needs the scope \`${scope}\`.`;
-  return {
-    schema: {
-      ...schema,
-      security: [{ key: scope === 'any' ? [] : [scope] }],
-      description: [need, schema?.description?.replace(/^Needs the scope `[a-z:]+`\.\s*/, '')]
-        .join(' ')
-        .trim(),
-    },
-    url,
+  route.schema = {
+    ...route.schema,
+    security: [{ key: scope === 'any' ? [] : [scope] }],
+    description: [need, route.schema?.description].join(' ').trim(),
   };
-};
+}
 
 export const documentation = fp(async (app) => {
   app.addSchema(Problem);
+  app.addHook('onRoute', describeSecurity);
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
@@ -105,7 +105,6 @@ export const documentation = fp(async (app) => {
         },
       },
     },
-    transform: describeSecurity,
     transformObject: complete,
     refResolver: {
       buildLocalReference: (json, _baseUri, _fragment, index) =>

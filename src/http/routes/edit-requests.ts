@@ -3,7 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as requests from '../../services/edit-requests.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { datasetExample, Editor } from './edits.ts';
 
 export const requestExample = 'ereq_019356f0c8f17a2b9c3d4e5f6a7b8c9d';
@@ -138,8 +138,7 @@ export const editRequestRoutes: FastifyPluginAsyncTypebox<{ services: Services }
         operationId: 'createEditRequest',
         tags: ['editing work'],
         summary: 'Ask for edits of the pairs of a dataset',
-        security: [{ key: [] }],
-        description: `Needs the scope \`pairs:write\`. Makes tasks of the pairs that are there now: \`redundancy\` of them for each pair whose preference is known. An editor
+        description: `Makes tasks of the pairs that are there now: \`redundancy\` of them for each pair whose preference is known. An editor
 works on the less-preferred response. Tasks are done through \`POST /v1/edit-tasks/claim\` with the scope \`edits:write\`; those of a request for a \`person\` are given to
 editors of the kind \`person\`, those for a \`program\` to the kinds \`program\` and \`llm\`. The editor \`llm\`, the service's own, is not there yet (422). A dataset that is archived
 takes no request (409); when it is archived later, its tasks are not given out until it is restored.`,
@@ -186,7 +185,6 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'listEditRequests',
         tags: ['editing work'],
         summary: 'List edit requests, oldest first',
-        ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample)) },
           { additionalProperties: false },
@@ -205,7 +203,6 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'getEditRequest',
         tags: ['editing work'],
         summary: 'Get an edit request with its progress',
-        ...secured('read'),
         params,
         response: { 200: Type.Ref('EditRequest'), ...problemResponses(404) },
       },
@@ -221,9 +218,8 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'cancelEditRequest',
         tags: ['editing work'],
         summary: 'Cancel what is not submitted',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `pairs:write`. Open and leased tasks are cancelled: whoever holds one is told so (409) by the next call. Edits that were submitted stay. Repeated, or on a finished request, it changes nothing.',
+          'Open and leased tasks are cancelled: whoever holds one is told so (409) by the next call. Edits that were submitted stay. Repeated, or on a finished request, it changes nothing.',
         params,
         response: { 200: Type.Ref('EditRequest'), ...problemResponses(404) },
       },

@@ -10,7 +10,7 @@ import {
   type NewPair as NewPairInput,
 } from '../../services/pair-rows.ts';
 import * as pairs from '../../services/pairs.ts';
-import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { ndjsonType, sendStream, streamed, streamedBody } from '../streams.ts';
 
 const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
@@ -144,9 +144,8 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'createPairs',
         tags: ['pairs'],
         summary: 'Add up to 1,000 pairs, all or none',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `pairs:write`. At most 32 MiB. A pair that is there already, equal, is `unchanged`; one that contradicts a stored pair refuses the whole batch (409).',
+          'At most 32 MiB. A pair that is there already, equal, is `unchanged`; one that contradicts a stored pair refuses the whole batch (409).',
         params: datasetParams,
         body: Type.Object(
           { pairs: Type.Array(Type.Ref('NewPair'), { minItems: 1, maxItems: 1000 }) },
@@ -171,8 +170,7 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'importPairs',
         tags: ['pairs'],
         summary: 'Import pairs from an NDJSON stream of any length',
-        security: [{ key: [] }],
-        description: `Needs the scope \`pairs:write\`. One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
+        description: `One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
 \`{instruction, input, output_1, output_2, preference}\`. \`id\` is taken as \`external_id\`; columns that are not ours are kept under \`metadata\`.
 Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
         params: datasetParams,
@@ -197,7 +195,6 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'listPairs',
         tags: ['pairs'],
         summary: 'List the pairs of a dataset, oldest first',
-        ...secured('read'),
         params: datasetParams,
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Pair')), ...problemResponses(404) },
@@ -214,7 +211,6 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'exportPairs',
         tags: ['pairs'],
         summary: 'Export the pairs of a dataset as NDJSON',
-        ...secured('read'),
         params: datasetParams,
         response: {
           200: streamed(ndjsonType, 'One pair a line', rowExample),
@@ -236,7 +232,6 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'getPair',
         tags: ['pairs'],
         summary: 'Get a pair',
-        ...secured('read'),
         params: pairParams,
         response: { 200: Type.Ref('Pair'), ...problemResponses(404) },
       },
@@ -252,8 +247,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'setPreference',
         tags: ['pairs'],
         summary: 'Set or withdraw the preference of a pair',
-        security: [{ key: [] }],
-        description: 'Needs the scope `pairs:write`. Edits of the side that is now preferred become `stale`.',
+        description: 'Edits of the side that is now preferred become `stale`.',
         params: pairParams,
         body: Type.Object({ preference: Preference }, { additionalProperties: false }),
         response: { 200: Type.Ref('Pair'), ...problemResponses(404, 413, 415) },
@@ -271,8 +265,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'deletePair',
         tags: ['pairs'],
         summary: 'Delete a pair and its edits',
-        security: [{ key: [] }],
-        description: 'Needs the scope `pairs:write`. Snapshots that hold the pair keep it.',
+        description: 'Snapshots that hold the pair keep it.',
         params: pairParams,
         response: { 204: Type.Null({ description: 'Deleted' }), ...problemResponses(404) },
       },

@@ -4,7 +4,7 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import { splits } from '../../services/snapshot-content.ts';
 import * as snapshots from '../../services/snapshots.ts';
-import { Digest, Id, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Digest, Id, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { ndjsonType, sendStream, streamed } from '../streams.ts';
 
 const snapshotExample = 'snap_019356f0d7e87f9a8b0c1d2e3f4a5b6c';
@@ -80,9 +80,8 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'createSnapshot',
         tags: ['snapshots'],
         summary: 'Freeze pairs and accepted edits',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `snapshots:write`. The digest covers canonical content (RFC 8785), not ids: equal content has an equal digest on every machine. Pairs deleted later stay in the snapshot.',
+          'The digest covers canonical content (RFC 8785), not ids: equal content has an equal digest on every machine. Pairs deleted later stay in the snapshot.',
         body: Type.Object(
           {
             dataset_ids: Type.Array(Id(datasetExample), { minItems: 1, maxItems: 100, uniqueItems: true }),
@@ -115,7 +114,6 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'listSnapshots',
         tags: ['snapshots'],
         summary: 'List snapshots, oldest first',
-        ...secured('read'),
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Snapshot')), ...problemResponses() },
       },
@@ -131,7 +129,6 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'getSnapshot',
         tags: ['snapshots'],
         summary: 'Get a snapshot',
-        ...secured('read'),
         params,
         response: { 200: Type.Ref('Snapshot'), ...problemResponses(404) },
       },
@@ -147,9 +144,8 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'exportSnapshot',
         tags: ['snapshots'],
         summary: 'Export a snapshot as NDJSON, token-labelled when a model is named',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `read`. Without `model`: pairs with their edits. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
+          'Without `model`: pairs with their edits. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
         params,
         querystring: Type.Object(
           {

@@ -105,9 +105,7 @@ export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'computeWinRate',
         tags: ['evaluation'],
         summary: 'Compute a win rate from judgements',
-        security: [{ key: [] }],
-        description:
-          'Needs the scope `read`. At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
+        description: 'At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
         body: Type.Object(
           {
             judgements: Type.Array(Type.Ref('Judgement'), {
