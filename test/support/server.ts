@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import type { Test } from 'tap';
-import { buildApp } from '../../src/app.ts';
+import { type AppOptions, buildApp } from '../../src/app.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
 import type { Services } from '../../src/services/context.ts';
 import { generateKey } from '../../src/services/keys.ts';
@@ -43,10 +43,13 @@ export interface TestServer {
   keyWith(...scopes: string[]): Promise<string>;
 }
 
-/** `sampleFolder`: of the sample model; without it the service has none, as an installation without `models/`. */
+/**
+ * `sampleFolder`: of the sample model; without it the service has none, as an installation without `models/`.
+ * No rate limits unless they are given.
+ */
 export async function startTestServer(
   t: Test,
-  { sampleFolder }: { sampleFolder?: string } = {},
+  { sampleFolder, ...limits }: { sampleFolder?: string } & Pick<AppOptions, 'rateLimits' | 'trustProxy'> = {},
 ): Promise<TestServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(dataDir, { recursive: true, force: true }));
@@ -57,7 +60,7 @@ export async function startTestServer(
   const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
   const services: Services = { db: database.open('finegrain_api'), artifacts, scoring, sample };
   const bootstrapKey = generateKey();
-  const app = await buildApp({ services, bootstrapKey, logger });
+  const app = await buildApp({ services, bootstrapKey, logger, ...limits });
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
   t.teardown(async () => {
     await app.close();
