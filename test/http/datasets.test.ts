@@ -95,7 +95,7 @@ t.test('datasets', async (t) => {
       status: 400,
       body: { errors: [{ pointer: '/limit', in: 'query' }] },
     });
-    t.match(await call('GET', '/v1/datasets?cursor=bm8'), { status: 400, body: { code: 'invalid_cursor' } });
+    t.match(await call('GET', '/v1/datasets?cursor=bm8'), { status: 422, body: { code: 'invalid_cursor' } });
     for (const id of [
       'ds_00000000000070008000000000000000',
       'ds_1',

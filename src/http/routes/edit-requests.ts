@@ -191,7 +191,7 @@ takes no request (409); when it is archived later, its tasks are not given out u
           { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample)) },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('EditRequestSummary')), ...problemResponses(404) },
+        response: { 200: Page(Type.Ref('EditRequestSummary')), ...problemResponses(404, 422) },
       },
     },
     (request) => requests.listEditRequests(services, request.caller, request.query),

@@ -231,7 +231,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
           },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('Edit')), ...problemResponses(404) },
+        response: { 200: Page(Type.Ref('Edit')), ...problemResponses(404, 422) },
       },
     },
     (request) => edits.listEdits(services, request.caller, request.query),

@@ -292,7 +292,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
           { ...PageQuery, state: Type.Optional(State), kind: Type.Optional(Kind) },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('Run')), ...problemResponses() },
+        response: { 200: Page(Type.Ref('Run')), ...problemResponses(422) },
       },
     },
     (request) => runs.listRuns(services, request.caller, request.query),

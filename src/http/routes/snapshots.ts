@@ -117,7 +117,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         summary: 'List snapshots, oldest first',
         ...secured('read'),
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
-        response: { 200: Page(Type.Ref('Snapshot')), ...problemResponses() },
+        response: { 200: Page(Type.Ref('Snapshot')), ...problemResponses(422) },
       },
     },
     (request) => snapshots.listSnapshots(services, request.caller, request.query),
