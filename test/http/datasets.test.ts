@@ -60,16 +60,21 @@ t.test('datasets', async (t) => {
       body: { errors: [{ pointer: '/name' }] },
     });
     t.match(await call('POST', '/v1/datasets', { json: { name: 'nul \0' } }), {
-      status: 400,
+      status: 422,
       body: { code: 'ill_formed_text', errors: [{ pointer: '/name' }] },
     });
+    t.match(await call('GET', '/v1/edits?pair_id=a%00b'), {
+      status: 422,
+      body: { code: 'ill_formed_text', errors: [{ pointer: '/pair_id', in: 'query' }] },
+    });
+    t.match(await call('GET', '/v1/models/a%00b'), { status: 404 }, 'NUL never reaches the database');
     t.match(
       await call('POST', '/v1/datasets', {
         body: '{"name":"\\ud800"}',
         headers: { 'content-type': 'application/json' },
       }),
       {
-        status: 400,
+        status: 422,
         body: { code: 'ill_formed_text' },
       },
     );

@@ -185,7 +185,6 @@ t.test('/v1/score', async (t) => {
         { prompt: [{ role: 'tool', content: 'a' }], responses: ['b'] },
         { pointer: '/prompt/0/role' },
       ],
-      ['a lone surrogate', { prompt: 'a', responses: ['\ud800'] }, { pointer: '/responses/0' }],
     ];
     const neitherForm: [string, unknown, object][] = [
       ['no form', {}, { pointer: '' }],
@@ -200,6 +199,8 @@ t.test('/v1/score', async (t) => {
     };
     for (const [name, json, error] of misfits) await refused(400, name, json, error);
     for (const [name, json, error] of neitherForm) await refused(422, name, json, error);
+    const surrogate = { prompt: 'a', responses: ['\ud800'] };
+    await refused(422, 'a lone surrogate', surrogate, { pointer: '/responses/0' });
     t.match(await score({ ...one, model: 'nothing' }), {
       status: 404,
       body: { errors: [{ pointer: '/model' }] },

@@ -84,7 +84,7 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
           },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('Dataset')), ...problemResponses(422) },
+        response: { 200: Page(Type.Ref('Dataset')), ...problemResponses() },
       },
     },
     (request) => datasets.listDatasets(services, request.caller, request.query),

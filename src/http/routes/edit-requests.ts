@@ -167,7 +167,7 @@ takes no request (409); when it is archived later, its tasks are not given out u
             ],
           },
         ),
-        response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415, 422) },
+        response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415) },
       },
     },
     async (request, reply) =>
@@ -191,7 +191,7 @@ takes no request (409); when it is archived later, its tasks are not given out u
           { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample)) },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('EditRequestSummary')), ...problemResponses(404, 422) },
+        response: { 200: Page(Type.Ref('EditRequestSummary')), ...problemResponses(404) },
       },
     },
     (request) => requests.listEditRequests(services, request.caller, request.query),

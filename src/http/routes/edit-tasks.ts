@@ -135,7 +135,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
           },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('EditTask')), ...problemResponses(404, 422) },
+        response: { 200: Page(Type.Ref('EditTask')), ...problemResponses(404) },
       },
     },
     (request) => tasks.listTasks(services, request.caller, request.query),

@@ -174,7 +174,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
           201: Type.Object({
             items: Type.Array(Type.Ref('SubmittedEdit'), { description: 'In the order of the request' }),
           }),
-          ...problemResponses(404, 413, 415, 422),
+          ...problemResponses(404, 413, 415),
         },
       },
     },
@@ -231,7 +231,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
           },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('Edit')), ...problemResponses(404, 422) },
+        response: { 200: Page(Type.Ref('Edit')), ...problemResponses(404) },
       },
     },
     (request) => edits.listEdits(services, request.caller, request.query),

@@ -59,7 +59,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         summary: 'List API keys, revoked ones too',
         ...secured('admin'),
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
-        response: { 200: Page(Type.Ref('Key')), ...problemResponses(422) },
+        response: { 200: Page(Type.Ref('Key')), ...problemResponses() },
       },
     },
     (request) => keys.listKeys(services, request.caller, request.query),

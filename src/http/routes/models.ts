@@ -81,7 +81,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
           { ...PageQuery, role: Type.Optional(Role) },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('Model')), ...problemResponses(422) },
+        response: { 200: Page(Type.Ref('Model')), ...problemResponses() },
       },
     },
     (request) => models.listModels(services, request.caller, request.query),

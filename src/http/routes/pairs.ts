@@ -200,7 +200,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         ...secured('read'),
         params: datasetParams,
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
-        response: { 200: Page(Type.Ref('Pair')), ...problemResponses(404, 422) },
+        response: { 200: Page(Type.Ref('Pair')), ...problemResponses(404) },
       },
     },
     (request) => pairs.listPairs(services, request.caller, request.params.dataset_id, request.query),

@@ -51,7 +51,7 @@ export const projectRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         summary: 'List projects',
         ...secured('operator'),
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
-        response: { 200: Page(Type.Ref('Project')), ...problemResponses(422) },
+        response: { 200: Page(Type.Ref('Project')), ...problemResponses() },
       },
     },
     (request) => keys.listProjects(services, request.query),

@@ -269,7 +269,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         response: {
           200: Type.Ref('ValidatedRun'),
           202: Type.Ref('Run'),
-          ...problemResponses(404, 413, 415, 422),
+          ...problemResponses(404, 413, 415),
         },
       },
     },
@@ -292,7 +292,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
           { ...PageQuery, state: Type.Optional(State), kind: Type.Optional(Kind) },
           { additionalProperties: false },
         ),
-        response: { 200: Page(Type.Ref('Run')), ...problemResponses(422) },
+        response: { 200: Page(Type.Ref('Run')), ...problemResponses() },
       },
     },
     (request) => runs.listRuns(services, request.caller, request.query),

@@ -100,7 +100,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
           },
           { additionalProperties: false },
         ),
-        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415, 422) },
+        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415) },
       },
     },
     async (request, reply) =>
@@ -117,7 +117,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         summary: 'List snapshots, oldest first',
         ...secured('read'),
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
-        response: { 200: Page(Type.Ref('Snapshot')), ...problemResponses(422) },
+        response: { 200: Page(Type.Ref('Snapshot')), ...problemResponses() },
       },
     },
     (request) => snapshots.listSnapshots(services, request.caller, request.query),
