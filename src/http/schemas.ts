@@ -88,7 +88,7 @@ type ProblemStatus = (typeof problems)[ProblemCode]['status'];
 
 /** The error responses of a route: those every route can give, and the ones named. */
 export function problemResponses(...statuses: ProblemStatus[]) {
-  const all = [...new Set<ProblemStatus>([400, 401, 403, ...statuses, 429, 500, 503])];
+  const all = [...new Set<ProblemStatus>([400, 401, 403, 422, ...statuses, 429, 500, 503])];
   const content = { 'application/problem+json': { schema: Type.Ref('Problem') } };
   return Object.fromEntries(all.map((status) => [status, { content }]));
 }

@@ -137,7 +137,7 @@ t.test('audit log', async (t) => {
       body: { errors: [{ pointer: '/action', in: 'query' }] },
     });
     t.match(await call('GET', '/v1/audit-events?cursor=bm8'), {
-      status: 400,
+      status: 422,
       body: { code: 'invalid_cursor' },
     });
   });

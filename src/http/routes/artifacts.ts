@@ -1,8 +1,8 @@
 // /v1/artifacts: demonstrations and prompts in, generated responses and reports out.
 
-import { Readable } from 'node:stream';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
+import { Problem } from '../../errors.ts';
 import * as artifacts from '../../services/artifacts.ts';
 import type { Services } from '../../services/context.ts';
 import { Digest, problemResponses, Timestamp } from '../schemas.ts';
@@ -51,7 +51,9 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
     },
     async (request, reply) => {
       const mediaType = request.headers['content-type'] ?? 'application/octet-stream';
-      const body = (request.body ?? Readable.from([])) as AsyncIterable<Uint8Array>;
+      if (request.body === undefined)
+        throw new Problem('invalid_request', 'There is no body: send the file, with its content type.');
+      const body = request.body as AsyncIterable<Uint8Array>;
       return reply.code(201).send(await artifacts.putArtifact(services, request.caller, mediaType, body));
     },
   );
@@ -66,7 +68,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         summary: 'Download an artifact',
         params: Type.Object({ digest: ArtifactDigest }),
         response: {
-          200: streamed('application/octet-stream', 'The content', rowExample),
+          200: streamed('*/*', 'The content, of the type that it was stored with', rowExample),
           ...problemResponses(404),
         },
       },

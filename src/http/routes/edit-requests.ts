@@ -166,7 +166,7 @@ takes no request (409); when it is archived later, its tasks are not given out u
             ],
           },
         ),
-        response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415, 422) },
+        response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415) },
       },
     },
     async (request, reply) =>

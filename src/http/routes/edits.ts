@@ -173,7 +173,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
           201: Type.Object({
             items: Type.Array(Type.Ref('SubmittedEdit'), { description: 'In the order of the request' }),
           }),
-          ...problemResponses(404, 413, 415, 422),
+          ...problemResponses(404, 413, 415),
         },
       },
     },

@@ -268,7 +268,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         response: {
           200: Type.Ref('ValidatedRun'),
           202: Type.Ref('Run'),
-          ...problemResponses(404, 413, 415, 422),
+          ...problemResponses(404, 413, 415),
         },
       },
     },

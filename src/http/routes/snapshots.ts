@@ -99,7 +99,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
           },
           { additionalProperties: false },
         ),
-        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415, 422) },
+        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415) },
       },
     },
     async (request, reply) =>
