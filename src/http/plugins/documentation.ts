@@ -3,7 +3,7 @@ import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
-import { nameInlineObjects, type Operation, type Response } from '../document/components.ts';
+import { type MediaType, nameInlineObjects, type Operation, type Response } from '../document/components.ts';
 import { exampleOf, type JsonSchema } from '../document/examples.ts';
 import { problemComponents, shareProblemResponses } from '../document/problems.ts';
 import { Problem } from '../schemas.ts';
@@ -59,14 +59,23 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
     }
     shareProblemResponses(operation);
     nameInlineObjects(operation, components.schemas);
-    for (const media of Object.values(operation.requestBody?.content ?? {}))
-      media.example ??= exampleOf(media.schema, 'request', components.schemas);
+    for (const [type, media] of Object.entries(operation.requestBody?.content ?? {})) {
+      const example = exampleOf(media.schema, 'request', components.schemas);
+      if (type === 'application/json') media.example ??= example;
+      else describeStream(media, example);
+    }
     for (const { content = {} } of Object.values(operation.responses)) {
       for (const media of Object.values(content))
         media.example ??= exampleOf(media.schema, 'answer', components.schemas);
     }
   }
   return source.openapiObject;
+}
+
+/** Said here only: the validator would not take the stream of a body for a string. */
+function describeStream(media: MediaType, example: unknown): void {
+  media.schema = { type: 'string', ...media.schema };
+  media.examples = { text: { value: example } }; // as `example`, Swagger UI would quote it once more
 }
 
 export const documentation = fp(async (app) => {
