@@ -3,7 +3,7 @@ import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
-import { type MediaType, nameInlineObjects, type Operation, type Response } from '../document/components.ts';
+import { nameInlineObjects, type Operation, type Response } from '../document/components.ts';
 import { exampleOf, type JsonSchema } from '../document/examples.ts';
 import { problemComponents, shareProblemResponses } from '../document/problems.ts';
 import { Problem } from '../schemas.ts';
@@ -60,9 +60,9 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
     shareProblemResponses(operation);
     nameInlineObjects(operation, components.schemas);
     for (const [type, media] of Object.entries(operation.requestBody?.content ?? {})) {
-      const example = exampleOf(media.schema, 'request', components.schemas);
-      if (type === 'application/json') media.example ??= example;
-      else describeStream(media, example);
+      // said here only: the validator would not take the stream of such a body for a string
+      if (type !== 'application/json') media.schema = { type: 'string', ...media.schema };
+      media.example ??= exampleOf(media.schema, 'request', components.schemas);
     }
     for (const { content = {} } of Object.values(operation.responses)) {
       for (const media of Object.values(content))
@@ -72,10 +72,13 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
   return source.openapiObject;
 }
 
-/** Said here only: the validator would not take the stream of a body for a string. */
-function describeStream(media: MediaType, example: unknown): void {
-  media.schema = { type: 'string', ...media.schema };
-  media.examples = { text: { value: example } }; // as `example`, Swagger UI would quote it once more
+/** Runs in the browser, hence on its own: Swagger UI offers NDJSON, as everything with "json" in its type, as a JSON string. */
+function unquoteLines(request: { headers?: Record<string, string>; body?: unknown }): object {
+  const { body, headers } = request;
+  const type = headers?.['Content-Type'] ?? '';
+  if (/ndjson|jsonl/.test(type) && typeof body === 'string' && body.startsWith('"'))
+    request.body = JSON.parse(body);
+  return request;
 }
 
 export const documentation = fp(async (app) => {
@@ -111,6 +114,7 @@ export const documentation = fp(async (app) => {
       displayRequestDuration: true,
       docExpansion: 'list',
       defaultModelsExpandDepth: -1,
+      requestInterceptor: unquoteLines,
     },
     theme: { title: 'finegrain API' },
   });
