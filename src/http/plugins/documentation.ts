@@ -60,8 +60,11 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
     }
     shareProblemResponses(operation);
     nameInlineObjects(operation, components.schemas);
-    for (const media of Object.values(operation.requestBody?.content ?? {}))
+    for (const [type, media] of Object.entries(operation.requestBody?.content ?? {})) {
+      // said here only: the validator would not take the stream of such a body for a string
+      if (type !== 'application/json') media.schema = { type: 'string', ...media.schema };
       media.example ??= exampleOf(media.schema, 'request', components.schemas);
+    }
     for (const { content = {} } of Object.values(operation.responses)) {
       for (const media of Object.values(content))
         media.example ??= exampleOf(media.schema, 'answer', components.schemas);
@@ -83,6 +86,15 @@ function describeSecurity(route: RouteOptions): void {
     security: [{ key: scope === 'any' ? [] : [scope] }],
     description: [need, route.schema?.description].join(' ').trim(),
   };
+}
+
+/** Runs in the browser, hence on its own: Swagger UI offers NDJSON, as everything with "json" in its type, as a JSON string. */
+function unquoteLines(request: { headers?: Record<string, string>; body?: unknown }): object {
+  const { body, headers } = request;
+  const type = headers?.['Content-Type'] ?? '';
+  if (/ndjson|jsonl/.test(type) && typeof body === 'string' && body.startsWith('"'))
+    request.body = JSON.parse(body);
+  return request;
 }
 
 export const documentation = fp(async (app) => {
@@ -119,6 +131,7 @@ export const documentation = fp(async (app) => {
       displayRequestDuration: true,
       docExpansion: 'list',
       defaultModelsExpandDepth: -1,
+      requestInterceptor: unquoteLines,
     },
     theme: { title: 'finegrain API' },
   });

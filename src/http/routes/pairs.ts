@@ -68,7 +68,7 @@ const NewPair = Type.Object(
 );
 
 const rowExample = `${JSON.stringify({
-  external_id: 'conversation-17',
+  external_id: 'conversation-18',
   prompt: 'When was the harbor bridge opened?',
   response_a: 'It was opened in 1932.',
   response_b: 'It was opened in 1936, and it is the best bridge of all.',
