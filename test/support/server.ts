@@ -115,31 +115,3 @@ export async function startTestServer(
     },
   };
 }
-
-/** The security triad of a route: no key, a wrong key, a key without the scope. */
-export async function checkSecurity(
-  t: Test,
-  server: TestServer,
-  method: string,
-  path: string,
-  scope: string,
-  options: RequestOptions = {},
-): Promise<void> {
-  t.match(
-    await server.call(method, path, { ...options, key: null }),
-    { status: 401, body: { code: 'unauthenticated' } },
-    `${method} ${path} without a key`,
-  );
-  t.match(
-    await server.call(method, path, { ...options, key: 'fg_wrong' }),
-    { status: 401, body: { code: 'unauthenticated' } },
-    `${method} ${path} with a wrong key`,
-  );
-  const other = scope === 'score' ? 'read' : 'score';
-  const key = await server.keyWith(other);
-  t.match(
-    await server.call(method, path, { ...options, key }),
-    { status: 403, body: { code: 'missing_scope' } },
-    `${method} ${path} with the scope ${other} only`,
-  );
-}
