@@ -37,6 +37,9 @@ token-level reward model → **scores** token by token → a \`ppo\` run that gi
 
 Authorize with the key that the service printed at its start. Errors are \`application/problem+json\` (RFC 9457) with a stable \`code\`.
 
+A key may send so many requests a minute; the headers \`RateLimit-Policy\` and \`RateLimit\` say how many and how many are left. More than that, or too
+many wrong keys from one address, are answered 429 with \`Retry-After\`.
+
 Scopes of a key: ${Object.entries(scopes)
   .map(([scope, meaning]) => `\`${scope}\` (${meaning})`)
   .join('; ')}.`;
