@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import { authentication } from './http/plugins/authentication.ts';
 import { documentation } from './http/plugins/documentation.ts';
 import { drain } from './http/plugins/drain.ts';
+import { idempotency } from './http/plugins/idempotency.ts';
 import { problemRendering, renderClientError } from './http/plugins/problems.ts';
 import { requestText } from './http/plugins/request-text.ts';
 import { validation } from './http/plugins/validation.ts';
@@ -48,6 +49,7 @@ export async function buildApp({ services, bootstrapKey, logger }: AppOptions) {
   await app.register(documentation);
   await app.register(requestText);
   await app.register(authentication, { services, bootstrapKey });
+  await app.register(idempotency);
 
   for (const routes of [
     projectRoutes,

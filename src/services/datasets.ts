@@ -6,6 +6,7 @@ import { formatId, parseId } from '../domain/ids.ts';
 import { notFound } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { checkPrecondition, type Precondition } from './preconditions.ts';
 
 export interface Dataset {
   id: string;
@@ -43,12 +44,13 @@ export function createDataset(
 }
 
 export function listDatasets(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest & { archived?: boolean },
 ): Promise<Page<Dataset>> {
   return database.transaction(caller.projectId, (tx) =>
     readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'datasets' },
       request,
       (page) => db.selectDatasets(tx, { ...page, archived: request.archived ?? false }),
       render,
@@ -68,15 +70,20 @@ export function getDataset({ db: database }: Services, caller: Caller, id: strin
   return database.transaction(caller.projectId, async (tx) => render(await findDataset(tx, id)));
 }
 
+/** @throws Problem not_found, precondition_failed */
 export function updateDataset(
   { db: database }: Services,
   caller: Caller,
   id: string,
   change: { name?: string; description?: string | null; archived?: boolean },
+  condition: Precondition,
 ): Promise<Dataset> {
   return database.transaction(caller.projectId, async (tx) => {
-    const { id: uuid } = await findDataset(tx, id);
-    return render((await db.updateDataset(tx, uuid, change))!);
+    const uuid = parseId('dataset', id);
+    const row = uuid ? await db.lockDataset(tx, uuid) : undefined;
+    if (!row) throw notFound('dataset', id);
+    checkPrecondition(condition, render(row));
+    return render((await db.updateDataset(tx, row.id, change))!);
   });
 }
 

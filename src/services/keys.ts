@@ -69,12 +69,17 @@ export async function createKey(
 }
 
 export function listKeys(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest,
 ): Promise<Page<Key>> {
   return database.transaction(caller.projectId, (tx) =>
-    readPage(request, (page) => db.selectKeys(tx, page), renderKey),
+    readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'keys' },
+      request,
+      (page) => db.selectKeys(tx, page),
+      renderKey,
+    ),
   );
 }
 
@@ -109,8 +114,16 @@ export async function createProject(
   return { ...renderProject(row), key };
 }
 
-export function listProjects({ db: database }: Services, request: PageRequest): Promise<Page<Project>> {
+export function listProjects(
+  { db: database, cursors }: Services,
+  request: PageRequest,
+): Promise<Page<Project>> {
   return database.transaction(null, (tx) =>
-    readPage(request, (page) => db.selectProjects(tx, page), renderProject),
+    readPage(
+      { cursors, tx, projectId: null, list: 'projects' },
+      request,
+      (page) => db.selectProjects(tx, page),
+      renderProject,
+    ),
   );
 }

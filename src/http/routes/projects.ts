@@ -21,7 +21,7 @@ export const projectRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
   app.post(
     '/v1/projects',
     {
-      config: { scope: 'operator' },
+      config: { scope: 'operator', idempotency: 'secret' },
       schema: {
         operationId: 'createProject',
         tags: ['keys'],
