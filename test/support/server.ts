@@ -93,7 +93,7 @@ export async function startTestServer(
     } as RequestInit);
     const text = await response.text();
     const mediaType = response.headers.get('content-type')?.split(';')[0] ?? '';
-    const parsed = /\bjson$/.test(mediaType) ? JSON.parse(text) : undefined;
+    const parsed = text !== '' && /\bjson$/.test(mediaType) ? JSON.parse(text) : undefined;
     const violation = contract.violation(method, path, response.status, mediaType, parsed);
     if (violation) throw new Error(violation);
     return {
