@@ -87,6 +87,17 @@
 --   alignment_version integer not null
 --   created_at timestamp with time zone not null default now()
 --   edit_task_id uuid
+-- table finegrain.idempotency_keys row-level security, forced
+--   project_id uuid not null
+--   key text not null
+--   request_sha256 bytea not null
+--   status integer not null
+--   headers jsonb not null
+--   body text
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.installation row-level security, forced
+--   only_row boolean not null default true
+--   cursor_secret bytea not null
 -- table finegrain.models row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -214,6 +225,14 @@
 -- finegrain.edits edits_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
 -- finegrain.edits edits_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
 -- finegrain.edits edits_status_check: CHECK ((status = ANY (ARRAY['accepted'::text, 'unchanged'::text, 'stale'::text, 'rejected'::text])))
+-- finegrain.idempotency_keys idempotency_keys_key_check: CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+-- finegrain.idempotency_keys idempotency_keys_pkey: PRIMARY KEY (project_id, key)
+-- finegrain.idempotency_keys idempotency_keys_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.idempotency_keys idempotency_keys_request_sha256_check: CHECK ((length(request_sha256) = 32))
+-- finegrain.idempotency_keys idempotency_keys_status_check: CHECK (((status >= 200) AND (status <= 299)))
+-- finegrain.installation installation_cursor_secret_check: CHECK ((length(cursor_secret) = 32))
+-- finegrain.installation installation_only_row_check: CHECK (only_row)
+-- finegrain.installation installation_pkey: PRIMARY KEY (only_row)
 -- finegrain.models models_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.models models_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.models models_role_check: CHECK ((role = ANY (ARRAY['policy'::text, 'token_reward'::text, 'sequence_reward'::text])))
@@ -248,6 +267,7 @@
 -- CREATE INDEX edit_tasks_to_claim ON finegrain.edit_tasks USING btree (project_id, edit_request_id, id) WHERE (state = ANY (ARRAY['open'::text, 'leased'::text]))
 -- CREATE INDEX edits_of_pair ON finegrain.edits USING btree (project_id, pair_id, id)
 -- CREATE UNIQUE INDEX edits_of_task ON finegrain.edits USING btree (project_id, edit_task_id) WHERE (edit_task_id IS NOT NULL)
+-- CREATE INDEX idempotency_keys_by_age ON finegrain.idempotency_keys USING btree (created_at)
 -- CREATE UNIQUE INDEX models_of_run ON finegrain.models USING btree (project_id, run_id) WHERE (run_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_external_id ON finegrain.pairs USING btree (project_id, dataset_id, external_id) WHERE (external_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
@@ -274,6 +294,9 @@
 -- finegrain.edit_tasks: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edits: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.edits: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.idempotency_keys: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.idempotency_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.installation: system_reads for SELECT to {finegrain_system} using true check -
 -- finegrain.models: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.models: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.pairs: every_project for ALL to {finegrain_system} using true check true
@@ -296,6 +319,7 @@
 -- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[], state text, ended_at timestamp with time zone) security definer, owner finegrain_system
 -- finegrain.create_project(id uuid, name text, key_id uuid, key_sha256 bytea) returns finegrain.projects security definer, owner finegrain_system
 -- finegrain.current_project() returns uuid, owner finegrain_owner
+-- finegrain.cursor_secret() returns bytea security definer, owner finegrain_system
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
 -- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
@@ -327,6 +351,9 @@
 -- edit_tasks: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_api
 -- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- idempotency_keys: INSERT, SELECT to finegrain_api
+-- idempotency_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- installation: SELECT to finegrain_system
 -- models: DELETE, INSERT, SELECT to finegrain_api
 -- models: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- pairs: DELETE, INSERT, SELECT, UPDATE to finegrain_api
@@ -356,6 +383,7 @@
 -- authenticate: finegrain_api, finegrain_system
 -- create_project: finegrain_api, finegrain_system
 -- current_project: PUBLIC
+-- cursor_secret: finegrain_api, finegrain_system
 -- holds_run: finegrain_system
 -- key_state: PUBLIC
 -- list_projects: finegrain_api, finegrain_system

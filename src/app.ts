@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import { authentication } from './http/plugins/authentication.ts';
 import { documentation } from './http/plugins/documentation.ts';
 import { drain } from './http/plugins/drain.ts';
+import { idempotency } from './http/plugins/idempotency.ts';
 import { problemRendering, renderClientError } from './http/plugins/problems.ts';
 import { openRateLimits, type RateLimitOptions } from './http/plugins/rate-limits.ts';
 import { requestText } from './http/plugins/request-text.ts';
@@ -57,6 +58,7 @@ export async function buildApp({ services, bootstrapKey, logger, rateLimits, tru
   await app.register(requestText);
   const limits = openRateLimits(rateLimits ?? unlimited);
   await app.register(authentication, { services, bootstrapKey, limits });
+  await app.register(idempotency);
 
   for (const routes of [
     projectRoutes,

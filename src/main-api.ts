@@ -7,6 +7,7 @@ import { openDatabase } from './db/pool.ts';
 import { type EmbeddedStack, startEmbeddedStack } from './embedded.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { openScoringEngine } from './scoring/engine.ts';
+import { openCursors } from './services/cursors.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
 import { openArtifactStore } from './storage/artifact-store.ts';
 
@@ -36,7 +37,13 @@ async function serve(
   const artifacts = openArtifactStore(config.artifacts);
   const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, log: logger });
   const app = await buildApp({
-    services: { db, artifacts, scoring, sample: await openSampleModel(shippedSampleFolder, artifacts) },
+    services: {
+      db,
+      artifacts,
+      cursors: openCursors(),
+      scoring,
+      sample: await openSampleModel(shippedSampleFolder, artifacts),
+    },
     bootstrapKey: key,
     logger,
     rateLimits: config.rateLimits,

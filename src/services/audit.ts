@@ -66,12 +66,17 @@ function render(row: db.AuditEventRow): AuditEvent {
 
 /** Newest first. */
 export function listAuditEvents(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest & { action?: Action; subject?: string },
 ): Promise<Page<AuditEvent>> {
   const filter = { action: request.action ?? null, subject: request.subject ?? null };
   return database.transaction(caller.projectId, (tx) =>
-    readPage(request, (page) => db.selectAuditEvents(tx, { ...page, ...filter }), render),
+    readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'audit_events' },
+      request,
+      (page) => db.selectAuditEvents(tx, { ...page, ...filter }),
+      render,
+    ),
   );
 }

@@ -3,11 +3,13 @@ import type { Database } from '../db/pool.ts';
 import { Problem } from '../errors.ts';
 import type { ScoringEngine } from '../scoring/engine.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
+import type { Cursors } from './cursors.ts';
 import type { SampleModel } from './sample-model.ts';
 
 export interface Services {
   db: Database;
   artifacts: ArtifactStore;
+  cursors: Cursors;
   scoring: ScoringEngine;
   /** null in an installation without it */
   sample: SampleModel | null;

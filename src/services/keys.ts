@@ -163,12 +163,17 @@ export function rotateKey(
 }
 
 export function listKeys(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest,
 ): Promise<Page<Key>> {
   return database.transaction(caller.projectId, (tx) =>
-    readPage(request, (page) => db.selectKeys(tx, page), renderKey),
+    readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'keys' },
+      request,
+      (page) => db.selectKeys(tx, page),
+      renderKey,
+    ),
   );
 }
 
@@ -276,8 +281,16 @@ export function createProjectKey(
 
 const foreignKeyViolation = '23503';
 
-export function listProjects({ db: database }: Services, request: PageRequest): Promise<Page<Project>> {
+export function listProjects(
+  { db: database, cursors }: Services,
+  request: PageRequest,
+): Promise<Page<Project>> {
   return database.transaction(null, (tx) =>
-    readPage(request, (page) => db.selectProjects(tx, page), renderProject),
+    readPage(
+      { cursors, tx, projectId: null, list: 'projects' },
+      request,
+      (page) => db.selectProjects(tx, page),
+      renderProject,
+    ),
   );
 }

@@ -7,6 +7,7 @@ import type { Test } from 'tap';
 import { type AppOptions, buildApp } from '../../src/app.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
 import type { Services } from '../../src/services/context.ts';
+import { openCursors } from '../../src/services/cursors.ts';
 import { generateKey } from '../../src/services/keys.ts';
 import { openSampleModel } from '../../src/services/sample-model.ts';
 import { openArtifactStore } from '../../src/storage/artifact-store.ts';
@@ -58,7 +59,13 @@ export async function startTestServer(
   const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
   const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, log: logger });
   const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
-  const services: Services = { db: database.open('finegrain_api'), artifacts, scoring, sample };
+  const services: Services = {
+    db: database.open('finegrain_api'),
+    artifacts,
+    cursors: openCursors(),
+    scoring,
+    sample,
+  };
   const bootstrapKey = generateKey();
   const app = await buildApp({ services, bootstrapKey, logger, ...limits });
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
@@ -89,7 +96,7 @@ export async function startTestServer(
     } as RequestInit);
     const text = await response.text();
     const mediaType = response.headers.get('content-type')?.split(';')[0] ?? '';
-    const parsed = /\bjson$/.test(mediaType) ? JSON.parse(text) : undefined;
+    const parsed = text !== '' && /\bjson$/.test(mediaType) ? JSON.parse(text) : undefined;
     const violation = contract.violation(method, path, response.status, mediaType, parsed);
     if (violation) throw new Error(violation);
     return {

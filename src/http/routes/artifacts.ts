@@ -38,7 +38,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
   app.post(
     '/v1/artifacts',
     {
-      config: { scope: 'models:write' },
+      config: { scope: 'models:write', idempotency: 'stream' },
       schema: {
         operationId: 'putArtifact',
         tags: ['artifacts'],

@@ -3,6 +3,16 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as requests from '../../services/edit-requests.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { datasetExample, Editor } from './edits.ts';
 
@@ -133,7 +143,7 @@ export const editRequestRoutes: FastifyPluginAsyncTypebox<{ services: Services }
   app.post(
     '/v1/edit-requests',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'createEditRequest',
         tags: ['editing work'],
@@ -169,12 +179,15 @@ takes no request (409); when it is archived later, its tasks are not given out u
         response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415) },
       },
     },
-    async (request, reply) =>
-      reply
-        .code(202)
-        .send(
-          await requests.createEditRequest(services, request.caller, request.body as requests.NewEditRequest),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 202,
+        body: await requests.createEditRequest(
+          services,
+          request.caller,
+          request.body as requests.NewEditRequest,
         ),
+      })),
   );
 
   app.get(
@@ -204,16 +217,22 @@ takes no request (409); when it is archived later, its tasks are not given out u
         tags: ['editing work'],
         summary: 'Get an edit request with its progress',
         params,
-        response: { 200: Type.Ref('EditRequest'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('EditRequest')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => requests.getEditRequest(services, request.caller, request.params.edit_request_id),
+    async (request, reply) =>
+      sendTagged(
+        request,
+        reply,
+        await requests.getEditRequest(services, request.caller, request.params.edit_request_id),
+      ),
   );
 
   app.post(
     '/v1/edit-requests/:edit_request_id/cancel',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'cancelEditRequest',
         tags: ['editing work'],
@@ -221,9 +240,21 @@ takes no request (409); when it is archived later, its tasks are not given out u
         description:
           'Open and leased tasks are cancelled: whoever holds one is told so (409) by the next call. Edits that were submitted stay. Repeated, or on a finished request, it changes nothing.',
         params,
-        response: { 200: Type.Ref('EditRequest'), ...problemResponses(404) },
+        headers: Type.Object(IfMatch),
+        response: { 200: Tagged(Type.Ref('EditRequest')), ...problemResponses(404, 412) },
       },
     },
-    (request) => requests.cancelEditRequest(services, request.caller, request.params.edit_request_id),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await requests.cancelEditRequest(
+            services,
+            request.caller,
+            request.params.edit_request_id,
+            preconditionOf(request),
+          ),
+        ),
+      ),
   );
 };

@@ -3,6 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as tasks from '../../services/edit-tasks.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { Instructions, requestExample } from './edit-requests.ts';
 import { Comment, EditedResponse, Editor, editExample, pairExample, taskExample } from './edits.ts';
@@ -69,7 +70,7 @@ export const editTaskRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
   app.post(
     '/v1/edit-tasks/claim',
     {
-      config: { scope: 'edits:write' },
+      config: { scope: 'edits:write', idempotency: 'secret' },
       schema: {
         operationId: 'claimEditTasks',
         tags: ['editing work'],
@@ -157,7 +158,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
   app.post(
     '/v1/edit-tasks/:edit_task_id/heartbeat',
     {
-      config: { scope: 'edits:write' },
+      config: { scope: 'edits:write', idempotency: 'accepted' },
       schema: {
         operationId: 'heartbeatEditTask',
         tags: ['editing work'],
@@ -174,13 +175,17 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
         response: { 200: Type.Ref('EditTask'), ...problemResponses(404, 409, 413, 415) },
       },
     },
-    (request) => tasks.heartbeatTask(services, request.caller, request.params.edit_task_id, request.body),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 200,
+        body: await tasks.heartbeatTask(services, request.caller, request.params.edit_task_id, request.body),
+      })),
   );
 
   app.post(
     '/v1/edit-tasks/:edit_task_id/submit',
     {
-      config: { scope: 'edits:write' },
+      config: { scope: 'edits:write', idempotency: 'accepted' },
       schema: {
         operationId: 'submitEditTask',
         tags: ['editing work'],
@@ -198,16 +203,17 @@ lost the first answer. An edit of a side that has become the preferred one meanw
         response: { 201: Type.Ref('SubmittedEdit'), ...problemResponses(404, 409, 413, 415) },
       },
     },
-    async (request, reply) =>
-      reply
-        .code(201)
-        .send(await tasks.submitTask(services, request.caller, request.params.edit_task_id, request.body)),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await tasks.submitTask(services, request.caller, request.params.edit_task_id, request.body),
+      })),
   );
 
   app.post(
     '/v1/edit-tasks/:edit_task_id/release',
     {
-      config: { scope: 'edits:write' },
+      config: { scope: 'edits:write', idempotency: 'accepted' },
       schema: {
         operationId: 'releaseEditTask',
         tags: ['editing work'],
@@ -218,13 +224,17 @@ lost the first answer. An edit of a side that has become the preferred one meanw
         response: { 200: Type.Ref('EditTask'), ...problemResponses(404, 409, 413, 415) },
       },
     },
-    (request) => tasks.releaseTask(services, request.caller, request.params.edit_task_id, request.body),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 200,
+        body: await tasks.releaseTask(services, request.caller, request.params.edit_task_id, request.body),
+      })),
   );
 
   app.post(
     '/v1/edit-tasks/:edit_task_id/skip',
     {
-      config: { scope: 'edits:write' },
+      config: { scope: 'edits:write', idempotency: 'accepted' },
       schema: {
         operationId: 'skipEditTask',
         tags: ['editing work'],
@@ -241,6 +251,10 @@ lost the first answer. An edit of a side that has become the preferred one meanw
         response: { 200: Type.Ref('EditTask'), ...problemResponses(404, 409, 413, 415) },
       },
     },
-    (request) => tasks.skipTask(services, request.caller, request.params.edit_task_id, request.body),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 200,
+        body: await tasks.skipTask(services, request.caller, request.params.edit_task_id, request.body),
+      })),
   );
 };

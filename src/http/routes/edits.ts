@@ -4,6 +4,7 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as edits from '../../services/edits.ts';
 import { maxTextLength } from '../../services/pair-rows.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Span, Timestamp } from '../schemas.ts';
 
 export const editExample = 'edit_019356f0c5d67e8f9a0b1c2d3e4f5a6b';
@@ -157,7 +158,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
   app.post(
     '/v1/edits',
     {
-      config: { scope: 'edits:write' },
+      config: { scope: 'edits:write', idempotency: 'accepted' },
       bodyLimit: 32 * 1024 * 1024,
       schema: {
         operationId: 'createEdits',
@@ -177,16 +178,17 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         },
       },
     },
-    async (request, reply) =>
-      reply
-        .code(201)
-        .send(await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[])),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[]),
+      })),
   );
 
   app.post(
     '/v1/edits/preview',
     {
-      config: { scope: 'read' },
+      config: { scope: 'read', idempotency: 'nothing_stored' },
       schema: {
         operationId: 'previewEdit',
         tags: ['edits'],

@@ -3,6 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import { type Scope, type Services, scopes } from '../../services/context.ts';
 import * as keys from '../../services/keys.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 
 const exampleId = 'key_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
@@ -82,7 +83,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
   app.post(
     '/v1/keys',
     {
-      config: { scope: 'admin' },
+      config: { scope: 'admin', idempotency: 'secret' },
       schema: {
         operationId: 'createKey',
         tags: ['keys'],
@@ -147,7 +148,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
   app.post(
     '/v1/keys/:key_id/rotate',
     {
-      config: { scope: 'admin' },
+      config: { scope: 'admin', idempotency: 'secret' },
       schema: {
         operationId: 'rotateKey',
         tags: ['keys'],
@@ -182,7 +183,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
   app.delete(
     '/v1/keys/:key_id',
     {
-      config: { scope: 'admin' },
+      config: { scope: 'admin', idempotency: 'accepted' },
       schema: {
         operationId: 'revokeKey',
         tags: ['keys'],
@@ -193,6 +194,10 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         response: { 200: Type.Ref('Key'), ...problemResponses(404) },
       },
     },
-    (request) => keys.revokeKey(services, request.caller, request.params.key_id),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 200,
+        body: await keys.revokeKey(services, request.caller, request.params.key_id),
+      })),
   );
 };

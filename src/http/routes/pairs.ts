@@ -10,6 +10,16 @@ import {
   type NewPair as NewPairInput,
 } from '../../services/pair-rows.ts';
 import * as pairs from '../../services/pairs.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { ndjsonType, sendStream, streamed, streamedBody } from '../streams.ts';
 
@@ -138,7 +148,7 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
   app.post(
     '/v1/datasets/:dataset_id/pairs',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       bodyLimit: 32 * 1024 * 1024,
       schema: {
         operationId: 'createPairs',
@@ -154,18 +164,19 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         response: { 201: Type.Ref('PairBatchResult'), ...problemResponses(404, 409, 413, 415) },
       },
     },
-    async (request, reply) => {
+    (request, reply) => {
       const inputs = (request.body.pairs as NewPairInput[]).map(completePair);
-      return reply
-        .code(201)
-        .send(await pairs.createPairs(services, request.caller, request.params.dataset_id, inputs));
+      return answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await pairs.createPairs(services, request.caller, request.params.dataset_id, inputs),
+      }));
     },
   );
 
   app.post(
     '/v1/datasets/:dataset_id/pairs/import',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'stream' },
       schema: {
         operationId: 'importPairs',
         tags: ['pairs'],
@@ -233,46 +244,62 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         tags: ['pairs'],
         summary: 'Get a pair',
         params: pairParams,
-        response: { 200: Type.Ref('Pair'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Pair')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => pairs.getPair(services, request.caller, request.params.pair_id),
+    async (request, reply) =>
+      sendTagged(request, reply, await pairs.getPair(services, request.caller, request.params.pair_id)),
   );
 
   app.patch(
     '/v1/pairs/:pair_id',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'setPreference',
         tags: ['pairs'],
         summary: 'Set or withdraw the preference of a pair',
         description: 'Edits of the side that is now preferred become `stale`.',
         params: pairParams,
+        headers: Type.Object(IfMatch),
         body: Type.Object({ preference: Preference }, { additionalProperties: false }),
-        response: { 200: Type.Ref('Pair'), ...problemResponses(404, 413, 415) },
+        response: { 200: Tagged(Type.Ref('Pair')), ...problemResponses(404, 412, 413, 415) },
       },
     },
-    (request) =>
-      pairs.setPreference(services, request.caller, request.params.pair_id, request.body.preference),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await pairs.setPreference(
+            services,
+            request.caller,
+            request.params.pair_id,
+            request.body.preference,
+            preconditionOf(request),
+          ),
+        ),
+      ),
   );
 
   app.delete(
     '/v1/pairs/:pair_id',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'deletePair',
         tags: ['pairs'],
         summary: 'Delete a pair and its edits',
         description: 'Snapshots that hold the pair keep it.',
         params: pairParams,
-        response: { 204: Type.Null({ description: 'Deleted' }), ...problemResponses(404) },
+        headers: Type.Object(IfMatch),
+        response: { 204: Type.Null({ description: 'Deleted' }), ...problemResponses(404, 412) },
       },
     },
-    async (request, reply) => {
-      await pairs.deletePair(services, request.caller, request.params.pair_id);
-      return reply.code(204).send(null);
-    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => {
+        await pairs.deletePair(services, request.caller, request.params.pair_id, preconditionOf(request));
+        return { status: 204 };
+      }),
   );
 };

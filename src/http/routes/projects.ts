@@ -30,7 +30,7 @@ export const projectRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
   app.post(
     '/v1/projects',
     {
-      config: { scope: 'operator' },
+      config: { scope: 'operator', idempotency: 'secret' },
       schema: {
         operationId: 'createProject',
         tags: ['keys'],
@@ -61,7 +61,7 @@ export const projectRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
   app.post(
     '/v1/projects/:project_id/keys',
     {
-      config: { scope: 'operator' },
+      config: { scope: 'operator', idempotency: 'secret' },
       schema: {
         operationId: 'createProjectKey',
         tags: ['keys'],

@@ -292,7 +292,7 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
   app.post(
     '/v1/score',
     {
-      config: { scope: 'score' },
+      config: { scope: 'score', idempotency: 'nothing_stored' },
       bodyLimit: bodyLimitMiB * 1024 * 1024,
       schema: {
         operationId: 'score',
@@ -315,7 +315,7 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
   app.post(
     '/v1/score/compare',
     {
-      config: { scope: 'score' },
+      config: { scope: 'score', idempotency: 'nothing_stored' },
       bodyLimit: bodyLimitMiB * 1024 * 1024,
       schema: {
         operationId: 'compareVersions',

@@ -4,6 +4,7 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import { splits } from '../../services/snapshot-content.ts';
 import * as snapshots from '../../services/snapshots.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
 import { Digest, Id, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { ndjsonType, sendStream, streamed } from '../streams.ts';
 
@@ -75,7 +76,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
   app.post(
     '/v1/snapshots',
     {
-      config: { scope: 'snapshots:write' },
+      config: { scope: 'snapshots:write', idempotency: 'accepted' },
       schema: {
         operationId: 'createSnapshot',
         tags: ['snapshots'],
@@ -102,8 +103,11 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415) },
       },
     },
-    async (request, reply) =>
-      reply.code(201).send(await snapshots.createSnapshot(services, request.caller, request.body)),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await snapshots.createSnapshot(services, request.caller, request.body),
+      })),
   );
 
   app.get(

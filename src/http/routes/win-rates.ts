@@ -99,7 +99,7 @@ export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
   app.post(
     '/v1/win-rates',
     {
-      config: { scope: 'read' },
+      config: { scope: 'read', idempotency: 'nothing_stored' },
       bodyLimit: 64 * 1024 * 1024,
       schema: {
         operationId: 'computeWinRate',
