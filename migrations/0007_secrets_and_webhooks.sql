@@ -63,11 +63,12 @@ grant update (state, tries, due_at, finished_at) on finegrain.webhook_deliveries
 
 set local role finegrain_system;
 
--- UUIDv7 (RFC 9562) of this moment. uuidv7() needs Postgres 18.
+-- UUIDv7 (RFC 9562, with the microseconds in rand_a: its method 3) of this moment. uuidv7() needs Postgres 18.
 create function finegrain.time_ordered_uuid() returns uuid
 language sql volatile parallel safe
-return (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0')
-  || '7' || right(replace(gen_random_uuid()::text, '-', ''), 19))::uuid;
+return (select (lpad(to_hex(now.us / 1000), 12, '0') || '7' || lpad(to_hex(now.us % 1000 * 4096 / 1000), 3, '0')
+    || right(replace(gen_random_uuid()::text, '-', ''), 16))::uuid
+  from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint as us) as now);
 
 create function finegrain.keep_delivery_job() returns trigger
 language plpgsql security definer set search_path = finegrain, pg_temp as $$
