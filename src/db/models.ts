@@ -42,8 +42,10 @@ export function selectModels(
 }
 
 /** @throws DatabaseError 23503 while an alias names the model */
-export async function deleteModel(tx: Transaction, id: string): Promise<boolean> {
-  return (await tx.query('delete from finegrain.models where id = $1 returning id', [id])).length > 0;
+export async function deleteModel(tx: Transaction, id: string): Promise<ModelRow | undefined> {
+  return (
+    await tx.query<ModelRow>(`delete from finegrain.models where id = $1 returning ${columns}`, [id])
+  )[0];
 }
 
 export interface AliasRow {
@@ -81,6 +83,11 @@ export async function upsertAlias(
   return rows[0]!;
 }
 
-export async function deleteAlias(tx: Transaction, name: string): Promise<boolean> {
-  return (await tx.query('delete from finegrain.aliases where name = $1 returning name', [name])).length > 0;
+/** Answers the model that it named; null when there was no such alias. */
+export async function deleteAlias(tx: Transaction, name: string): Promise<string | null> {
+  const rows = await tx.query<{ model_id: string }>(
+    'delete from finegrain.aliases where name = $1 returning model_id',
+    [name],
+  );
+  return rows[0]?.model_id ?? null;
 }

@@ -14,6 +14,7 @@ export const idPrefixes = {
   run: 'run',
   webhook: 'wh',
   webhookDelivery: 'whd',
+  auditEvent: 'audit',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

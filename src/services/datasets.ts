@@ -4,6 +4,7 @@ import * as db from '../db/datasets.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound } from '../errors.ts';
+import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 
@@ -75,8 +76,13 @@ export function updateDataset(
   change: { name?: string; description?: string | null; archived?: boolean },
 ): Promise<Dataset> {
   return database.transaction(caller.projectId, async (tx) => {
-    const { id: uuid } = await findDataset(tx, id);
-    return render((await db.updateDataset(tx, uuid, change))!);
+    const before = await findDataset(tx, id);
+    const after = render((await db.updateDataset(tx, before.id, change))!);
+    if ((before.archived_at === null) !== (after.archived_at === null)) {
+      const action = after.archived_at === null ? 'dataset.restored' : 'dataset.archived';
+      await recordAct(tx, caller, { action, subject: id, detail: { name: after.name } });
+    }
+    return after;
   });
 }
 

@@ -5,6 +5,7 @@ import * as db from '../db/models.ts';
 import { sqlState, type Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
+import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import type { SampleModel } from './sample-model.ts';
@@ -135,6 +136,8 @@ export function deleteModel({ db: database, sample }: Services, caller: Caller, 
       throw new Problem('conflict', 'The model was just given an alias. Move or delete the alias first.');
     });
     if (!deleted) throw notFound('model', id);
+    const { name, role, digest } = deleted;
+    await recordAct(tx, caller, { action: 'model.deleted', subject: id, detail: { name, role, digest } });
   });
 }
 
@@ -204,6 +207,7 @@ export function setAlias(
     if (sample && uuid === sample.row.id) {
       if (name !== scoringAlias) throw sampleTakesNoOther(name);
       await db.deleteAlias(tx, name);
+      await recordAct(tx, caller, { action: 'alias.set', subject: name, detail: { model_id: modelId } });
       return defaultAlias(sample);
     }
     const model = uuid && (await db.selectModel(tx, uuid));
@@ -218,11 +222,11 @@ export function setAlias(
       );
     }
     const alias = { projectId: caller.projectId, name, modelId: model.id };
-    return renderAlias(
-      await db.upsertAlias(tx, alias).catch((error) => {
-        throw sqlState(error) === foreignKeyViolation ? notFound('model', modelId, '/model_id') : error;
-      }),
-    );
+    const row = await db.upsertAlias(tx, alias).catch((error) => {
+      throw sqlState(error) === foreignKeyViolation ? notFound('model', modelId, '/model_id') : error;
+    });
+    await recordAct(tx, caller, { action: 'alias.set', subject: name, detail: { model_id: modelId } });
+    return renderAlias(row);
   });
 }
 
@@ -237,7 +241,11 @@ function sampleTakesNoOther(name: string): Problem {
 /** @throws Problem not_found; conflict for the default of the scoring alias */
 export function deleteAlias({ db: database, sample }: Services, caller: Caller, name: string): Promise<void> {
   return database.transaction(caller.projectId, async (tx) => {
-    if (await db.deleteAlias(tx, name)) return;
+    const named = await db.deleteAlias(tx, name);
+    if (named !== null) {
+      const detail = { model_id: formatId('model', named) };
+      return recordAct(tx, caller, { action: 'alias.removed', subject: name, detail });
+    }
     if (!sample || name !== scoringAlias) throw notFound('alias', name);
     throw new Problem(
       'conflict',

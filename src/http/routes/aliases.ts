@@ -3,7 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as models from '../../services/models.ts';
-import { Id, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Id, problemResponses, Timestamp } from '../schemas.ts';
 
 const modelExample = 'model_019356f0d6e78f9a8b1c2d3e4f5a6b7c';
 
@@ -40,7 +40,6 @@ export const aliasRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'listAliases',
         tags: ['models'],
         summary: 'List all aliases by name',
-        ...secured('read'),
         response: { 200: Type.Object({ items: Type.Array(Type.Ref('Alias')) }), ...problemResponses() },
       },
     },
@@ -55,12 +54,11 @@ export const aliasRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'setAlias',
         tags: ['models'],
         summary: 'Set or move an alias',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `models:write`. From now on the name stands for this model; runs that are queued keep the model that it stood for. An alias moves between models of one role; `token-reward`, the default of scoring, takes token reward models only, and goes back to the shipped sample when it is set to that or deleted.',
+          'From now on the name stands for this model; runs that are queued keep the model that it stood for. An alias moves between models of one role; `token-reward`, the default of scoring, takes token reward models only, and goes back to the shipped sample when it is set to that or deleted.',
         params,
         body: Type.Object({ model_id: Id(modelExample) }, { additionalProperties: false }),
-        response: { 200: Type.Ref('Alias'), ...problemResponses(404, 413, 415, 422) },
+        response: { 200: Type.Ref('Alias'), ...problemResponses(404, 413, 415) },
       },
     },
     (request) => models.setAlias(services, request.caller, request.params.name, request.body.model_id),
@@ -74,9 +72,7 @@ export const aliasRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'deleteAlias',
         tags: ['models'],
         summary: 'Delete an alias; its model stays',
-        security: [{ key: [] }],
-        description:
-          'Needs the scope `models:write`. `token-reward` then names the shipped sample again; 409 when it does already.',
+        description: '`token-reward` then names the shipped sample again; 409 when it does already.',
         params,
         response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409) },
       },

@@ -3,7 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as secrets from '../../services/secrets.ts';
-import { problemResponses, secured, Timestamp } from '../schemas.ts';
+import { problemResponses, Timestamp } from '../schemas.ts';
 
 const SecretName = Type.String({
   pattern: '^[a-z0-9][a-z0-9_-]{0,62}$',
@@ -16,22 +16,21 @@ const Secret = Type.Object(
   { $id: 'Secret' },
 );
 
-const params = Type.Object({ name: SecretName });
+const params = Type.Object({ secret_name: SecretName });
 
 export const secretRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
   app.addSchema(Secret);
 
   app.put(
-    '/v1/secrets/:name',
+    '/v1/secrets/:secret_name',
     {
       config: { scope: 'admin' },
       schema: {
         operationId: 'putSecret',
         tags: ['secrets'],
         summary: 'Set or replace a secret',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `admin`. The value is encrypted with a key of the operator and shown by no route. 422 when the service has no such key.',
+          'The value is encrypted with a key of the operator and shown by no route. 422 when the service has no such key.',
         params,
         body: Type.Object(
           {
@@ -44,10 +43,10 @@ export const secretRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = a
           },
           { additionalProperties: false },
         ),
-        response: { 200: Type.Ref('Secret'), ...problemResponses(413, 415, 422) },
+        response: { 200: Type.Ref('Secret'), ...problemResponses(404, 413, 415) },
       },
     },
-    (request) => secrets.putSecret(services, request.caller, request.params.name, request.body.value),
+    (request) => secrets.putSecret(services, request.caller, request.params.secret_name, request.body.value),
   );
 
   app.get(
@@ -58,7 +57,6 @@ export const secretRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = a
         operationId: 'listSecrets',
         tags: ['secrets'],
         summary: 'List the names of all secrets',
-        ...secured('admin'),
         response: {
           200: Type.Object({ items: Type.Array(Type.Ref('Secret'), { description: 'By name' }) }),
           ...problemResponses(),
@@ -69,20 +67,19 @@ export const secretRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = a
   );
 
   app.delete(
-    '/v1/secrets/:name',
+    '/v1/secrets/:secret_name',
     {
       config: { scope: 'admin' },
       schema: {
         operationId: 'deleteSecret',
         tags: ['secrets'],
         summary: 'Delete a secret, at once and for good',
-        ...secured('admin'),
         params,
         response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404) },
       },
     },
     async (request, reply) => {
-      await secrets.deleteSecret(services, request.caller, request.params.name);
+      await secrets.deleteSecret(services, request.caller, request.params.secret_name);
       return reply.code(204).send(null);
     },
   );
