@@ -40,8 +40,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       `FINEGRAIN_ARTIFACTS must be a folder, not ${artifacts}: other stores are not built yet.`,
     );
   const apiKey = env.FINEGRAIN_API_KEY || null;
-  if (apiKey !== null && apiKey.length < 16)
-    throw new Error('FINEGRAIN_API_KEY must have at least 16 characters.');
+  if (apiKey !== null && !/^[\x21-\x7e]{16,}$/.test(apiKey))
+    throw new Error('FINEGRAIN_API_KEY must have at least 16 characters, all of ASCII and none a space.');
   return {
     host: env.HOST || (databaseUrl ? '0.0.0.0' : '127.0.0.1'),
     port: integer(env, 'PORT', 3000, 0, 65535),
