@@ -24,7 +24,12 @@ t.test('artifacts', async (t) => {
       'content-length': '31',
       'x-content-type-options': 'nosniff',
     });
-    t.match(await call('POST', '/v1/artifacts'), { status: 201, body: { bytes: 0 } });
+    t.match(
+      await call('POST', '/v1/artifacts', { body: '', headers: { 'content-type': 'text/plain' } }),
+      { status: 201, body: { bytes: 0 } },
+      'an empty file is a file',
+    );
+    t.match(await call('POST', '/v1/artifacts'), { status: 400 }, 'no file is none');
   });
 
   t.test('an upload that breaks off is not visible', async (t) => {

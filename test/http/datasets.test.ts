@@ -60,16 +60,21 @@ t.test('datasets', async (t) => {
       body: { errors: [{ pointer: '/name' }] },
     });
     t.match(await call('POST', '/v1/datasets', { json: { name: 'nul \0' } }), {
-      status: 400,
+      status: 422,
       body: { code: 'ill_formed_text', errors: [{ pointer: '/name' }] },
     });
+    t.match(await call('GET', '/v1/edits?pair_id=a%00b'), {
+      status: 422,
+      body: { code: 'ill_formed_text', errors: [{ pointer: '/pair_id', in: 'query' }] },
+    });
+    t.match(await call('GET', '/v1/models/a%00b'), { status: 404 }, 'NUL never reaches the database');
     t.match(
       await call('POST', '/v1/datasets', {
         body: '{"name":"\\ud800"}',
         headers: { 'content-type': 'application/json' },
       }),
       {
-        status: 400,
+        status: 422,
         body: { code: 'ill_formed_text' },
       },
     );
@@ -95,7 +100,7 @@ t.test('datasets', async (t) => {
       status: 400,
       body: { errors: [{ pointer: '/limit', in: 'query' }] },
     });
-    t.match(await call('GET', '/v1/datasets?cursor=bm8'), { status: 400, body: { code: 'invalid_cursor' } });
+    t.match(await call('GET', '/v1/datasets?cursor=bm8'), { status: 422, body: { code: 'invalid_cursor' } });
     for (const id of [
       'ds_00000000000070008000000000000000',
       'ds_1',

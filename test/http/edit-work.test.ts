@@ -163,9 +163,12 @@ t.test('edit requests', async (t) => {
       [{ dataset_id: id, editor: 'person', filter: { external_id: 'x' } }, '/filter/external_id'],
       [{ dataset_id: id, editor: 'person', filter: { created_after: 'noon' } }, '/filter/created_after'],
       [{ dataset_id: id, editor: 'person', filter: { limit: 0 } }, '/filter/limit'],
-      [{ dataset_id: id, editor: 'person', instructions: 'a\0' }, '/instructions'],
     ] as const)
       t.match(await post(json), { status: 400, body: { errors: [{ pointer }] } }, pointer);
+    t.match(await post({ dataset_id: id, editor: 'person', instructions: 'a\0' }), {
+      status: 422,
+      body: { code: 'ill_formed_text', errors: [{ pointer: '/instructions' }] },
+    });
     t.match(await post({ dataset_id: 'ds_1', editor: 'person' }), {
       status: 404,
       body: { errors: [{ pointer: '/dataset_id' }] },
@@ -528,7 +531,7 @@ t.test('edit tasks', async (t) => {
         body: { errors: [{ pointer: '/lease_token' }] },
       });
     t.match(await post(`${unknown}/submit`, { lease_token, edited_response: 'a\ud800' }), {
-      status: 400,
+      status: 422,
       body: { code: 'ill_formed_text' },
     });
     t.match(await post(`${unknown}/submit`, { lease_token, edited_response: 'x'.repeat(9_000_000) }), {

@@ -117,7 +117,7 @@ t.test('edits', async (t) => {
       },
     );
     t.match(await call('POST', '/v1/edits', { json: { edits: [{ edited_response: 'x', editor }] } }), {
-      status: 400,
+      status: 422,
       body: { errors: [{ pointer: '/edits/0' }] },
     });
     t.match(

@@ -65,7 +65,7 @@ t.test('models', async (t) => {
     t.match(await call('GET', '/v1/models/nothing'), { status: 404, body: { code: 'not_found' } });
     t.match(await call('GET', '/v1/models?role=judge'), { status: 400, body: { errors: [{ in: 'query' }] } });
     t.match(await call('GET', '/v1/models?limit=0'), { status: 400 });
-    t.match(await call('GET', '/v1/models?cursor=x'), { status: 400, body: { code: 'invalid_cursor' } });
+    t.match(await call('GET', '/v1/models?cursor=x'), { status: 422, body: { code: 'invalid_cursor' } });
     t.match(await call('GET', '/v1/models/token-reward/files/weights.bin'), {
       status: 404,
       body: { detail: /it has config\.json, finegrain\.json/ },

@@ -3,6 +3,9 @@ import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
+import { nameInlineObjects, type Operation, type Response } from '../document/components.ts';
+import { exampleOf, type JsonSchema } from '../document/examples.ts';
+import { problemComponents, shareProblemResponses } from '../document/problems.ts';
 import { Problem } from '../schemas.ts';
 
 export const tags = [
@@ -40,20 +43,42 @@ Scopes of a key: ${Object.entries(scopes)
 // responses whose schema has no description of its own
 const outcomes: Record<string, string> = { 200: 'Done', 201: 'Created', 202: 'Accepted', 503: 'Not ready' };
 
-type DocumentObject = Parameters<SwaggerTransformObject>[0];
+interface Document {
+  paths: Record<string, Record<string, Operation>>;
+  components: { schemas: Record<string, JsonSchema>; responses?: Record<string, Response> };
+}
 
-function describeResponses(source: DocumentObject) {
+/** What the routes' schemas leave to be said: descriptions of answers, names and examples. */
+function complete(source: Parameters<SwaggerTransformObject>[0]) {
   if (!('openapiObject' in source)) throw new Error('the document is OpenAPI, not Swagger');
-  const { openapiObject } = source;
-  for (const methods of Object.values(openapiObject.paths ?? {})) {
-    for (const operation of Object.values(methods ?? {})) {
-      const { responses } = operation as { responses?: Record<string, { description: string }> };
-      for (const [status, response] of Object.entries(responses ?? {})) {
-        if (response.description === 'Default Response') response.description = outcomes[status] ?? 'Done';
-      }
+  const { paths, components } = source.openapiObject as unknown as Document;
+  components.responses = problemComponents();
+  for (const operation of Object.values(paths).flatMap((methods) => Object.values(methods))) {
+    for (const [status, response] of Object.entries(operation.responses)) {
+      if (response.description === 'Default Response') response.description = outcomes[status] ?? 'Done';
+    }
+    shareProblemResponses(operation);
+    nameInlineObjects(operation, components.schemas);
+    for (const [type, media] of Object.entries(operation.requestBody?.content ?? {})) {
+      // said here only: the validator would not take the stream of such a body for a string
+      if (type !== 'application/json') media.schema = { type: 'string', ...media.schema };
+      media.example ??= exampleOf(media.schema, 'request', components.schemas);
+    }
+    for (const { content = {} } of Object.values(operation.responses)) {
+      for (const media of Object.values(content))
+        media.example ??= exampleOf(media.schema, 'answer', components.schemas);
     }
   }
-  return openapiObject;
+  return source.openapiObject;
+}
+
+/** Runs in the browser, hence on its own: Swagger UI offers NDJSON, as everything with "json" in its type, as a JSON string. */
+function unquoteLines(request: { headers?: Record<string, string>; body?: unknown }): object {
+  const { body, headers } = request;
+  const type = headers?.['Content-Type'] ?? '';
+  if (/ndjson|jsonl/.test(type) && typeof body === 'string' && body.startsWith('"'))
+    request.body = JSON.parse(body);
+  return request;
 }
 
 export const documentation = fp(async (app) => {
@@ -75,7 +100,7 @@ export const documentation = fp(async (app) => {
         },
       },
     },
-    transformObject: describeResponses,
+    transformObject: complete,
     refResolver: {
       buildLocalReference: (json, _baseUri, _fragment, index) =>
         (json.$id as string | undefined) ?? `schema-${index}`,
@@ -89,6 +114,7 @@ export const documentation = fp(async (app) => {
       displayRequestDuration: true,
       docExpansion: 'list',
       defaultModelsExpandDepth: -1,
+      requestInterceptor: unquoteLines,
     },
     theme: { title: 'finegrain API' },
   });

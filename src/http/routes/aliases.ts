@@ -60,7 +60,7 @@ export const aliasRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
           'Needs the scope `models:write`. From now on the name stands for this model; runs that are queued keep the model that it stood for. An alias moves between models of one role; `token-reward`, the default of scoring, takes token reward models only, and goes back to the shipped sample when it is set to that or deleted.',
         params,
         body: Type.Object({ model_id: Id(modelExample) }, { additionalProperties: false }),
-        response: { 200: Type.Ref('Alias'), ...problemResponses(404, 413, 415, 422) },
+        response: { 200: Type.Ref('Alias'), ...problemResponses(404, 413, 415) },
       },
     },
     (request) => models.setAlias(services, request.caller, request.params.name, request.body.model_id),

@@ -29,7 +29,17 @@ const DatasetStats = Type.Object(
     edited_pairs: Type.Integer({ description: 'Pairs with at least one accepted edit' }),
     accepted_edits: Type.Integer(),
   },
-  { $id: 'DatasetStats' },
+  {
+    $id: 'DatasetStats',
+    examples: [
+      {
+        pairs: 4000,
+        preferences: { a: 1962, b: 1988, undecided: 50 },
+        edited_pairs: 3600,
+        accepted_edits: 3712,
+      },
+    ],
+  },
 );
 
 const params = Type.Object({ dataset_id: Id(exampleId) });

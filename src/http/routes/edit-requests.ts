@@ -30,7 +30,12 @@ const EditFilter = Type.Object(
       }),
     ),
     limit: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: 100_000_000, description: 'At most so many pairs, the oldest' }),
+      Type.Integer({
+        minimum: 1,
+        maximum: 100_000_000,
+        description: 'At most so many pairs, the oldest',
+        examples: [1000],
+      }),
     ),
   },
   {
@@ -46,7 +51,7 @@ const Redundancy = Type.Integer({
   default: 1,
   description: 'Edits wanted of each pair, each by another editor',
 });
-const Instructions = Nullable(Type.String({ maxLength: 100_000 }), {
+export const Instructions = Nullable(Type.String({ maxLength: 100_000 }), {
   description: 'For the editors; every claim answers them',
   examples: ['Change as little as possible. Correct facts, remove insults.'],
 });
@@ -62,17 +67,20 @@ const summary = {
     description:
       '`open`: tasks are open or leased. `finished`: every task is submitted. `cancelled`: by somebody, with tasks left.',
   }),
-  pairs: Type.Integer({ description: 'That became tasks' }),
+  pairs: Type.Integer({ description: 'That became tasks', examples: [3600] }),
   skipped: Type.Object(
     {
       no_preference: Type.Integer({ description: 'Which response is the lesser is not known yet' }),
       over_limit: Type.Integer({ description: 'Beyond the limit of the filter' }),
       unknown_external_ids: Type.Integer({ description: 'Named by the filter, and not in the dataset' }),
     },
-    { description: 'What the filter named and no task was made of' },
+    {
+      description: 'What the filter named and no task was made of',
+      examples: [{ no_preference: 50, over_limit: 0, unknown_external_ids: 0 }],
+    },
   ),
   created_at: Timestamp,
-  cancelled_at: Nullable(Timestamp),
+  cancelled_at: Nullable(Timestamp, { examples: [null] }),
 };
 
 const EditRequestSummary = Type.Object(summary, { $id: 'EditRequestSummary' });
@@ -93,7 +101,10 @@ const EditRequest = Type.Object(
           description: 'How often an editor skipped a pair. That ends no task: it is open to the others.',
         }),
       },
-      { description: 'Tasks by state' },
+      {
+        description: 'Tasks by state',
+        examples: [{ open: 5120, leased: 80, submitted: 2000, cancelled: 0, total: 7200, skipped: 12 }],
+      },
     ),
     editors: Type.Array(
       Type.Object({
@@ -102,7 +113,10 @@ const EditRequest = Type.Object(
         leased: Type.Integer(),
         skipped: Type.Integer(),
       }),
-      { description: 'What each editor has done; the busiest first' },
+      {
+        description: 'What each editor has done; the busiest first',
+        examples: [[{ kind: 'person', name: 'annotator-7', submitted: 412, leased: 10, skipped: 3 }]],
+      },
     ),
   },
   { $id: 'EditRequest' },
@@ -153,7 +167,7 @@ takes no request (409); when it is archived later, its tasks are not given out u
             ],
           },
         ),
-        response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415, 422) },
+        response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415) },
       },
     },
     async (request, reply) =>

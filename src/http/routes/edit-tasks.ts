@@ -4,7 +4,7 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as tasks from '../../services/edit-tasks.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
-import { requestExample } from './edit-requests.ts';
+import { Instructions, requestExample } from './edit-requests.ts';
 import { Comment, EditedResponse, Editor, editExample, pairExample, taskExample } from './edits.ts';
 
 const State = Type.Enum(['open', 'leased', 'submitted', 'cancelled'], {
@@ -26,7 +26,10 @@ const EditTask = Type.Object(
     id: Id(taskExample),
     edit_request_id: Id(requestExample),
     pair_id: Id(pairExample),
-    slot: Type.Integer({ description: 'Which of the edits wanted of this pair: 1 to the redundancy' }),
+    slot: Type.Integer({
+      description: 'Which of the edits wanted of this pair: 1 to the redundancy',
+      examples: [1],
+    }),
     side: Type.Enum(['a', 'b'], {
       description: 'The less-preferred response when the task was made or last claimed',
     }),
@@ -46,7 +49,7 @@ const ClaimedTask = Type.Object(
     lease_expires_at: Timestamp,
     pair: Type.Ref('Pair'),
     side: Type.Enum(['a', 'b'], { description: 'Which response to edit: the less-preferred one' }),
-    instructions: Nullable(Type.String()),
+    instructions: Instructions,
   },
   { $id: 'ClaimedTask' },
 );
@@ -103,6 +106,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
           200: Type.Object({
             items: Type.Array(Type.Ref('ClaimedTask')),
             open: Nullable(Type.Integer(), {
+              examples: [null],
               description:
                 'Pairs that this editor may still be given, free ones and those that others hold; null when `limit` tasks were given, as it is not counted then: claim again',
             }),

@@ -24,6 +24,26 @@ const Status = Type.Enum(['accepted', 'unchanged', 'stale', 'rejected'], {
     '`accepted`: snapshots take it. `unchanged`: equal to its original, kept out. `stale`: the preference of its pair is now on its side; it is `accepted` again when the preference moves back. `rejected`: by a reviewer.',
 });
 
+/** Of 'It was opened in 1936.' and 'It was opened in 1932.' */
+const alignmentExample = {
+  version: 1,
+  segments: [
+    { kind: 'keep', original: [0, 17], edited: [0, 17] },
+    { kind: 'replace', original: [17, 21], edited: [17, 21] },
+    { kind: 'keep', original: [21, 22], edited: [21, 22] },
+  ],
+  changed_original: [[17, 21]],
+  changed_edited: [[17, 21]],
+  stats: {
+    changed_fraction_original: 0.182,
+    changed_fraction_edited: 0.182,
+    similarity: 0.818,
+    hunks: 1,
+  },
+  minimal: true,
+  warnings: [],
+};
+
 export const AlignmentSegment = Type.Object({
   kind: Type.Enum(['keep', 'replace', 'insert', 'delete']),
   original: Span,
@@ -49,6 +69,7 @@ const Alignment = Type.Object(
   },
   {
     $id: 'Alignment',
+    examples: [alignmentExample],
     description: 'What an edit changed, with offsets in UTF-16 code units unless another unit was asked for',
   },
 );
@@ -69,7 +90,7 @@ const Preview = Type.Object(
       ),
     ),
   },
-  { $id: 'EditPreview' },
+  { $id: 'EditPreview', examples: [alignmentExample] },
 );
 
 export const Editor = Type.Object(
@@ -81,7 +102,7 @@ export const Editor = Type.Object(
 );
 
 export const EditedResponse = Type.String({ maxLength: maxTextLength, examples: [edited] });
-export const Comment = Nullable(Type.String({ maxLength: 10_000 }));
+export const Comment = Nullable(Type.String({ maxLength: 10_000 }), { examples: ['the year was wrong'] });
 
 const Edit = Type.Object(
   {
@@ -90,7 +111,7 @@ const Edit = Type.Object(
     side: Side,
     edited_response: Type.String({ examples: [edited] }),
     editor: Editor,
-    comment: Nullable(Type.String()),
+    comment: Comment,
     status: Status,
     alignment: Type.Ref('Alignment'),
     edit_task_id: Nullable(Id(taskExample), {
@@ -153,7 +174,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
           201: Type.Object({
             items: Type.Array(Type.Ref('SubmittedEdit'), { description: 'In the order of the request' }),
           }),
-          ...problemResponses(404, 413, 415, 422),
+          ...problemResponses(404, 413, 415),
         },
       },
     },
@@ -177,7 +198,10 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
             original: Type.String({ maxLength: maxTextLength, examples: [original] }),
             edited: Type.String({ maxLength: maxTextLength, examples: [edited] }),
             model: Type.Optional(
-              Type.String({ description: 'Id or alias: adds the tokens of its tokenizer' }),
+              Type.String({
+                description: 'Id or alias: adds the tokens of its tokenizer',
+                examples: ['token-reward'],
+              }),
             ),
             unit: Type.Optional(Unit),
           },

@@ -6,6 +6,7 @@ import * as keys from '../../services/keys.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
 
 const exampleId = 'key_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
+export const keyExample = 'fg_4Jm0vSxXkqkqV7yq8y0n3w1ZrG5m2bX9e8cT6uHs0aE';
 const Name = Type.String({ minLength: 1, maxLength: 200, examples: ['annotation pipeline'] });
 const grantable = (Object.keys(scopes) as Scope[]).filter((scope) => scope !== 'operator');
 const Scopes = Type.Array(Type.Enum(grantable), {
@@ -23,7 +24,7 @@ const fields = {
 
 const Key = Type.Object(fields, { $id: 'Key' });
 const NewKey = Type.Object(
-  { ...fields, key: Type.String({ description: 'Shown once, here' }) },
+  { ...fields, key: Type.String({ description: 'Shown once, here', examples: [keyExample] }) },
   { $id: 'NewKey' },
 );
 

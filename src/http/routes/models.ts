@@ -22,15 +22,17 @@ const Model = Type.Object(
     role: Role,
     digest: Type.String({
       description: 'SHA-256 of the list of files: equal files give an equal digest on every machine',
+      examples: [`sha256:${'3f'.repeat(32)}`],
     }),
     tokenizer_digest: Type.String({
       description: 'SHA-256 of tokenizer.json: models that share it share their token ids',
+      examples: [`sha256:${'a7'.repeat(32)}`],
     }),
     files: Type.Array(
       Type.Object({
         path: Type.String({ examples: ['model.safetensors'] }),
         digest: Digest,
-        bytes: Type.Integer(),
+        bytes: Type.Integer({ examples: [569_004] }),
       }),
     ),
     metrics: Type.Record(Type.String(), Type.Unknown(), {
@@ -118,7 +120,10 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         summary: 'Download a file of a model',
         ...secured('read'),
         params: Type.Object({ model_id: IdOrAlias, '*': FilePath }),
-        response: { 200: streamed(octets, 'The content'), ...problemResponses(404) },
+        response: {
+          200: streamed(octets, 'The content', '{"model_type": "llama"}\n'),
+          ...problemResponses(404),
+        },
       },
     },
     async (request, reply) => {

@@ -11,7 +11,7 @@ import {
 } from '../../services/pair-rows.ts';
 import * as pairs from '../../services/pairs.ts';
 import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
-import { ndjsonType, sendStream, streamed } from '../streams.ts';
+import { ndjsonType, sendStream, streamed, streamedBody } from '../streams.ts';
 
 const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -67,6 +67,14 @@ const NewPair = Type.Object(
   { $id: 'NewPair', additionalProperties: false },
 );
 
+const rowExample = `${JSON.stringify({
+  external_id: 'conversation-18',
+  prompt: 'When was the harbor bridge opened?',
+  response_a: 'It was opened in 1932.',
+  response_b: 'It was opened in 1936, and it is the best bridge of all.',
+  preference: 'a',
+})}\n`;
+
 const ImportResult = Type.Object(
   {
     received: Type.Integer({ description: 'Lines that were not blank' }),
@@ -84,13 +92,25 @@ const ImportResult = Type.Object(
     ),
     errors_truncated: Type.Boolean(),
   },
-  { $id: 'ImportResult' },
+  {
+    $id: 'ImportResult',
+    examples: [
+      {
+        received: 20_000,
+        created: 19_876,
+        unchanged: 123,
+        rejected: 1,
+        errors: [{ line: 17, code: 'invalid_row', pointer: '/response_b', detail: 'is missing' }],
+        errors_truncated: false,
+      },
+    ],
+  },
 );
 
 const PairBatchResult = Type.Object(
   {
-    created: Type.Integer(),
-    unchanged: Type.Integer(),
+    created: Type.Integer({ examples: [1] }),
+    unchanged: Type.Integer({ examples: [0] }),
     items: Type.Array(
       Type.Object({
         id: Id(pairExample),
@@ -155,8 +175,8 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         description: `Needs the scope \`pairs:write\`. One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
 \`{instruction, input, output_1, output_2, preference}\`. \`id\` is taken as \`external_id\`; columns that are not ours are kept under \`metadata\`.
 Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
-        consumes: [ndjsonType, 'application/jsonl'],
         params: datasetParams,
+        body: streamedBody([ndjsonType, 'application/jsonl'], 'One row a line', rowExample),
         response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 415) },
       },
     },
@@ -197,7 +217,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         ...secured('read'),
         params: datasetParams,
         response: {
-          200: streamed(ndjsonType, 'One pair a line'),
+          200: streamed(ndjsonType, 'One pair a line', rowExample),
           ...problemResponses(404),
         },
       },

@@ -4,13 +4,20 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as keys from '../../services/keys.ts';
 import { Id, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { keyExample } from './keys.ts';
 
 const Name = Type.String({ minLength: 1, maxLength: 200, examples: ['assistant-team'] });
 const fields = { id: Id('proj_019356f0a1b27c3d8e4f5a6b7c8d9e0f'), name: Name, created_at: Timestamp };
 
 const Project = Type.Object(fields, { $id: 'Project' });
 const NewProject = Type.Object(
-  { ...fields, key: Type.String({ description: 'The first, admin, key of the project; shown once, here' }) },
+  {
+    ...fields,
+    key: Type.String({
+      description: 'The first, admin, key of the project; shown once, here',
+      examples: [keyExample],
+    }),
+  },
   { $id: 'NewProject' },
 );
 

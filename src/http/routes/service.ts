@@ -10,7 +10,12 @@ const Check = Type.Object({
 });
 const Readiness = Type.Object(
   { ready: Type.Boolean(), checks: Type.Object({ database: Check, migrations: Check, artifacts: Check }) },
-  { $id: 'Readiness' },
+  {
+    $id: 'Readiness',
+    examples: [
+      { ready: true, checks: { database: { ok: true }, migrations: { ok: true }, artifacts: { ok: true } } },
+    ],
+  },
 );
 
 export const serviceRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {

@@ -24,6 +24,24 @@ const Split = Type.Object(
   },
 );
 
+const countsExample = {
+  pairs: 3600,
+  edits: 3712,
+  undecided: 50,
+  splits: {
+    train: { pairs: 2880, edits: 2970 },
+    validation: { pairs: 360, edits: 371 },
+    test: { pairs: 360, edits: 371 },
+  },
+};
+const rowExample = `${JSON.stringify({
+  split: 'train',
+  prompt: 'When was the harbor bridge opened?',
+  response_a: 'It was opened in 1932.',
+  response_b: 'It was opened in 1936.',
+  preference: 'a',
+  edits: [{ side: 'b', edited_response: 'It was opened in 1932.' }],
+})}\n`;
 const PartCounts = Type.Object({ pairs: Type.Integer(), edits: Type.Integer() });
 
 const Snapshot = Type.Object(
@@ -32,12 +50,15 @@ const Snapshot = Type.Object(
     digest: Digest,
     dataset_ids: Type.Array(Id(datasetExample)),
     split: Split,
-    counts: Type.Object({
-      pairs: Type.Integer(),
-      edits: Type.Integer(),
-      undecided: Type.Integer({ description: 'Pairs without a preference' }),
-      splits: Type.Object({ train: PartCounts, validation: PartCounts, test: PartCounts }),
-    }),
+    counts: Type.Object(
+      {
+        pairs: Type.Integer(),
+        edits: Type.Integer(),
+        undecided: Type.Integer({ description: 'Pairs without a preference' }),
+        splits: Type.Object({ train: PartCounts, validation: PartCounts, test: PartCounts }),
+      },
+      { examples: [countsExample] },
+    ),
     created_at: Timestamp,
   },
   { $id: 'Snapshot' },
@@ -79,7 +100,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
           },
           { additionalProperties: false },
         ),
-        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415, 422) },
+        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415) },
       },
     },
     async (request, reply) =>
@@ -133,7 +154,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         querystring: Type.Object(
           {
             model: Type.Optional(Type.String({ description: 'Id or alias of a model' })),
-            split: Type.Optional(Type.Enum([...splits])),
+            split: Type.Optional(Type.Enum([...splits], { description: 'Only this part' })),
             label_rule: Type.Optional(
               Type.Enum(['mix', 'all', 'none'], {
                 default: 'mix',
@@ -144,7 +165,10 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
           },
           { additionalProperties: false },
         ),
-        response: { 200: streamed(ndjsonType, 'One pair or edit a line'), ...problemResponses(404) },
+        response: {
+          200: streamed(ndjsonType, 'One pair or edit a line', rowExample),
+          ...problemResponses(404),
+        },
       },
     },
     async (request, reply) =>
