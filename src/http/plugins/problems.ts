@@ -36,7 +36,6 @@ function send(request: FastifyRequest, reply: FastifyReply, problem: Problem): F
   const content = body(problem.code, problem.message, problem.errors, request.url);
   if (problem.retryAfterSeconds !== undefined)
     reply.header('retry-after', Math.ceil(problem.retryAfterSeconds));
-  if (problem.code === 'unauthenticated') reply.header('www-authenticate', 'Bearer realm="finegrain"');
   // a serializer of the route belongs to its success
   return reply
     .code(content.status)
@@ -146,7 +145,7 @@ export const problemRendering = fp(async (app) => {
 });
 
 // what an operator mends, or what mends itself: a full disk, and a database that cannot be reached (PostgreSQL's classes
-// 08, connection, and 57P0x, shutdown; 53300, no connection is free)
+// 08, connection, and 57P0x, shutdown)
 function passingTrouble(error: Error & { code?: string }): Problem | null {
   if (/^(ENOSPC|EDQUOT|53100)$/.test(error.code ?? '')) {
     return new Problem('unavailable', 'The disk of the service is full. Try again when there is room.', {
@@ -154,7 +153,7 @@ function passingTrouble(error: Error & { code?: string }): Problem | null {
     });
   }
   if (
-    /^(ECONNREFUSED|ECONNRESET|08\w{3}|53300|57P0\w)$/.test(error.code ?? '') ||
+    /^(ECONNREFUSED|ECONNRESET|08\w{3}|57P0\w)$/.test(error.code ?? '') ||
     /Connection terminated|timeout exceeded when trying to connect|connection error and is not queryable/.test(
       error.message,
     )
