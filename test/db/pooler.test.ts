@@ -131,8 +131,7 @@ t.test('transaction pooler', { skip: program === null && 'no pgbouncer' }, async
       }
     };
     const clients = Promise.all(Array.from({ length: 20 }, client));
-    await sleep(300);
-    t.ok(done > 0, 'it worked before');
+    while (done < 100) await sleep(20);
     await trouble();
     over = true;
     await clients;
