@@ -7,6 +7,7 @@ import { openDatabase } from './db/pool.ts';
 import { type EmbeddedStack, startEmbeddedStack } from './embedded.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { openScoringEngine } from './scoring/engine.ts';
+import { openCursors } from './services/cursors.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
 import { openArtifactStore } from './storage/artifact-store.ts';
 
@@ -36,9 +37,17 @@ async function serve(
   const artifacts = openArtifactStore(config.artifacts);
   const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, log: logger });
   const app = await buildApp({
-    services: { db, artifacts, scoring, sample: await openSampleModel(shippedSampleFolder, artifacts) },
+    services: {
+      db,
+      artifacts,
+      cursors: openCursors(),
+      scoring,
+      sample: await openSampleModel(shippedSampleFolder, artifacts),
+    },
     bootstrapKey: key,
     logger,
+    rateLimits: config.rateLimits,
+    trustProxy: config.trustProxy,
   });
   try {
     const address = await app.listen({ host: config.host, port: config.port }).catch((error) => {

@@ -3,8 +3,10 @@ import { Logger as JobLogger, type LogFunctionFactory, run } from 'graphile-work
 import pg from 'pg';
 import { readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
-import { crontab, reapLostAttemptsTask } from './jobs/reap-lost-attempts.ts';
+import * as forgetting from './jobs/forget-answers.ts';
+import * as reaping from './jobs/reap-lost-attempts.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
+import { forgetAnswers } from './services/idempotency.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
 
 async function main(): Promise<void> {
@@ -29,8 +31,11 @@ async function main(): Promise<void> {
       pgPool: pool,
       concurrency: 2,
       noHandleSignals: true,
-      taskList: { 'reap-lost-attempts': reapLostAttemptsTask(() => reapLostAttempts(db)) },
-      crontab,
+      taskList: {
+        'reap-lost-attempts': reaping.reapLostAttemptsTask(() => reapLostAttempts(db)),
+        'forget-answers': forgetting.forgetAnswersTask(() => forgetAnswers(db)),
+      },
+      crontab: [reaping, forgetting].map(({ crontab }) => crontab).join('\n'),
       logger: new JobLogger(logWith(log)),
     });
     log.info('the worker takes jobs');

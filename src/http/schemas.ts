@@ -1,7 +1,6 @@
 // Schemas that several routes share, and the helper that gives every route its error responses.
 import { type TSchema, Type } from 'typebox';
 import { type ProblemCode, problems } from '../errors.ts';
-import type { Scope } from '../services/context.ts';
 
 /** Optional in requests, null allowed. */
 export const Nullable = <T extends TSchema>(schema: T, options: Record<string, unknown> = {}) =>
@@ -89,12 +88,7 @@ type ProblemStatus = (typeof problems)[ProblemCode]['status'];
 
 /** The error responses of a route: those every route can give, and the ones named. */
 export function problemResponses(...statuses: ProblemStatus[]) {
-  const all = [...new Set<ProblemStatus>([400, 401, 403, 422, ...statuses, 500, 503])];
+  const all = [...new Set<ProblemStatus>([400, 401, 403, 422, ...statuses, 429, 500, 503])];
   const content = { 'application/problem+json': { schema: Type.Ref('Problem') } };
   return Object.fromEntries(all.map((status) => [status, { content }]));
-}
-
-/** What every authenticated route declares. */
-export function secured(scope: Scope) {
-  return { security: [{ key: [] }], description: `Needs the scope \`${scope}\`.` };
 }

@@ -263,7 +263,7 @@ export interface EditListRequest extends PageRequest {
 }
 
 export function listEdits(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: EditListRequest,
 ): Promise<Page<Edit>> {
@@ -273,7 +273,12 @@ export function listEdits(
       pairId: request.pair_id === undefined ? null : (await findPair(tx, request.pair_id)).id,
       status: request.status ?? null,
     };
-    return readPage(request, (page) => db.selectEdits(tx, filter, page), render);
+    return readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'edits' },
+      request,
+      (page) => db.selectEdits(tx, filter, page),
+      render,
+    );
   });
 }
 

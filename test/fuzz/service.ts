@@ -21,6 +21,8 @@ export async function startFuzzedService(dataDir: string): Promise<FuzzedService
       FINEGRAIN_DATA_DIR: dataDir,
       FINEGRAIN_API_KEY: key,
       FINEGRAIN_RUNNERS: '0',
+      FINEGRAIN_RATE_LIMIT: '0',
+      FINEGRAIN_AUTH_FAILURES: '0',
       FINEGRAIN_PYTHON: join(dataDir, 'no-python'),
       LOG_LEVEL: 'error',
       PORT: '0',
@@ -31,7 +33,7 @@ export async function startFuzzedService(dataDir: string): Promise<FuzzedService
   return {
     url,
     key,
-    ids: await fillService(url),
+    ids: await fillService(url, key),
     async stop() {
       child.kill('SIGTERM');
       if (child.exitCode === null) await once(child, 'exit');
@@ -51,7 +53,8 @@ function readyUrl(child: ChildProcess): Promise<string> {
   });
 }
 
-async function fillService(url: string): Promise<Record<string, string[]>> {
+/** Makes one resource of each kind; the ids go by the name of the path parameter that takes them. */
+export async function fillService(url: string, key: string): Promise<Record<string, string[]>> {
   // biome-ignore lint/suspicious/noExplicitAny: answers are as the document says
   const call = async (method: string, path: string, json?: object): Promise<any> => {
     const response = await fetch(url + path, {
@@ -97,6 +100,7 @@ async function fillService(url: string): Promise<Record<string, string[]>> {
     spec: { base_model: { scratch: {} }, data: { snapshot_id: snapshot.id } },
   });
   const models = await call('GET', '/v1/models');
+  const project = await call('POST', '/v1/projects', { name: 'another' });
   const apiKey = await call('POST', '/v1/keys', { name: 'a key', scopes: ['read'] });
   const artifact = await fetch(`${url}/v1/artifacts`, {
     method: 'POST',
@@ -114,6 +118,7 @@ async function fillService(url: string): Promise<Record<string, string[]>> {
     run_id: [run.id],
     model_id: [...idsOf(models.items), 'token-reward'],
     key_id: [apiKey.id],
+    project_id: [project.id],
     digest: [((await artifact.json()) as { digest: string }).digest],
     path: ['config.json', 'reward.onnx'],
   };

@@ -1,4 +1,4 @@
-// The worker process: takes jobs as its own database role, queues lost runs again, stops in order.
+// The worker process: takes jobs as its own database role, queues lost runs again, forgets old answers, stops in order.
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
@@ -28,6 +28,15 @@ t.test('worker', async (t) => {
   await database.open('finegrain_runner').transaction(null, (tx) => claimRun(tx, runner));
   await sleep(20);
 
+  await api.transaction(project, (tx) =>
+    tx.query(
+      `insert into finegrain.idempotency_keys (project_id, key, request_sha256, status, headers, body, created_at)
+       select $1, key, sha256(''), 201, '{}', null, now() - age::interval
+       from (values ('old', '24 hours 1 second'), ('young', '23 hours')) as v (key, age)`,
+      [project],
+    ),
+  );
+
   const worker = spawn(process.execPath, ['--import', 'tsx', 'src/main-worker.ts'], {
     env: { PATH: process.env.PATH, DATABASE_DIRECT_URL: database.urlOf('finegrain_system') },
     stdio: ['ignore', 'ignore', 'inherit'],
@@ -35,13 +44,19 @@ t.test('worker', async (t) => {
   const ended = new Promise((resolve) => worker.once('exit', (code, signal) => resolve({ code, signal })));
   t.teardown(() => worker.kill('SIGKILL'));
 
-  // what its crontab does every minute
-  await database
-    .open('finegrain_system')
-    .transaction(null, (tx) => tx.query("select graphile_worker.add_job('reap-lost-attempts')"));
+  // what its crontab does by the clock
+  for (const job of ['reap-lost-attempts', 'forget-answers'])
+    await database
+      .open('finegrain_system')
+      .transaction(null, (tx) => tx.query('select graphile_worker.add_job($1)', [job]));
   const state = async () => (await api.transaction(project, (tx) => selectRun(tx, id)))!.state;
   for (let waited = 0; (await state()) !== 'queued' && waited < 30_000; waited += 50) await sleep(50);
   t.equal(await state(), 'queued');
+
+  const answers = () =>
+    api.transaction(project, (tx) => tx.query('select key from finegrain.idempotency_keys order by key'));
+  for (let waited = 0; (await answers()).length > 1 && waited < 30_000; waited += 50) await sleep(50);
+  t.same(await answers(), [{ key: 'young' }]);
 
   worker.kill('SIGTERM');
   t.same(await ended, { code: 0, signal: null });

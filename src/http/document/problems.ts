@@ -25,7 +25,7 @@ const details: Record<ProblemCode, string> = {
   unprocessable: 'The pair of /edits/0 has no preference yet: say which side was edited.',
   idempotency_key_reused: 'The key belongs to another request. Take a new key for each request.',
   overloaded: 'The scoring queue is full. Ask again in a second.',
-  rate_limited: 'This key may send 60000 requests a minute. Ask again in 12 seconds.',
+  rate_limited: 'A key may send 60000 requests a minute. Try again in 12 s.',
   header_too_large: 'The request headers are larger than 16 KiB.',
   internal_error: 'The service failed; its log names this request.',
   unavailable: 'The database cannot be reached. Try again in a moment.',

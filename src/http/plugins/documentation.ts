@@ -1,6 +1,7 @@
 // The OpenAPI 3.1 document at /openapi.json and Swagger UI at /docs, both made from the routes' schemas.
 import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
+import type { RouteOptions } from 'fastify';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
 import { nameInlineObjects, type Operation, type Response } from '../document/components.ts';
@@ -25,7 +26,7 @@ export const tags = [
   { name: 'scoring', description: 'Rewards token by token' },
   { name: 'evaluation', description: 'Win rates with their uncertainty' },
   { name: 'artifacts', description: 'Content-addressed files: demonstrations in, generated responses out' },
-  { name: 'keys', description: 'Projects and their API keys' },
+  { name: 'keys', description: 'Projects, their API keys and the log of administrative acts' },
   { name: 'service', description: 'Health and documentation' },
 ];
 
@@ -35,6 +36,9 @@ The loop: **pairs** of responses → minimal **edits** of the less-preferred one
 token-level reward model → **scores** token by token → a \`ppo\` run that gives each token its own reward → a **win rate** that says whether it helped.
 
 Authorize with the key that the service printed at its start. Errors are \`application/problem+json\` (RFC 9457) with a stable \`code\`.
+
+A key may send so many requests a minute; the headers \`RateLimit-Policy\` and \`RateLimit\` say how many and how many are left. More than that, or too
+many wrong keys from one address, are answered 429 with \`Retry-After\`.
 
 Scopes of a key: ${Object.entries(scopes)
   .map(([scope, meaning]) => `\`${scope}\` (${meaning})`)
@@ -72,6 +76,21 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
   return source.openapiObject;
 }
 
+/** Says what a key needs, from the one declaration that is also checked: `config.scope` of the route. */
+function describeSecurity(route: RouteOptions): void {
+  const scope = route.config?.scope;
+  if (scope === undefined || scope === 'public') {
+    route.schema = { ...route.schema, security: [] };
+    return;
+  }
+  const need = scope === 'any' ? 'Needs a valid key, whatever its scopes.' : `Needs the scope \`${scope}\`.`;
+  route.schema = {
+    ...route.schema,
+    security: [{ key: scope === 'any' ? [] : [scope] }],
+    description: [need, route.schema?.description].join(' ').trim(),
+  };
+}
+
 /** Runs in the browser, hence on its own: Swagger UI offers NDJSON, as everything with "json" in its type, as a JSON string. */
 function unquoteLines(request: { headers?: Record<string, string>; body?: unknown }): object {
   const { body, headers } = request;
@@ -83,6 +102,7 @@ function unquoteLines(request: { headers?: Record<string, string>; body?: unknow
 
 export const documentation = fp(async (app) => {
   app.addSchema(Problem);
+  app.addHook('onRoute', describeSecurity);
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',

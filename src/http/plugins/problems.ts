@@ -145,7 +145,7 @@ export const problemRendering = fp(async (app) => {
 });
 
 // what an operator mends, or what mends itself: a full disk, and a database that cannot be reached (PostgreSQL's classes
-// 08, connection, and 57P0x, shutdown)
+// 08, connection, 57P0x, shutdown, and 25P03, a transaction that idled)
 function passingTrouble(error: Error & { code?: string }): Problem | null {
   if (/^(ENOSPC|EDQUOT|53100)$/.test(error.code ?? '')) {
     return new Problem('unavailable', 'The disk of the service is full. Try again when there is room.', {
@@ -153,7 +153,7 @@ function passingTrouble(error: Error & { code?: string }): Problem | null {
     });
   }
   if (
-    /^(ECONNREFUSED|ECONNRESET|08\w{3}|57P0\w)$/.test(error.code ?? '') ||
+    /^(ECONNREFUSED|ECONNRESET|08\w{3}|57P0\w|25P03)$/.test(error.code ?? '') ||
     /Connection terminated|timeout exceeded when trying to connect|connection error and is not queryable/.test(
       error.message,
     )

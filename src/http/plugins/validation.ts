@@ -14,6 +14,22 @@ const common = {
 } as const;
 const factory = AjvCompiler();
 
+interface HeaderSchema {
+  properties: Record<string, unknown>;
+  required?: string[];
+}
+
+/** The document writes the names of headers as people do; Node hands them over in lower case. */
+function inLowerCase({ properties, required = [], ...schema }: HeaderSchema) {
+  return {
+    ...schema,
+    properties: Object.fromEntries(
+      Object.entries(properties).map(([name, value]) => [name.toLowerCase(), value]),
+    ),
+    required: required.map((name) => name.toLowerCase()),
+  };
+}
+
 export const validation: FastifyServerOptions['schemaController'] = {
   compilersFactory: {
     buildValidator: (externalSchemas: unknown) => {
@@ -25,8 +41,11 @@ export const validation: FastifyServerOptions['schemaController'] = {
         externalSchemas as never,
         { customOptions: { ...common, coerceTypes: true } } as never,
       );
-      const compile: FastifySchemaCompiler<unknown> = (route) =>
-        (route.httpPart === 'body' ? strict : coercing)(route as never) as never;
+      const compile: FastifySchemaCompiler<unknown> = (route) => {
+        const schema =
+          route.httpPart === 'headers' ? inLowerCase(route.schema as HeaderSchema) : route.schema;
+        return (route.httpPart === 'body' ? strict : coercing)({ ...route, schema } as never) as never;
+      };
       return compile as never;
     },
     buildSerializer: () => () => JSON.stringify,

@@ -5,7 +5,7 @@ import { Type } from 'typebox';
 import { Problem } from '../../errors.ts';
 import * as artifacts from '../../services/artifacts.ts';
 import type { Services } from '../../services/context.ts';
-import { Digest, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Digest, problemResponses, Timestamp } from '../schemas.ts';
 import { sendStream, streamed, streamedBody } from '../streams.ts';
 
 /** Any text: what is no digest names no artifact (404). */
@@ -38,14 +38,13 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
   app.post(
     '/v1/artifacts',
     {
-      config: { scope: 'models:write' },
+      config: { scope: 'models:write', idempotency: 'stream' },
       schema: {
         operationId: 'putArtifact',
         tags: ['artifacts'],
         summary: 'Store a file under its digest',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `models:write`. The body is the file, of any content type and of up to 8 GiB; storing it again changes nothing. Runs take digests: NDJSON rows `{id?, prompt, response}` as demonstrations of an `sft` run, `{id, prompt}` as prompts.',
+          'The body is the file, of any content type and of up to 8 GiB; storing it again changes nothing. Runs take digests: NDJSON rows `{id?, prompt, response}` as demonstrations of an `sft` run, `{id, prompt}` as prompts.',
         body: streamedBody(['application/x-ndjson', 'application/octet-stream'], 'The file', rowExample),
         response: { 201: Type.Ref('Artifact'), ...problemResponses(413) },
       },
@@ -67,7 +66,6 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'getArtifact',
         tags: ['artifacts'],
         summary: 'Download an artifact',
-        ...secured('read'),
         params: Type.Object({ digest: ArtifactDigest }),
         response: {
           200: streamed('*/*', 'The content, of the type that it was stored with', rowExample),

@@ -3,7 +3,17 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as requests from '../../services/edit-requests.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { datasetExample, Editor } from './edits.ts';
 
 export const requestExample = 'ereq_019356f0c8f17a2b9c3d4e5f6a7b8c9d';
@@ -133,13 +143,12 @@ export const editRequestRoutes: FastifyPluginAsyncTypebox<{ services: Services }
   app.post(
     '/v1/edit-requests',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'createEditRequest',
         tags: ['editing work'],
         summary: 'Ask for edits of the pairs of a dataset',
-        security: [{ key: [] }],
-        description: `Needs the scope \`pairs:write\`. Makes tasks of the pairs that are there now: \`redundancy\` of them for each pair whose preference is known. An editor
+        description: `Makes tasks of the pairs that are there now: \`redundancy\` of them for each pair whose preference is known. An editor
 works on the less-preferred response. Tasks are done through \`POST /v1/edit-tasks/claim\` with the scope \`edits:write\`; those of a request for a \`person\` are given to
 editors of the kind \`person\`, those for a \`program\` to the kinds \`program\` and \`llm\`. The editor \`llm\`, the service's own, is not there yet (422). A dataset that is archived
 takes no request (409); when it is archived later, its tasks are not given out until it is restored.`,
@@ -170,12 +179,15 @@ takes no request (409); when it is archived later, its tasks are not given out u
         response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415) },
       },
     },
-    async (request, reply) =>
-      reply
-        .code(202)
-        .send(
-          await requests.createEditRequest(services, request.caller, request.body as requests.NewEditRequest),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 202,
+        body: await requests.createEditRequest(
+          services,
+          request.caller,
+          request.body as requests.NewEditRequest,
         ),
+      })),
   );
 
   app.get(
@@ -186,7 +198,6 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'listEditRequests',
         tags: ['editing work'],
         summary: 'List edit requests, oldest first',
-        ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample)) },
           { additionalProperties: false },
@@ -205,29 +216,45 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'getEditRequest',
         tags: ['editing work'],
         summary: 'Get an edit request with its progress',
-        ...secured('read'),
         params,
-        response: { 200: Type.Ref('EditRequest'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('EditRequest')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => requests.getEditRequest(services, request.caller, request.params.edit_request_id),
+    async (request, reply) =>
+      sendTagged(
+        request,
+        reply,
+        await requests.getEditRequest(services, request.caller, request.params.edit_request_id),
+      ),
   );
 
   app.post(
     '/v1/edit-requests/:edit_request_id/cancel',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'cancelEditRequest',
         tags: ['editing work'],
         summary: 'Cancel what is not submitted',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `pairs:write`. Open and leased tasks are cancelled: whoever holds one is told so (409) by the next call. Edits that were submitted stay. Repeated, or on a finished request, it changes nothing.',
+          'Open and leased tasks are cancelled: whoever holds one is told so (409) by the next call. Edits that were submitted stay. Repeated, or on a finished request, it changes nothing.',
         params,
-        response: { 200: Type.Ref('EditRequest'), ...problemResponses(404) },
+        headers: Type.Object(IfMatch),
+        response: { 200: Tagged(Type.Ref('EditRequest')), ...problemResponses(404, 412) },
       },
     },
-    (request) => requests.cancelEditRequest(services, request.caller, request.params.edit_request_id),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await requests.cancelEditRequest(
+            services,
+            request.caller,
+            request.params.edit_request_id,
+            preconditionOf(request),
+          ),
+        ),
+      ),
   );
 };

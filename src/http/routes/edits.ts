@@ -4,7 +4,8 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as edits from '../../services/edits.ts';
 import { maxTextLength } from '../../services/pair-rows.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, Span, secured, Timestamp } from '../schemas.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Span, Timestamp } from '../schemas.ts';
 
 export const editExample = 'edit_019356f0c5d67e8f9a0b1c2d3e4f5a6b';
 export const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -157,15 +158,14 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
   app.post(
     '/v1/edits',
     {
-      config: { scope: 'edits:write' },
+      config: { scope: 'edits:write', idempotency: 'accepted' },
       bodyLimit: 32 * 1024 * 1024,
       schema: {
         operationId: 'createEdits',
         tags: ['edits'],
         summary: 'Submit up to 1,000 edits, all or none',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `edits:write`. For pipelines that have edits already. At most 32 MiB. Each answer says how the edit aligns with its original and whether it is minimal.',
+          'For pipelines that have edits already. At most 32 MiB. Each answer says how the edit aligns with its original and whether it is minimal.',
         body: Type.Object(
           { edits: Type.Array(Type.Ref('NewEdit'), { minItems: 1, maxItems: 1000 }) },
           { additionalProperties: false },
@@ -178,21 +178,21 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         },
       },
     },
-    async (request, reply) =>
-      reply
-        .code(201)
-        .send(await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[])),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[]),
+      })),
   );
 
   app.post(
     '/v1/edits/preview',
     {
-      config: { scope: 'read' },
+      config: { scope: 'read', idempotency: 'nothing_stored' },
       schema: {
         operationId: 'previewEdit',
         tags: ['edits'],
         summary: 'Align an edit with its original, storing nothing',
-        ...secured('read'),
         body: Type.Object(
           {
             original: Type.String({ maxLength: maxTextLength, examples: [original] }),
@@ -221,7 +221,6 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'listEdits',
         tags: ['edits'],
         summary: 'List edits, oldest first',
-        ...secured('read'),
         querystring: Type.Object(
           {
             ...PageQuery,
@@ -245,7 +244,6 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'getEdit',
         tags: ['edits'],
         summary: 'Get an edit',
-        ...secured('read'),
         params: Type.Object({ edit_id: Id(editExample) }),
         response: { 200: Type.Ref('Edit'), ...problemResponses(404) },
       },

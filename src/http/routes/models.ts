@@ -3,7 +3,9 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as models from '../../services/models.ts';
-import { Digest, Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { IfMatch, ifNoneMatchHeaders, notModified, preconditionOf, sendTagged, Tagged } from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Digest, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { sendStream, streamed } from '../streams.ts';
 
 const exampleId = 'model_019356f0d6e78f9a8b1c2d3e4f5a6b7c';
@@ -76,7 +78,6 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'listModels',
         tags: ['models'],
         summary: 'List models, the shipped sample and then the oldest first',
-        ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, role: Type.Optional(Role) },
           { additionalProperties: false },
@@ -95,12 +96,13 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'getModel',
         tags: ['models'],
         summary: 'Get a model',
-        ...secured('read'),
         params: Type.Object({ model_id: IdOrAlias }),
-        response: { 200: Type.Ref('Model'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Model')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => models.getModel(services, request.caller, request.params.model_id),
+    async (request, reply) =>
+      sendTagged(request, reply, await models.getModel(services, request.caller, request.params.model_id)),
   );
 
   app.get(
@@ -118,7 +120,6 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'getModelFile',
         tags: ['models'],
         summary: 'Download a file of a model',
-        ...secured('read'),
         params: Type.Object({ model_id: IdOrAlias, '*': FilePath }),
         response: {
           200: streamed(octets, 'The content', '{"model_type": "llama"}\n'),
@@ -142,19 +143,20 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
   app.delete(
     '/v1/models/:model_id',
     {
-      config: { scope: 'models:write' },
+      config: { scope: 'models:write', idempotency: 'accepted' },
       schema: {
         operationId: 'deleteModel',
         tags: ['models'],
         summary: 'Delete a model that carries no alias; the shipped sample stays',
-        ...secured('models:write'),
         params: Type.Object({ model_id: Id(exampleId) }),
-        response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409) },
+        headers: Type.Object(IfMatch),
+        response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409, 412) },
       },
     },
-    async (request, reply) => {
-      await models.deleteModel(services, request.caller, request.params.model_id);
-      return reply.code(204).send(null);
-    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => {
+        await models.deleteModel(services, request.caller, request.params.model_id, preconditionOf(request));
+        return { status: 204 };
+      }),
   );
 };

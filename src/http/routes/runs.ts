@@ -5,7 +5,17 @@ import { runStates } from '../../domain/run-states.ts';
 import type { Services } from '../../services/context.ts';
 import { GenerateSpec, PpoSpec, RewardSpec, runKinds, SftSpec } from '../../services/run-specs.ts';
 import * as runs from '../../services/runs.ts';
-import { Digest, Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Digest, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 
 const exampleId = 'run_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 
@@ -259,12 +269,11 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
   app.post(
     '/v1/runs',
     {
-      config: { scope: 'runs:write' },
+      config: { scope: 'runs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'createRun',
         tags: ['runs'],
         summary: 'Queue a run',
-        ...secured('runs:write'),
         body: NewRun,
         response: {
           200: Type.Ref('ValidatedRun'),
@@ -273,10 +282,11 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         },
       },
     },
-    async (request, reply) => {
-      const run = await runs.createRun(services, request.caller, request.body);
-      return reply.code('valid' in run ? 200 : 202).send(run as never);
-    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => {
+        const run = await runs.createRun(services, request.caller, request.body);
+        return { status: 'valid' in run ? 200 : 202, body: run };
+      }),
   );
 
   app.get(
@@ -287,7 +297,6 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRuns',
         tags: ['runs'],
         summary: 'List runs, newest first',
-        ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, state: Type.Optional(State), kind: Type.Optional(Kind) },
           { additionalProperties: false },
@@ -306,28 +315,35 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'getRun',
         tags: ['runs'],
         summary: 'Get a run with its progress, attempts and outcome',
-        ...secured('read'),
         params,
-        response: { 200: Type.Ref('Run'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Run')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => runs.getRun(services, request.caller, request.params.run_id),
+    async (request, reply) =>
+      sendTagged(request, reply, await runs.getRun(services, request.caller, request.params.run_id)),
   );
 
   app.post(
     '/v1/runs/:run_id/cancel',
     {
-      config: { scope: 'runs:write' },
+      config: { scope: 'runs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'cancelRun',
         tags: ['runs'],
         summary: 'Cancel a run: at once while it is queued, else with the next heartbeat of its runner',
-        ...secured('runs:write'),
         params,
-        response: { 200: Type.Ref('Run'), ...problemResponses(404, 409) },
+        headers: Type.Object(IfMatch),
+        response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412) },
       },
     },
-    (request) => runs.cancelRun(services, request.caller, request.params.run_id),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await runs.cancelRun(services, request.caller, request.params.run_id, preconditionOf(request)),
+        ),
+      ),
   );
 
   app.get(
@@ -338,7 +354,6 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRunEvents',
         tags: ['runs'],
         summary: 'Events of a run after a sequence number, oldest first',
-        ...secured('read'),
         params,
         querystring: Type.Object(
           {

@@ -4,7 +4,8 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import { splits } from '../../services/snapshot-content.ts';
 import * as snapshots from '../../services/snapshots.ts';
-import { Digest, Id, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Digest, Id, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { ndjsonType, sendStream, streamed } from '../streams.ts';
 
 const snapshotExample = 'snap_019356f0d7e87f9a8b0c1d2e3f4a5b6c';
@@ -75,14 +76,13 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
   app.post(
     '/v1/snapshots',
     {
-      config: { scope: 'snapshots:write' },
+      config: { scope: 'snapshots:write', idempotency: 'accepted' },
       schema: {
         operationId: 'createSnapshot',
         tags: ['snapshots'],
         summary: 'Freeze pairs and accepted edits',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `snapshots:write`. The digest covers canonical content (RFC 8785), not ids: equal content has an equal digest on every machine. Pairs deleted later stay in the snapshot.',
+          'The digest covers canonical content (RFC 8785), not ids: equal content has an equal digest on every machine. Pairs deleted later stay in the snapshot.',
         body: Type.Object(
           {
             dataset_ids: Type.Array(Id(datasetExample), { minItems: 1, maxItems: 100, uniqueItems: true }),
@@ -103,8 +103,11 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415) },
       },
     },
-    async (request, reply) =>
-      reply.code(201).send(await snapshots.createSnapshot(services, request.caller, request.body)),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await snapshots.createSnapshot(services, request.caller, request.body),
+      })),
   );
 
   app.get(
@@ -115,7 +118,6 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'listSnapshots',
         tags: ['snapshots'],
         summary: 'List snapshots, oldest first',
-        ...secured('read'),
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Snapshot')), ...problemResponses() },
       },
@@ -131,7 +133,6 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'getSnapshot',
         tags: ['snapshots'],
         summary: 'Get a snapshot',
-        ...secured('read'),
         params,
         response: { 200: Type.Ref('Snapshot'), ...problemResponses(404) },
       },
@@ -147,9 +148,8 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'exportSnapshot',
         tags: ['snapshots'],
         summary: 'Export a snapshot as NDJSON, token-labelled when a model is named',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `read`. Without `model`: pairs with their edits. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
+          'Without `model`: pairs with their edits. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
         params,
         querystring: Type.Object(
           {

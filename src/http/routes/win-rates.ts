@@ -99,15 +99,13 @@ export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
   app.post(
     '/v1/win-rates',
     {
-      config: { scope: 'read' },
+      config: { scope: 'read', idempotency: 'nothing_stored' },
       bodyLimit: 64 * 1024 * 1024,
       schema: {
         operationId: 'computeWinRate',
         tags: ['evaluation'],
         summary: 'Compute a win rate from judgements',
-        security: [{ key: [] }],
-        description:
-          'Needs the scope `read`. At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
+        description: 'At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
         body: Type.Object(
           {
             judgements: Type.Array(Type.Ref('Judgement'), {
