@@ -51,8 +51,8 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       `FINEGRAIN_ARTIFACTS must be a folder, not ${artifacts}: other stores are not built yet.`,
     );
   const apiKey = env.FINEGRAIN_API_KEY || null;
-  if (apiKey !== null && apiKey.length < 16)
-    throw new Error('FINEGRAIN_API_KEY must have at least 16 characters.');
+  if (apiKey !== null && !/^[\x21-\x7e]{16,}$/.test(apiKey))
+    throw new Error('FINEGRAIN_API_KEY must have at least 16 characters, all of ASCII and none a space.');
   return {
     host: env.HOST || (databaseUrl ? '0.0.0.0' : '127.0.0.1'),
     port: integer(env, 'PORT', 3000, 0, 65535),
@@ -96,6 +96,63 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       },
     },
   };
+}
+
+export interface ConfigInspection {
+  /** with the defaults in place of what is wrong */
+  config: Config;
+  /** one message for each variable that is wrong */
+  wrong: string[];
+  /** the names of the variables that are read here */
+  known: Set<string>;
+  /** the names that the environment has */
+  given: string[];
+  /** what must never be printed */
+  secrets: string[];
+}
+
+/** For `finegrain doctor`: all that is wrong at once, where `readConfig` stops at the first. */
+export function inspectConfig(env: NodeJS.ProcessEnv = process.env): ConfigInspection {
+  const rest = { ...env };
+  const wrong: string[] = [];
+  for (;;) {
+    try {
+      const config = readConfig(rest);
+      return { config, wrong, known: variableNames(), given: Object.keys(env), secrets: secretsOf(env) };
+    } catch (error) {
+      const { message } = error as Error;
+      const name = Object.keys(rest).find((name) => message.startsWith(`${name} `));
+      if (name === undefined) throw error;
+      wrong.push(message);
+      delete rest[name];
+    }
+  }
+}
+
+/** Reads an environment without variables and notes what is asked of it. */
+function variableNames(): Set<string> {
+  const names = new Set<string>();
+  const note = (_env: object, name: string | symbol): undefined => void names.add(String(name));
+  readConfig(new Proxy({}, { get: note }));
+  return names;
+}
+
+function secretsOf(env: NodeJS.ProcessEnv): string[] {
+  const urls = [env.DATABASE_URL, env.DATABASE_DIRECT_URL].filter((url) => url && URL.canParse(url));
+  const passwords = urls.flatMap((text) => {
+    const url = new URL(text!);
+    return [url.password, unquote(url.password), url.searchParams.get('password')];
+  });
+  const keys = Object.entries(env).flatMap(([name, value]) => (/^FINEGRAIN_.*KEY/.test(name) ? value : []));
+  return [...passwords, ...keys].filter((secret): secret is string => Boolean(secret));
+}
+
+function unquote(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a % that stands for itself
+  }
 }
 
 // where programs, libraries, caches and devices are; proxies and certificates serve the download of hub models

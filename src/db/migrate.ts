@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { runMigrations } from 'graphile-worker';
 import pg from 'pg';
+import { sqlState } from './pool.ts';
 
 const migrationsFolder = new URL('../../migrations/', import.meta.url);
 const advisoryLockKey = 2406_02756;
@@ -98,20 +99,29 @@ function compareMigrations(migrations: Migration[], applied: AppliedMigration[])
   return migrations.filter(({ version }) => !done.has(version));
 }
 
-/** Says how the database differs from this program's migrations; null when it does not. */
+/**
+ * Says how the database differs from this program's migrations and what to do; null when it does not.
+ * @throws what `query` throws, unless the database was never migrated
+ */
 export async function migrationDrift(
   query: (text: string) => Promise<Record<string, unknown>[]>,
 ): Promise<string | null> {
+  let applied: AppliedMigration[];
   try {
-    const applied = (await query(
+    applied = (await query(
       'select version, name, sha256 from finegrain_migrations.applied',
     )) as unknown as AppliedMigration[];
+  } catch (error) {
+    if (sqlState(error) !== '42P01') throw error;
+    return 'The database was never migrated: run "finegrain migrate".';
+  }
+  try {
     const pending = compareMigrations(await readMigrations(), applied);
     return pending.length === 0
       ? null
       : `${pending.length} migration(s) are not applied: run "finegrain migrate".`;
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return (error as Error).message;
   }
 }
 

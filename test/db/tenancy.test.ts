@@ -2,6 +2,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import pg from 'pg';
 import t from 'tap';
+import { loginUrl } from '../../src/db/logins.ts';
 import { openDatabase, sqlState } from '../../src/db/pool.ts';
 import { createTestDatabase } from '../support/database.ts';
 
@@ -124,7 +125,7 @@ t.test('tenancy', async (t) => {
   });
 
   t.test('each role logs in with a password of its own', async (t) => {
-    const url = new URL(database.urlOf('finegrain_api'));
+    const url = new URL(loginUrl(database.superuserUrl, 'finegrain_api'));
     url.password = 'wrong';
     const client = new pg.Client({ connectionString: url.href });
     await t.rejects(client.connect(), { code: '28P01' });
