@@ -7,10 +7,12 @@ const layers = {
   db: ['domain', 'errors.ts'],
   scoring: ['storage', 'domain', 'errors.ts'],
   storage: ['domain', 'errors.ts'],
-  services: ['db', 'scoring', 'storage', 'domain', 'errors.ts'],
+  outgoing: ['domain', 'errors.ts'],
+  services: ['db', 'scoring', 'storage', 'outgoing', 'domain', 'errors.ts'],
   http: ['services', 'domain', 'errors.ts'],
   jobs: ['services', 'domain', 'errors.ts'],
   runner: ['services', 'domain', 'errors.ts'],
+  doctor: ['runner', 'services', 'db', 'scoring', 'storage', 'domain', 'config.ts'],
 };
 
 const layerRules = Object.entries(layers).map(([layer, others]) => ({

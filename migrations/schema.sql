@@ -14,12 +14,25 @@
 --   scopes text[] not null
 --   created_at timestamp with time zone not null default now()
 --   revoked_at timestamp with time zone
+--   expires_at timestamp with time zone
+--   last_used_at timestamp with time zone
+--   rotated_from uuid
 -- table finegrain.artifacts row-level security, forced
 --   project_id uuid not null
 --   digest text not null
 --   bytes bigint not null
 --   media_type text not null
 --   created_at timestamp with time zone not null default now()
+-- table finegrain.audit_events row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   occurred_at timestamp with time zone not null default clock_timestamp()
+--   key_id uuid
+--   request_id text not null
+--   address text not null
+--   action text not null
+--   subject text not null
+--   detail jsonb not null
 -- table finegrain.datasets row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -74,6 +87,17 @@
 --   alignment_version integer not null
 --   created_at timestamp with time zone not null default now()
 --   edit_task_id uuid
+-- table finegrain.idempotency_keys row-level security, forced
+--   project_id uuid not null
+--   key text not null
+--   request_sha256 bytea not null
+--   status integer not null
+--   headers jsonb not null
+--   body text
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.installation row-level security, forced
+--   only_row boolean not null default true
+--   cursor_secret bytea not null
 -- table finegrain.models row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -148,6 +172,13 @@
 --   created_at timestamp with time zone not null default now()
 --   started_at timestamp with time zone
 --   finished_at timestamp with time zone
+-- table finegrain.secrets row-level security, forced
+--   project_id uuid not null
+--   name text not null
+--   key_id text not null
+--   sealed bytea not null
+--   created_at timestamp with time zone not null default now()
+--   updated_at timestamp with time zone not null default now()
 -- table finegrain.snapshots row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -155,6 +186,30 @@
 --   dataset_ids uuid[] not null
 --   split jsonb not null
 --   counts jsonb not null
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.webhook_deliveries row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   webhook_id uuid not null
+--   event text not null
+--   data jsonb not null
+--   state text not null default 'pending'::text
+--   tries integer not null default 0
+--   attempts jsonb not null default '[]'::jsonb
+--   due_at timestamp with time zone default clock_timestamp()
+--   created_at timestamp with time zone not null default clock_timestamp()
+--   finished_at timestamp with time zone
+-- table finegrain.webhooks row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   url text not null
+--   events text[] not null
+--   description text
+--   key_id text not null
+--   sealed bytea not null
+--   failing_since timestamp with time zone
+--   disabled_at timestamp with time zone
+--   disabled_reason text
 --   created_at timestamp with time zone not null default now()
 -- table finegrain_migrations.applied
 --   version integer not null
@@ -169,9 +224,13 @@
 -- finegrain.api_keys api_keys_key_sha256_key: UNIQUE (key_sha256)
 -- finegrain.api_keys api_keys_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.api_keys api_keys_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.api_keys api_keys_project_id_rotated_from_fkey: FOREIGN KEY (project_id, rotated_from) REFERENCES finegrain.api_keys(project_id, id)
 -- finegrain.artifacts artifacts_digest_check: CHECK ((digest ~ '^sha256:[0-9a-f]{64}$'::text))
 -- finegrain.artifacts artifacts_pkey: PRIMARY KEY (project_id, digest)
 -- finegrain.artifacts artifacts_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.audit_events audit_events_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.audit_events audit_events_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.audit_events audit_events_project_id_key_id_fkey: FOREIGN KEY (project_id, key_id) REFERENCES finegrain.api_keys(project_id, id)
 -- finegrain.datasets datasets_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.datasets datasets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.edit_requests edit_requests_editor_check: CHECK ((editor = ANY (ARRAY['person'::text, 'program'::text, 'llm'::text])))
@@ -191,12 +250,22 @@
 -- finegrain.edit_tasks edit_tasks_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
 -- finegrain.edit_tasks edit_tasks_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
 -- finegrain.edit_tasks edit_tasks_state_check: CHECK ((state = ANY (ARRAY['open'::text, 'leased'::text, 'submitted'::text, 'cancelled'::text])))
+-- finegrain.edit_tasks task_deleted: TRIGGER DEFERRABLE INITIALLY DEFERRED
+-- finegrain.edit_tasks task_submitted: TRIGGER DEFERRABLE INITIALLY DEFERRED
 -- finegrain.edits edits_editor_kind_check: CHECK ((editor_kind = ANY (ARRAY['person'::text, 'llm'::text, 'program'::text])))
 -- finegrain.edits edits_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.edits edits_project_id_edit_task_id_fkey: FOREIGN KEY (project_id, edit_task_id) REFERENCES finegrain.edit_tasks(project_id, id) ON DELETE SET NULL (edit_task_id)
 -- finegrain.edits edits_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
 -- finegrain.edits edits_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
 -- finegrain.edits edits_status_check: CHECK ((status = ANY (ARRAY['accepted'::text, 'unchanged'::text, 'stale'::text, 'rejected'::text])))
+-- finegrain.idempotency_keys idempotency_keys_key_check: CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+-- finegrain.idempotency_keys idempotency_keys_pkey: PRIMARY KEY (project_id, key)
+-- finegrain.idempotency_keys idempotency_keys_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.idempotency_keys idempotency_keys_request_sha256_check: CHECK ((length(request_sha256) = 32))
+-- finegrain.idempotency_keys idempotency_keys_status_check: CHECK (((status >= 200) AND (status <= 299)))
+-- finegrain.installation installation_cursor_secret_check: CHECK ((length(cursor_secret) = 32))
+-- finegrain.installation installation_only_row_check: CHECK (only_row)
+-- finegrain.installation installation_pkey: PRIMARY KEY (only_row)
 -- finegrain.models models_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.models models_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.models models_role_check: CHECK ((role = ANY (ARRAY['policy'::text, 'token_reward'::text, 'sequence_reward'::text])))
@@ -219,16 +288,30 @@
 -- finegrain.runs runs_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.runs runs_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.runs runs_state_check: CHECK ((state = ANY (ARRAY['queued'::text, 'starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
+-- finegrain.secrets secrets_name_check: CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
+-- finegrain.secrets secrets_pkey: PRIMARY KEY (project_id, name)
+-- finegrain.secrets secrets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.snapshots snapshots_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.snapshots snapshots_project_id_digest_fkey: FOREIGN KEY (project_id, digest) REFERENCES finegrain.artifacts(project_id, digest)
+-- finegrain.webhook_deliveries webhook_deliveries_check: CHECK (((state = 'pending'::text) = (due_at IS NOT NULL)))
+-- finegrain.webhook_deliveries webhook_deliveries_check1: CHECK (((state = 'pending'::text) = (finished_at IS NULL)))
+-- finegrain.webhook_deliveries webhook_deliveries_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.webhook_deliveries webhook_deliveries_project_id_webhook_id_fkey: FOREIGN KEY (project_id, webhook_id) REFERENCES finegrain.webhooks(project_id, id) ON DELETE CASCADE
+-- finegrain.webhook_deliveries webhook_deliveries_state_check: CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text])))
+-- finegrain.webhooks webhooks_check: CHECK ((num_nulls(disabled_at, disabled_reason) = ANY (ARRAY[0, 2])))
+-- finegrain.webhooks webhooks_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.webhooks webhooks_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 
 -- ## Indexes
+-- CREATE UNIQUE INDEX api_keys_successor ON finegrain.api_keys USING btree (project_id, rotated_from) WHERE (rotated_from IS NOT NULL)
+-- CREATE INDEX audit_events_of_subject ON finegrain.audit_events USING btree (project_id, subject, id)
 -- CREATE INDEX edit_skips_of_request ON finegrain.edit_skips USING btree (project_id, edit_request_id)
 -- CREATE INDEX edit_tasks_of_pair ON finegrain.edit_tasks USING btree (project_id, pair_id, editor_name)
 -- CREATE INDEX edit_tasks_of_request ON finegrain.edit_tasks USING btree (project_id, edit_request_id, id)
 -- CREATE INDEX edit_tasks_to_claim ON finegrain.edit_tasks USING btree (project_id, edit_request_id, id) WHERE (state = ANY (ARRAY['open'::text, 'leased'::text]))
 -- CREATE INDEX edits_of_pair ON finegrain.edits USING btree (project_id, pair_id, id)
 -- CREATE UNIQUE INDEX edits_of_task ON finegrain.edits USING btree (project_id, edit_task_id) WHERE (edit_task_id IS NOT NULL)
+-- CREATE INDEX idempotency_keys_by_age ON finegrain.idempotency_keys USING btree (created_at)
 -- CREATE UNIQUE INDEX models_of_run ON finegrain.models USING btree (project_id, run_id) WHERE (run_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_external_id ON finegrain.pairs USING btree (project_id, dataset_id, external_id) WHERE (external_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
@@ -236,6 +319,15 @@
 -- CREATE INDEX run_attempts_live ON finegrain.run_attempts USING btree (lease_expires_at) WHERE (ended_at IS NULL)
 -- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
 -- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, id) WHERE (state = 'queued'::text)
+-- CREATE INDEX webhook_deliveries_by_age ON finegrain.webhook_deliveries USING btree (created_at)
+-- CREATE INDEX webhook_deliveries_of_webhook ON finegrain.webhook_deliveries USING btree (project_id, webhook_id, id)
+
+-- ## Triggers
+-- CREATE CONSTRAINT TRIGGER task_deleted AFTER DELETE ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((old.state = ANY (ARRAY['open'::text, 'leased'::text]))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
+-- CREATE CONSTRAINT TRIGGER task_submitted AFTER UPDATE OF state ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = 'submitted'::text))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
+-- CREATE TRIGGER model_registered AFTER INSERT ON finegrain.models FOR EACH ROW EXECUTE FUNCTION finegrain.on_model_registered()
+-- CREATE TRIGGER run_ended AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.on_run_ended()
+-- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF state, due_at ON finegrain.webhook_deliveries FOR EACH ROW EXECUTE FUNCTION finegrain.keep_delivery_job()
 
 -- ## Policies
 -- finegrain.aliases: every_project for ALL to {finegrain_system} using true check true
@@ -244,6 +336,8 @@
 -- finegrain.api_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.artifacts: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.artifacts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.audit_events: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.audit_events: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.datasets: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.datasets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edit_requests: every_project for ALL to {finegrain_system} using true check true
@@ -254,6 +348,9 @@
 -- finegrain.edit_tasks: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edits: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.edits: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.idempotency_keys: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.idempotency_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.installation: system_reads for SELECT to {finegrain_system} using true check -
 -- finegrain.models: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.models: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.pairs: every_project for ALL to {finegrain_system} using true check true
@@ -268,17 +365,30 @@
 -- finegrain.run_events: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.runs: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.runs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.secrets: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.secrets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.snapshots: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.snapshots: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.webhook_deliveries: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.webhook_deliveries: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.webhooks: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.webhooks: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 
 -- ## Functions
+-- finegrain.add_webhook_event(project uuid, new_event text, event_data jsonb) returns void, owner finegrain_system
 -- finegrain.append_run_events(project uuid, run uuid, as_fence bigint, new_events jsonb) returns void, owner finegrain_system
--- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[]) security definer, owner finegrain_system
+-- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[], state text, ended_at timestamp with time zone) security definer, owner finegrain_system
 -- finegrain.create_project(id uuid, name text, key_id uuid, key_sha256 bytea) returns finegrain.projects security definer, owner finegrain_system
 -- finegrain.current_project() returns uuid, owner finegrain_owner
+-- finegrain.cursor_secret() returns bytea security definer, owner finegrain_system
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
+-- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
+-- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
 -- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
+-- finegrain.on_edit_task_ended() returns trigger security definer, owner finegrain_system
+-- finegrain.on_model_registered() returns trigger security definer, owner finegrain_system
+-- finegrain.on_run_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
@@ -287,14 +397,17 @@
 -- finegrain.runner_heartbeat(project uuid, run uuid, as_fence bigint, lease_seconds double precision) returns text security definer, owner finegrain_system
 -- finegrain.runner_report(project uuid, run uuid, as_fence bigint, new_events jsonb) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_save_checkpoint(project uuid, run uuid, as_fence bigint, at_step bigint, checkpoint_files jsonb) returns boolean security definer, owner finegrain_system
+-- finegrain.time_ordered_uuid() returns uuid, owner finegrain_system
 
 -- ## Privileges on tables
 -- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_api
 -- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_system
--- api_keys: INSERT, SELECT, UPDATE to finegrain_api
+-- api_keys: INSERT to finegrain_api
 -- api_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- artifacts: INSERT, SELECT to finegrain_api
 -- artifacts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- audit_events: SELECT to finegrain_api
+-- audit_events: INSERT, SELECT to finegrain_system
 -- datasets: INSERT, SELECT, UPDATE to finegrain_api
 -- datasets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edit_requests: INSERT, SELECT to finegrain_api
@@ -305,6 +418,9 @@
 -- edit_tasks: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_api
 -- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- idempotency_keys: INSERT, SELECT to finegrain_api
+-- idempotency_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- installation: SELECT to finegrain_system
 -- models: DELETE, INSERT, SELECT to finegrain_api
 -- models: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- pairs: DELETE, INSERT, SELECT, UPDATE to finegrain_api
@@ -319,21 +435,38 @@
 -- run_events: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- runs: INSERT, SELECT to finegrain_api
 -- runs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- secrets: DELETE, INSERT, SELECT, UPDATE to finegrain_api
+-- secrets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- snapshots: INSERT, SELECT to finegrain_api
 -- snapshots: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- webhook_deliveries: INSERT, SELECT to finegrain_api
+-- webhook_deliveries: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- webhooks: DELETE, INSERT, SELECT to finegrain_api
+-- webhooks: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 
 -- ## Privileges on columns
+-- api_keys: SELECT (created_at, expires_at, id, last_used_at, name, project_id, revoked_at, rotated_from, scopes) to finegrain_api
+-- api_keys: UPDATE (expires_at, revoked_at) to finegrain_api
+-- audit_events: INSERT (action, address, detail, id, key_id, project_id, request_id, subject) to finegrain_api
 -- edit_requests: UPDATE (cancelled_at) to finegrain_api
 -- runs: UPDATE (desired_state, failure, finished_at, last_event, state) to finegrain_api
+-- webhook_deliveries: UPDATE (due_at, finished_at, state, tries) to finegrain_api
 
 -- ## Privileges on functions
+-- add_webhook_event: finegrain_system
 -- append_run_events: finegrain_system
 -- authenticate: finegrain_api, finegrain_system
 -- create_project: finegrain_api, finegrain_system
 -- current_project: PUBLIC
+-- cursor_secret: finegrain_api, finegrain_system
 -- holds_run: finegrain_system
+-- keep_delivery_job: finegrain_system
+-- key_state: PUBLIC
 -- list_projects: finegrain_api, finegrain_system
 -- numbered_uuid: PUBLIC
+-- on_edit_task_ended: finegrain_system
+-- on_model_registered: finegrain_system
+-- on_run_ended: finegrain_system
 -- operating_figures: finegrain_api, finegrain_system
 -- reap_lost_attempts: finegrain_system
 -- runner_claim: finegrain_runner, finegrain_system
@@ -341,3 +474,4 @@
 -- runner_heartbeat: finegrain_runner, finegrain_system
 -- runner_report: finegrain_runner, finegrain_system
 -- runner_save_checkpoint: finegrain_runner, finegrain_system
+-- time_ordered_uuid: finegrain_system

@@ -10,19 +10,23 @@ import { crossOrigin } from './http/plugins/cross-origin.ts';
 import { documentation } from './http/plugins/documentation.ts';
 import { drain } from './http/plugins/drain.ts';
 import { exchanges } from './http/plugins/exchanges.ts';
+import { idempotency } from './http/plugins/idempotency.ts';
 import { jsonBodies } from './http/plugins/json-bodies.ts';
 import { messageChecks, routableUrl } from './http/plugins/message-checks.ts';
 import { metrics } from './http/plugins/metrics.ts';
 import { negotiation } from './http/plugins/negotiation.ts';
 import { problemRendering } from './http/plugins/problems.ts';
+import { openRateLimits, type RateLimitOptions } from './http/plugins/rate-limits.ts';
 import { requestBodies } from './http/plugins/request-bodies.ts';
 import { requestId, requestIdentity } from './http/plugins/request-identity.ts';
 import { quietLogController, requestLog } from './http/plugins/request-log.ts';
+import { requestText } from './http/plugins/request-text.ts';
 import { routeMethods } from './http/plugins/route-methods.ts';
 import { unknownRoutes } from './http/plugins/unknown-routes.ts';
 import { validation } from './http/plugins/validation.ts';
 import { aliasRoutes } from './http/routes/aliases.ts';
 import { artifactRoutes } from './http/routes/artifacts.ts';
+import { auditEventRoutes } from './http/routes/audit-events.ts';
 import { datasetRoutes } from './http/routes/datasets.ts';
 import { editRequestRoutes } from './http/routes/edit-requests.ts';
 import { editTaskRoutes } from './http/routes/edit-tasks.ts';
@@ -33,8 +37,10 @@ import { pairRoutes } from './http/routes/pairs.ts';
 import { projectRoutes } from './http/routes/projects.ts';
 import { runRoutes } from './http/routes/runs.ts';
 import { scoreRoutes } from './http/routes/score.ts';
+import { secretRoutes } from './http/routes/secrets.ts';
 import { serviceRoutes } from './http/routes/service.ts';
 import { snapshotRoutes } from './http/routes/snapshots.ts';
+import { webhookRoutes } from './http/routes/webhooks.ts';
 import { winRateRoutes } from './http/routes/win-rates.ts';
 import type { Services } from './services/context.ts';
 import { operatingFigures } from './services/operating-figures.ts';
@@ -49,7 +55,12 @@ export interface AppOptions {
   /** that /metrics asks for; null: none */
   metricsKey?: string | null;
   limits?: Partial<ConnectionLimits>;
+  rateLimits?: RateLimitOptions;
+  /** addresses and networks of the proxies whose X-Forwarded-For is believed */
+  trustProxy?: string[];
 }
+
+const unlimited: RateLimitOptions = { requestsPerMinute: 0, authFailuresPerMinute: 0 };
 
 export async function buildApp({
   services,
@@ -58,6 +69,8 @@ export async function buildApp({
   corsOrigins = [],
   metricsKey = null,
   limits: changedLimits,
+  rateLimits = unlimited,
+  trustProxy = [],
 }: AppOptions) {
   const limits = { ...connectionLimits, ...changedLimits };
   const app = Fastify({
@@ -80,6 +93,7 @@ export async function buildApp({
     rewriteUrl: routableUrl,
     schemaController: validation,
     routerOptions: { maxParamLength: limits.targetLength },
+    trustProxy,
   });
 
   // in the order in which they see a request
@@ -99,15 +113,19 @@ export async function buildApp({
   await app.register(messageChecks, { limits });
   await app.register(routeMethods);
   await app.register(unknownRoutes);
-  await app.register(jsonBodies);
-  await app.register(authentication, { services, bootstrapKey });
-  await app.register(negotiation);
-  await app.register(compression);
   await app.register(documentation);
+  await app.register(jsonBodies);
+  await app.register(requestText);
+  const rates = openRateLimits(rateLimits);
+  await app.register(authentication, { services, bootstrapKey, limits: rates });
+  await app.register(negotiation);
+  await app.register(idempotency);
+  await app.register(compression);
 
   for (const routes of [
     projectRoutes,
     keyRoutes,
+    auditEventRoutes,
     datasetRoutes,
     pairRoutes,
     editRoutes,
@@ -120,6 +138,8 @@ export async function buildApp({
     scoreRoutes,
     runRoutes,
     winRateRoutes,
+    webhookRoutes,
+    secretRoutes,
     serviceRoutes,
   ]) {
     await app.register(routes, { services, metricsKey });

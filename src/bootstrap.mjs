@@ -1,14 +1,15 @@
 // `npm run demo`, `npm start`, `npm test` and the benchmarks begin here, in a fresh clone too: plain JavaScript without packages that
 // makes what is missing (npm packages, the Python environment), then runs the program and ends as it ends.
 //
-//   node src/bootstrap.mjs demo|start|test|sample-model|bench:… [--with-runner] [arguments of the program]
+//   node src/bootstrap.mjs demo|start|test|sample-model|… [--with-runner] [arguments of the program]
 //
-// Reads FINEGRAIN_DATA_DIR, FINEGRAIN_PYTHON (a ready environment: none is made), PYTHON (which Python makes ours)
-// and TORCH_INDEX_URL (where pip looks for torch, such as PyTorch's index of CPU builds).
+// Reads FINEGRAIN_DATA_DIR, FINEGRAIN_PYTHON (a ready environment: none is made), PYTHON (which Python makes ours),
+// TORCH_INDEX_URL (where pip looks for torch, such as PyTorch's index of CPU builds) and FINEGRAIN_PGBOUNCER.
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ensureNpmPackages } from './bootstrap/npm-packages.mjs';
+import { ensurePgbouncer } from './bootstrap/pgbouncer.mjs';
 import { runProgram } from './bootstrap/program.mjs';
 import { ensurePythonEnvironment } from './bootstrap/python-environment.mjs';
 import { endSetUp, SetUpError, say } from './bootstrap/steps.mjs';
@@ -18,7 +19,9 @@ const programs = {
   demo: { entry: 'examples/demo.ts', needsPython: true },
   'sample-model': { entry: 'examples/sample-model.ts', needsPython: true },
   start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
-  test: { entry: 'test/run.ts', needsPython: true },
+  test: { entry: 'test/run.ts', needsPython: true, needsFuzzer: true, withPooler: true },
+  'test:fuzz': { entry: 'test/fuzz/main.ts', needsPython: false, needsFuzzer: true },
+  'test:soak': { entry: 'test/soak/main.ts', needsPython: false, withPooler: true },
   'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
   'bench:controls': { entry: 'bench/loop/controls.ts', needsPython: true },
 };
@@ -36,7 +39,13 @@ async function main([command, ...rest]) {
 
   await ensureNpmPackages({ forDevelopment: command !== 'start' }); // tests, charts
   if (process.env.FINEGRAIN_PYTHON) checkGivenPython(process.env.FINEGRAIN_PYTHON);
-  else if (withRunner) await ensurePythonEnvironment(path.join(dataDir, 'python'));
+  else if (withRunner)
+    await ensurePythonEnvironment(path.join(dataDir, 'python'), 'runners/requirements.lock', 'the trainer');
+  const fuzzPython = path.join(dataDir, 'fuzz-python');
+  if (program.needsFuzzer)
+    await ensurePythonEnvironment(fuzzPython, 'test/fuzz/requirements.lock', 'the fuzzer');
+  const pgbouncer = program.withPooler ? await ensurePgbouncer(path.join(dataDir, 'pgbouncer')) : null;
+  if (pgbouncer !== null) process.env.FINEGRAIN_PGBOUNCER = pgbouncer;
   endSetUp();
   return runProgram(
     program.entry,

@@ -1,21 +1,40 @@
 // finegrain COMMAND: what an operator or a developer does by hand.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { readConfig } from './config.ts';
+import { inspectConfig, readConfig } from './config.ts';
 import { describeSchema } from './db/describe-schema.ts';
 import { startEmbeddedPostgres } from './db/embedded-postgres.ts';
 import { migrate } from './db/migrate.ts';
+import type { Report } from './doctor/check.ts';
+import { examine, renderReport } from './doctor.ts';
 import { openApiDocument } from './openapi.ts';
 import { runMain } from './process.ts';
 
 const usage = `finegrain COMMAND
 
+  doctor    look at this installation and say what to do; --json for programs. Exit code 1: something failed
   migrate   bring the database of DATABASE_DIRECT_URL (or DATABASE_URL) to this version; creates the four roles
   openapi   write openapi/openapi.json from the routes
   schema    write migrations/schema.sql from the migrations, run on an embedded Postgres
 `;
 
 const commands: Record<string, () => Promise<void>> = {
+  async doctor() {
+    const asJson = process.argv.includes('--json');
+    const reports: Report[] = [];
+    for await (const report of examine(inspectConfig())) {
+      reports.push(report);
+      if (!asJson) process.stdout.write(`${renderReport(report)}\n`);
+    }
+    const count = (status: string) => reports.filter((report) => report.status === status).length;
+    const healthy = count('failed') === 0;
+    process.stdout.write(
+      asJson
+        ? `${JSON.stringify({ healthy, checks: reports }, null, 2)}\n`
+        : `${count('ok')} ok, ${count('warning')} warnings, ${count('failed')} failed\n`,
+    );
+    process.exitCode = healthy ? 0 : 1;
+  },
   async migrate() {
     const { databaseDirectUrl } = readConfig();
     if (databaseDirectUrl === null)

@@ -1,4 +1,5 @@
 // The only reader of process.env. Everything else receives what it needs.
+import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 
 export interface Config {
@@ -11,6 +12,12 @@ export interface Config {
   dataDir: string;
   /** the bootstrap admin key; null: made once and kept in the data folder */
   apiKey: string | null;
+  /** encrypts secrets, 32 bytes; null: none was given */
+  secretKey: Buffer | null;
+  /** keys that were FINEGRAIN_SECRET_KEY before, for reading what they encrypted */
+  previousSecretKeys: Buffer[];
+  /** addresses, CIDR ranges and host names that webhooks may reach although they are not public */
+  outgoingAllow: string[];
   /** whose scripts may read answers (CORS): exact origins, or `*` alone; none by default */
   corsOrigins: string[];
   /** that GET /metrics asks for; null: none */
@@ -20,6 +27,10 @@ export interface Config {
   /** folder of the artifact store */
   artifacts: string;
   logLevel: string;
+  /** per minute and process: requests of one key, failed authentications of one address; 0: no limit */
+  rateLimits: { requestsPerMinute: number; authFailuresPerMinute: number };
+  /** addresses and networks of the proxies whose X-Forwarded-For is believed */
+  trustProxy: string[];
   runner: RunnerConfig;
   /** how many of them the embedded mode starts; each takes one run at a time */
   embeddedRunners: number;
@@ -46,11 +57,11 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       `FINEGRAIN_ARTIFACTS must be a folder, not ${artifacts}: other stores are not built yet.`,
     );
   const apiKey = env.FINEGRAIN_API_KEY || null;
-  if (apiKey !== null && apiKey.length < 16)
-    throw new Error('FINEGRAIN_API_KEY must have at least 16 characters.');
+  if (apiKey !== null && !/^[\x21-\x7e]{16,}$/.test(apiKey))
+    throw new Error('FINEGRAIN_API_KEY must have at least 16 characters, all of ASCII and none a space.');
   const metricsKey = env.FINEGRAIN_METRICS_KEY || null;
-  if (metricsKey !== null && metricsKey.length < 16)
-    throw new Error('FINEGRAIN_METRICS_KEY must have at least 16 characters.');
+  if (metricsKey !== null && !/^[\x21-\x7e]{16,}$/.test(metricsKey))
+    throw new Error('FINEGRAIN_METRICS_KEY must have at least 16 characters, all of ASCII and none a space.');
   return {
     host: env.HOST || (databaseUrl ? '0.0.0.0' : '127.0.0.1'),
     port: integer(env, 'PORT', 3000, 0, 65535),
@@ -58,6 +69,13 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     databaseDirectUrl: env.DATABASE_DIRECT_URL || databaseUrl,
     dataDir,
     apiKey,
+    secretKey: env.FINEGRAIN_SECRET_KEY
+      ? readSecretKey('FINEGRAIN_SECRET_KEY', env.FINEGRAIN_SECRET_KEY)
+      : null,
+    previousSecretKeys: list(env.FINEGRAIN_SECRET_KEY_PREVIOUS).map((key) =>
+      readSecretKey('FINEGRAIN_SECRET_KEY_PREVIOUS', key),
+    ),
+    outgoingAllow: list(env.FINEGRAIN_OUTGOING_ALLOW),
     corsOrigins: origins(env, 'FINEGRAIN_CORS_ORIGINS'),
     metricsKey,
     // nobody balances over an embedded service
@@ -72,11 +90,16 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       'trace',
       'silent',
     ]),
+    rateLimits: {
+      requestsPerMinute: integer(env, 'FINEGRAIN_RATE_LIMIT', 60_000, 0, 1_000_000_000),
+      authFailuresPerMinute: integer(env, 'FINEGRAIN_AUTH_FAILURES', 60, 0, 1_000_000_000),
+    },
+    trustProxy: trustedProxies(env),
     embeddedRunners: integer(env, 'FINEGRAIN_RUNNERS', 1, 0, 64),
     runner: {
       name: env.FINEGRAIN_RUNNER_NAME || `${env.HOSTNAME || 'runner'}-${process.pid}`,
       hardware: (env.FINEGRAIN_RUNNER_HARDWARE || 'cpu').split(','),
-      labels: (env.FINEGRAIN_RUNNER_LABELS || '').split(',').filter((label) => label !== ''),
+      labels: list(env.FINEGRAIN_RUNNER_LABELS),
       leaseSeconds: integer(env, 'FINEGRAIN_LEASE_SECONDS', 60, 2, 3600),
       pollSeconds: integer(env, 'FINEGRAIN_POLL_SECONDS', 10, 1, 3600),
       python: env.FINEGRAIN_PYTHON || `${dataDir}/python/bin/python`,
@@ -88,6 +111,63 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   };
 }
 
+export interface ConfigInspection {
+  /** with the defaults in place of what is wrong */
+  config: Config;
+  /** one message for each variable that is wrong */
+  wrong: string[];
+  /** the names of the variables that are read here */
+  known: Set<string>;
+  /** the names that the environment has */
+  given: string[];
+  /** what must never be printed */
+  secrets: string[];
+}
+
+/** For `finegrain doctor`: all that is wrong at once, where `readConfig` stops at the first. */
+export function inspectConfig(env: NodeJS.ProcessEnv = process.env): ConfigInspection {
+  const rest = { ...env };
+  const wrong: string[] = [];
+  for (;;) {
+    try {
+      const config = readConfig(rest);
+      return { config, wrong, known: variableNames(), given: Object.keys(env), secrets: secretsOf(env) };
+    } catch (error) {
+      const { message } = error as Error;
+      const name = Object.keys(rest).find((name) => message.startsWith(`${name} `));
+      if (name === undefined) throw error;
+      wrong.push(message);
+      delete rest[name];
+    }
+  }
+}
+
+/** Reads an environment without variables and notes what is asked of it. */
+function variableNames(): Set<string> {
+  const names = new Set<string>();
+  const note = (_env: object, name: string | symbol): undefined => void names.add(String(name));
+  readConfig(new Proxy({}, { get: note }));
+  return names;
+}
+
+function secretsOf(env: NodeJS.ProcessEnv): string[] {
+  const urls = [env.DATABASE_URL, env.DATABASE_DIRECT_URL].filter((url) => url && URL.canParse(url));
+  const passwords = urls.flatMap((text) => {
+    const url = new URL(text!);
+    return [url.password, unquote(url.password), url.searchParams.get('password')];
+  });
+  const keys = Object.entries(env).flatMap(([name, value]) => (/^FINEGRAIN_.*KEY/.test(name) ? value : []));
+  return [...passwords, ...keys].filter((secret): secret is string => Boolean(secret));
+}
+
+function unquote(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a % that stands for itself
+  }
+}
+
 // where programs, libraries, caches and devices are; proxies and certificates serve the download of hub models
 const passedOn =
   /^(PATH|HOME|LANG|LC_[A-Z]+|TZ|TMPDIR|USER|LD_LIBRARY_PATH|OMP_\w+|MKL_\w+|CUDA_\w+|NVIDIA_\w+|PYTORCH_\w+|HF_HOME|HF_ENDPOINT|SSL_CERT_FILE|SSL_CERT_DIR|(https?|no)_proxy)$/i;
@@ -97,10 +177,23 @@ function trainerEnvironment(env: NodeJS.ProcessEnv): Record<string, string> {
   return Object.fromEntries(listed) as Record<string, string>;
 }
 
+const list = (text = ''): string[] =>
+  text
+    .split(',')
+    .map((entry) => entry.trim())
+    .filter((entry) => entry !== '');
+
+/** @throws Error that names where the key came from, but not the key */
+export function readSecretKey(source: string, text: string): Buffer {
+  const key = Buffer.from(text, 'base64');
+  if (key.length !== 32 || key.toString('base64') !== text)
+    throw new Error(`${source} must hold 32 random bytes in base64: openssl rand -base64 32.`);
+  return key;
+}
+
 /** Exact origins as browsers send them, or `*` alone. */
 function origins(env: NodeJS.ProcessEnv, name: string): string[] {
-  const listed = (env[name] ?? '').split(',').map((origin) => origin.trim());
-  const given = listed.filter((origin) => origin !== '');
+  const given = list(env[name]);
   const wrong = given.find((origin) => (origin === '*' ? given.length > 1 : !isOrigin(origin)));
   if (wrong === undefined) return given;
   throw new Error(
@@ -109,6 +202,24 @@ function origins(env: NodeJS.ProcessEnv, name: string): string[] {
 }
 
 const isOrigin = (text: string): boolean => URL.canParse(text) && new URL(text).origin === text;
+
+// the names that Fastify knows for networks
+const networkNames = ['loopback', 'linklocal', 'uniquelocal'];
+
+function trustedProxies(env: NodeJS.ProcessEnv): string[] {
+  const networks = (env.FINEGRAIN_TRUST_PROXY || '').split(',').map((network) => network.trim());
+  for (const network of networks) {
+    const [address = '', bits = '0', ...rest] = network.split('/');
+    const maximum = { 0: -1, 4: 32, 6: 128 }[isIP(address)]!;
+    const isNetwork = rest.length === 0 && /^\d+$/.test(bits) && Number(bits) <= maximum;
+    // a number of hops is not taken, since a client that comes past the proxy could then name any address (Fastify 5.12)
+    if (network !== '' && !isNetwork && !networkNames.includes(network))
+      throw new Error(
+        `FINEGRAIN_TRUST_PROXY must list the addresses or networks of your proxies, like 10.0.0.0/8, or ${networkNames.join(', ')}, not ${JSON.stringify(network)}.`,
+      );
+  }
+  return networks.filter((network) => network !== '');
+}
 
 function integer(
   env: NodeJS.ProcessEnv,

@@ -1,15 +1,19 @@
 // `npm test`: every check of the repository, each with its count, closed by the line `N passed, N failed`.
-// `npm test -- FILE…` runs only those test files (*.test.ts with tap, *.py with pytest).
-// All files share one embedded Postgres (FINEGRAIN_TEST_DATABASE_URL) and one temporary folder (TMPDIR); both are
-// gone at the end, also after Ctrl-C, and so is every process that was started.
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+// `npm test -- FILE…` runs only those test files (*.test.ts with tap, *.py with pytest); `--postgres BIN_FOLDER` before them
+// takes the `initdb` and `postgres` of that folder instead of the embedded ones: any version from 15 on.
+// All files share one embedded Postgres (FINEGRAIN_TEST_DATABASE_URL), a pgbouncer before it that the API goes through
+// (FINEGRAIN_TEST_POOLER; without FINEGRAIN_PGBOUNCER there is none) and one temporary folder (TMPDIR); all are gone at
+// the end, also after Ctrl-C, and so is every process that was started.
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { parseArgs } from 'node:util';
 import pg from 'pg';
 import { findPostmaster } from '../src/db/embedded/postmaster.ts';
 import { stopServer } from '../src/db/embedded/server.ts';
 import { startEmbeddedPostgres } from '../src/db/embedded-postgres.ts';
 import { layerCheck, openApiLint, program, pytest, type Result, ruff, tap } from './support/checks.ts';
+import { startPgbouncer } from './support/pgbouncer.ts';
 import { endAllPrograms } from './support/programs.ts';
 
 interface Check {
@@ -31,7 +35,11 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'disconnect']) {
 }
 
 try {
-  await main(process.argv.slice(2));
+  const { values, positionals } = parseArgs({
+    options: { postgres: { type: 'string' } },
+    allowPositionals: true,
+  });
+  await main(positionals, values.postgres);
 } catch (error) {
   totals.failed += 1;
   console.log(error instanceof Error ? error.stack : error);
@@ -43,7 +51,7 @@ const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : '';
 console.log(`${totals.passed} passed, ${totals.failed} failed${skipped}`);
 process.exit(interrupted ? 130 : totals.failed > 0 ? 1 : 0);
 
-async function main(files: string[]): Promise<void> {
+async function main(files: string[], binaries: string | undefined): Promise<void> {
   const unknown = files.filter((file) => !/\.(test\.ts|py)$/.test(file) || !existsSync(file));
   if (unknown.length > 0) {
     console.log(`Not a test file (*.test.ts or *.py): ${unknown.join(', ')}`);
@@ -53,10 +61,16 @@ async function main(files: string[]): Promise<void> {
   const pythonFiles = files.filter((file) => file.endsWith('.py'));
   const typescriptFiles = files.filter((file) => file.endsWith('.ts'));
   const everything = files.length === 0;
+  if (binaries !== undefined) chmodSync(temporary, 0o711); // older ones need the way through it, see startedIn
+  const servers = binaries === undefined ? {} : { FINEGRAIN_TEST_POSTGRES: binaries };
   // two lanes for two cores: the database's tests beside everything that needs none
   await Promise.all([
     everything || typescriptFiles.length > 0
-      ? withPostgres((url) => runTap(typescriptFiles, url))
+      ? withPostgres(binaries, (url) =>
+          withPooler(url, (pooler) =>
+            runTap(typescriptFiles, { ...pooler, ...servers, FINEGRAIN_TEST_DATABASE_URL: url }),
+          ),
+        )
       : undefined,
     everything ? runAll([...staticChecks(), pytestCheck([])]) : undefined,
     pythonFiles.length > 0 ? runAll([pytestCheck(pythonFiles)]) : undefined,
@@ -81,8 +95,8 @@ function pytestCheck(files: string[]): Check {
   return { name: 'Python tests', run };
 }
 
-function runTap(files: string[], databaseUrl: string): Promise<void> {
-  const environment = { ...testEnvironment(), FINEGRAIN_TEST_DATABASE_URL: databaseUrl };
+function runTap(files: string[], servers: NodeJS.ProcessEnv): Promise<void> {
+  const environment = { ...testEnvironment(), ...servers };
   return runAll([{ name: 'TypeScript tests', run: () => tap(files, environment) }]);
 }
 
@@ -103,9 +117,13 @@ async function runAll(checks: Check[]): Promise<void> {
   }
 }
 
-async function withPostgres(work: (url: string) => Promise<void>): Promise<void> {
+async function withPostgres(
+  binaries: string | undefined,
+  work: (url: string) => Promise<void>,
+): Promise<void> {
   const postgres = await startEmbeddedPostgres({
-    dataDir: path.join(dataDir, 'test-postgres'),
+    dataDir: binaries === undefined ? path.join(dataDir, 'test-postgres') : path.join(temporary, 'postgres'),
+    binaries,
     log: () => undefined,
     settings: { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '200' },
   });
@@ -114,6 +132,20 @@ async function withPostgres(work: (url: string) => Promise<void>): Promise<void>
     await work(postgres.superuserUrl);
   } finally {
     await postgres.stop();
+  }
+}
+
+async function withPooler(
+  superuserUrl: string,
+  work: (env: NodeJS.ProcessEnv) => Promise<void>,
+): Promise<void> {
+  const program = process.env.FINEGRAIN_PGBOUNCER;
+  if (!program) return work({});
+  const pooler = await startPgbouncer(program, { superuserUrl, folder: path.join(temporary, 'pgbouncer') });
+  try {
+    await work({ FINEGRAIN_PGBOUNCER: program, FINEGRAIN_TEST_POOLER: pooler.address });
+  } finally {
+    await pooler.stop();
   }
 }
 

@@ -26,6 +26,15 @@ export async function selectDataset(tx: Transaction, id: string): Promise<Datase
   return (await tx.query<DatasetRow>(`select ${columns} from finegrain.datasets where id = $1`, [id]))[0];
 }
 
+/** Nobody else changes it until the transaction ends. */
+export async function lockDataset(tx: Transaction, id: string): Promise<DatasetRow | undefined> {
+  return (
+    await tx.query<DatasetRow>(`select ${columns} from finegrain.datasets where id = $1 for no key update`, [
+      id,
+    ])
+  )[0];
+}
+
 /** A page in the order of creation, after the given id. */
 export function selectDatasets(
   tx: Transaction,

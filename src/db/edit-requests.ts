@@ -91,6 +91,17 @@ export async function selectEditRequest(tx: Transaction, id: string): Promise<Ed
   )[0];
 }
 
+/** Holds a request and its unfinished tasks as they are until the transaction ends: nobody claims, submits or cancels. */
+export async function lockEditRequest(tx: Transaction, id: string): Promise<void> {
+  await tx.query('select from finegrain.edit_requests where id = $1 for no key update', [id]);
+  await tx.query(
+    `with locked as materialized (
+       select from finegrain.edit_tasks where edit_request_id = $1 and state in ('open', 'leased') order by id for update)
+     select count(*) from locked`,
+    [id],
+  );
+}
+
 /** A page, oldest first, after the given id. */
 export function selectEditRequests(
   tx: Transaction,

@@ -26,6 +26,8 @@ export interface EmbeddedPostgresOptions {
   settings?: Record<string, string>;
   /** Default: any free port. A server that runs already keeps its own. */
   port?: number;
+  /** A folder with another `postgres` and `initdb` than those that npm brought. */
+  binaries?: string | undefined;
 }
 
 export interface EmbeddedPostgres {
@@ -48,7 +50,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   let user: ServiceUser | null = null;
   try {
     user = serviceUser(pgdata);
-    const binaries = await postgresBinaries(user);
+    const binaries = await postgresBinaries(user, options.binaries);
     const cluster = { folder, pgdata, user, binaries, log: options.log };
     await ensureCluster(cluster);
     return await attachOrStart(cluster, options);

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { runMigrations } from 'graphile-worker';
 import pg from 'pg';
+import { sqlState } from './pool.ts';
 
 const migrationsFolder = new URL('../../migrations/', import.meta.url);
 const advisoryLockKey = 2406_02756;
@@ -100,21 +101,30 @@ function compareMigrations(migrations: Migration[], applied: AppliedMigration[])
 
 let known: Promise<Migration[]> | null = null; // the files of a running program do not change
 
-/** Says how the database differs from this program's migrations; null when it does not. */
+/**
+ * Says how the database differs from this program's migrations and what to do; null when it does not.
+ * @throws what `query` throws, unless the database was never migrated
+ */
 export async function migrationDrift(
   query: (text: string) => Promise<Record<string, unknown>[]>,
 ): Promise<string | null> {
+  let applied: AppliedMigration[];
   try {
-    const applied = (await query(
+    applied = (await query(
       'select version, name, sha256 from finegrain_migrations.applied',
     )) as unknown as AppliedMigration[];
+  } catch (error) {
+    if (sqlState(error) !== '42P01') throw error;
+    return 'The database was never migrated: run "finegrain migrate".';
+  }
+  try {
     known ??= readMigrations();
     const pending = compareMigrations(await known, applied);
     return pending.length === 0
       ? null
       : `${pending.length} migration(s) are not applied: run "finegrain migrate".`;
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return (error as Error).message;
   }
 }
 

@@ -42,8 +42,10 @@ export function selectModels(
 }
 
 /** @throws DatabaseError 23503 while an alias names the model */
-export async function deleteModel(tx: Transaction, id: string): Promise<boolean> {
-  return (await tx.query('delete from finegrain.models where id = $1 returning id', [id])).length > 0;
+export async function deleteModel(tx: Transaction, id: string): Promise<ModelRow | undefined> {
+  return (
+    await tx.query<ModelRow>(`delete from finegrain.models where id = $1 returning ${columns}`, [id])
+  )[0];
 }
 
 export interface AliasRow {
@@ -67,20 +69,51 @@ export async function selectAliasesOfModel(tx: Transaction, modelId: string): Pr
   return rows.map(({ name }) => name);
 }
 
-/** Sets or moves. @throws DatabaseError 23503 when the model is gone */
-export async function upsertAlias(
+export async function selectAlias(tx: Transaction, name: string): Promise<AliasRow | undefined> {
+  return (
+    await tx.query<AliasRow>('select name, model_id, updated_at from finegrain.aliases where name = $1', [
+      name,
+    ])
+  )[0];
+}
+
+/** Nobody else moves or deletes it until the transaction ends. */
+export async function lockAlias(tx: Transaction, name: string): Promise<AliasRow | undefined> {
+  return (
+    await tx.query<AliasRow>(
+      'select name, model_id, updated_at from finegrain.aliases where name = $1 for update',
+      [name],
+    )
+  )[0];
+}
+
+/** undefined when there is one of the name already. @throws DatabaseError 23503 when the model is gone */
+export async function insertAlias(
   tx: Transaction,
   alias: { projectId: string; name: string; modelId: string },
+): Promise<AliasRow | undefined> {
+  return (
+    await tx.query<AliasRow>(
+      `insert into finegrain.aliases (project_id, name, model_id) values ($1, $2, $3)
+       on conflict do nothing returning name, model_id, updated_at`,
+      [alias.projectId, alias.name, alias.modelId],
+    )
+  )[0];
+}
+
+/** @throws DatabaseError 23503 when the model is gone */
+export async function moveAlias(
+  tx: Transaction,
+  alias: { name: string; modelId: string },
 ): Promise<AliasRow> {
   const rows = await tx.query<AliasRow>(
-    `insert into finegrain.aliases (project_id, name, model_id) values ($1, $2, $3)
-     on conflict (project_id, name) do update set model_id = excluded.model_id, updated_at = now()
+    `update finegrain.aliases set model_id = $2, updated_at = now() where name = $1
      returning name, model_id, updated_at`,
-    [alias.projectId, alias.name, alias.modelId],
+    [alias.name, alias.modelId],
   );
   return rows[0]!;
 }
 
-export async function deleteAlias(tx: Transaction, name: string): Promise<boolean> {
-  return (await tx.query('delete from finegrain.aliases where name = $1 returning name', [name])).length > 0;
+export async function deleteAlias(tx: Transaction, name: string): Promise<void> {
+  await tx.query('delete from finegrain.aliases where name = $1', [name]);
 }

@@ -95,9 +95,15 @@ export function selectPairs(
   );
 }
 
-/** Locked as selectPairsForEdits does. */
-export async function lockPair(tx: Transaction, id: string): Promise<PairRow | undefined> {
-  return (await tx.query<PairRow>(`select ${columns} from finegrain.pairs where id = $1 for share`, [id]))[0];
+/** `share`: against changes, as selectPairsForEdits does; `no key update`: to change it; `update`: to delete it. */
+export async function lockPair(
+  tx: Transaction,
+  id: string,
+  strength: 'share' | 'no key update' | 'update',
+): Promise<PairRow | undefined> {
+  return (
+    await tx.query<PairRow>(`select ${columns} from finegrain.pairs where id = $1 for ${strength}`, [id])
+  )[0];
 }
 
 /** The pairs that edits name, by id or by dataset and external id; locked, so that a preference cannot move meanwhile. */

@@ -55,7 +55,9 @@ export function openDatabase(
           [role, projectId ?? '', idleLimit],
         );
         const result = await work({ query: async (text, values) => (await client.query(text, values)).rows });
-        await client.query('commit');
+        // after a failed statement Postgres answers a commit with a rollback, and calls that no error
+        const { command } = await client.query('commit');
+        if (command !== 'COMMIT') throw new Error('The transaction had failed and was rolled back.');
         return result;
       } catch (error) {
         await client.query('rollback').catch((rollbackError: Error) => {
@@ -68,6 +70,35 @@ export function openDatabase(
     },
     connections: () => ({ open: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     close: () => pool.end(),
+  };
+}
+
+/**
+ * A `Database` within an open transaction: what is done through it lasts when that one commits, and only then. Its
+ * transactions are savepoints of the same project, one at a time; closing it does nothing.
+ */
+export function joinTransaction(tx: Transaction, projectId: string): Database {
+  let busy = false;
+  return {
+    async transaction(innerProjectId, work) {
+      if (innerProjectId !== projectId)
+        throw new Error(`A transaction of the project ${projectId} was joined for ${innerProjectId}.`);
+      if (busy) throw new Error('A joined transaction does one thing at a time.');
+      busy = true;
+      try {
+        await tx.query('savepoint joined');
+        const result = await work(tx);
+        await tx.query('release savepoint joined');
+        return result;
+      } catch (error) {
+        // where even this fails, every later statement does, and with them the outer transaction
+        await tx.query('rollback to savepoint joined').catch(() => {});
+        throw error;
+      } finally {
+        busy = false;
+      }
+    },
+    close: async () => {},
   };
 }
 

@@ -62,6 +62,11 @@ export async function selectRun(tx: Transaction, id: string): Promise<RunRow | u
   return (await tx.query<RunRow>(`select ${columns} from finegrain.runs r where r.id = $1`, [id]))[0];
 }
 
+/** Nobody else changes the run, its runner included, until the transaction ends. */
+export async function lockRun(tx: Transaction, id: string): Promise<void> {
+  await tx.query('select from finegrain.runs where id = $1 for no key update', [id]);
+}
+
 /** A page, newest first, before the given id. */
 export function selectRuns(
   tx: Transaction,

@@ -12,6 +12,9 @@ export const idPrefixes = {
   snapshot: 'snap',
   model: 'model',
   run: 'run',
+  webhook: 'wh',
+  webhookDelivery: 'whd',
+  auditEvent: 'audit',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

@@ -43,7 +43,6 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, proble
   const content = problemBody(problem, request.id, request.originalUrl);
   if (problem.retryAfterSeconds !== undefined)
     reply.header('retry-after', Math.ceil(problem.retryAfterSeconds));
-  if (problem.code === 'unauthenticated') reply.header('www-authenticate', 'Bearer realm="finegrain"');
   for (const name of ofAnotherAnswer) if (reply.hasHeader(name)) reply.removeHeader(name);
   // Fastify closes after a body that it could not read; the rest of one is read away instead (plugins/request-bodies.ts),
   // but what never comes cannot be

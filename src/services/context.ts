@@ -1,16 +1,23 @@
 // What every service function receives: who asks, and the parts that the service may use.
 import type { Database } from '../db/pool.ts';
 import { Problem } from '../errors.ts';
+import type { OutgoingClient } from '../outgoing/client.ts';
 import type { ScoringEngine } from '../scoring/engine.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
+import type { Cursors } from './cursors.ts';
 import type { SampleModel } from './sample-model.ts';
+import type { SecretKeys } from './sealing.ts';
 
 export interface Services {
   db: Database;
   artifacts: ArtifactStore;
+  cursors: Cursors;
   scoring: ScoringEngine;
   /** null in an installation without it */
   sample: SampleModel | null;
+  /** null: the operator gave no key, and no secret can be stored */
+  secretKeys: SecretKeys | null;
+  outgoing: OutgoingClient;
 }
 
 export const scopes = {
@@ -27,16 +34,22 @@ export const scopes = {
 
 export type Scope = keyof typeof scopes;
 
-/** An authenticated caller. */
-export interface Caller {
+/** What a key stands for. */
+export interface Identity {
   projectId: string;
   /** null for the bootstrap key, which is not stored */
   keyId: string | null;
   scopes: readonly string[];
 }
 
+/** An authenticated caller, with what the audit log says of the request. */
+export interface Caller extends Identity {
+  requestId: string;
+  address: string;
+}
+
 /** `admin` includes every scope but `operator`. @throws Problem missing_scope */
-export function requireScope(caller: Caller, scope: Scope): void {
+export function requireScope(caller: Identity, scope: Scope): void {
   const held = caller.scopes.includes(scope) || (scope !== 'operator' && caller.scopes.includes('admin'));
   if (!held)
     throw new Problem(

@@ -4,8 +4,10 @@ import * as db from '../db/datasets.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound } from '../errors.ts';
+import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { checkPrecondition, type Precondition } from './preconditions.ts';
 
 export interface Dataset {
   id: string;
@@ -43,12 +45,13 @@ export function createDataset(
 }
 
 export function listDatasets(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest & { archived?: boolean },
 ): Promise<Page<Dataset>> {
   return database.transaction(caller.projectId, (tx) =>
     readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'datasets' },
       request,
       (page) => db.selectDatasets(tx, { ...page, archived: request.archived ?? false }),
       render,
@@ -68,15 +71,25 @@ export function getDataset({ db: database }: Services, caller: Caller, id: strin
   return database.transaction(caller.projectId, async (tx) => render(await findDataset(tx, id)));
 }
 
+/** @throws Problem not_found, precondition_failed */
 export function updateDataset(
   { db: database }: Services,
   caller: Caller,
   id: string,
   change: { name?: string; description?: string | null; archived?: boolean },
+  condition: Precondition,
 ): Promise<Dataset> {
   return database.transaction(caller.projectId, async (tx) => {
-    const { id: uuid } = await findDataset(tx, id);
-    return render((await db.updateDataset(tx, uuid, change))!);
+    const uuid = parseId('dataset', id);
+    const before = uuid ? await db.lockDataset(tx, uuid) : undefined;
+    if (!before) throw notFound('dataset', id);
+    checkPrecondition(condition, render(before));
+    const after = render((await db.updateDataset(tx, before.id, change))!);
+    if ((before.archived_at === null) !== (after.archived_at === null)) {
+      const action = after.archived_at === null ? 'dataset.restored' : 'dataset.archived';
+      await recordAct(tx, caller, { action, subject: id, detail: { name: after.name } });
+    }
+    return after;
   });
 }
 

@@ -7,6 +7,7 @@ import { notFound, Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { checkPrecondition, isConditional, type Precondition } from './preconditions.ts';
 
 export interface EditFilter {
   external_ids?: string[];
@@ -83,7 +84,7 @@ export function createEditRequest(
   const createdAfter = filter.created_after === undefined ? null : new Date(filter.created_after);
   if (createdAfter && Number.isNaN(createdAfter.getTime())) {
     const error = { pointer: '/filter/created_after', detail: 'is no time', in: 'body' } as const;
-    throw new Problem('invalid_request', `${error.pointer} ${error.detail}.`, { errors: [error] });
+    throw new Problem('unprocessable', `${error.pointer} ${error.detail}.`, { errors: [error] });
   }
   return database.transaction(caller.projectId, async (tx) => {
     const dataset = await findDataset(tx, input.dataset_id, '/dataset_id');
@@ -129,25 +130,38 @@ export function getEditRequest({ db: database }: Services, caller: Caller, id: s
 }
 
 export function listEditRequests(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest & { dataset_id?: string },
 ): Promise<Page<EditRequestSummary>> {
   return database.transaction(caller.projectId, async (tx) => {
     const datasetId =
       request.dataset_id === undefined ? null : (await findDataset(tx, request.dataset_id)).id;
-    return readPage(request, (page) => db.selectEditRequests(tx, { datasetId }, page), renderSummary);
+    return readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'edit requests' },
+      request,
+      (page) => db.selectEditRequests(tx, { datasetId }, page),
+      renderSummary,
+    );
   });
 }
 
-/** Ends what is not submitted, leases included; edits stay. Repeated, or on a finished request, it changes nothing. */
+/**
+ * Ends what is not submitted, leases included; edits stay. Repeated, or on a finished request, it changes nothing.
+ * @throws Problem not_found, precondition_failed
+ */
 export function cancelEditRequest(
   { db: database }: Services,
   caller: Caller,
   id: string,
+  condition: Precondition,
 ): Promise<EditRequest> {
   return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await findEditRequest(tx, id);
+    if (isConditional(condition)) {
+      await db.lockEditRequest(tx, uuid);
+      checkPrecondition(condition, await readEditRequest(tx, uuid));
+    }
     await db.cancelEditRequest(tx, uuid);
     return readEditRequest(tx, uuid);
   });

@@ -149,7 +149,7 @@ export function getTask({ db: database }: Services, caller: Caller, id: string):
 }
 
 export function listTasks(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest & { edit_request_id?: string; state?: db.EditTaskState },
 ): Promise<Page<EditTask>> {
@@ -161,7 +161,12 @@ export function listTasks(
           : (await findEditRequest(tx, request.edit_request_id)).id,
       state: request.state ?? null,
     };
-    return readPage(request, (page) => db.selectEditTasks(tx, filter, page), render);
+    return readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'edit tasks' },
+      request,
+      (page) => db.selectEditTasks(tx, filter, page),
+      render,
+    );
   });
 }
 
@@ -228,7 +233,7 @@ export function skipTask(
   const leaseHash = hashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const task = await findTask(tx, id);
-    await lockPair(tx, task.pair_id); // before the task, as its deletion locks them
+    await lockPair(tx, task.pair_id, 'share'); // before the task, as its deletion locks them
     if (task.editor_name !== null) await db.lockEditor(tx, caller.projectId, task.editor_name);
     const row = await db.releaseTask(tx, { taskId: task.id, leaseHash });
     if (!row) throw await notHeld(tx, id, leaseHash);

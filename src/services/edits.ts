@@ -105,7 +105,7 @@ async function findEditedPairs(tx: Transaction, inputs: NewEdit[]): Promise<Pair
     ];
   });
   if (incomplete.length > 0)
-    throw new Problem('invalid_request', `${incomplete[0]!.pointer} ${incomplete[0]!.detail}.`, {
+    throw new Problem('unprocessable', `${incomplete[0]!.pointer} ${incomplete[0]!.detail}.`, {
       errors: incomplete,
     });
 
@@ -263,7 +263,7 @@ export interface EditListRequest extends PageRequest {
 }
 
 export function listEdits(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: EditListRequest,
 ): Promise<Page<Edit>> {
@@ -273,7 +273,12 @@ export function listEdits(
       pairId: request.pair_id === undefined ? null : (await findPair(tx, request.pair_id)).id,
       status: request.status ?? null,
     };
-    return readPage(request, (page) => db.selectEdits(tx, filter, page), render);
+    return readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'edits' },
+      request,
+      (page) => db.selectEdits(tx, filter, page),
+      render,
+    );
   });
 }
 

@@ -25,7 +25,7 @@ export function parseJson(bytes: Uint8Array): { value: unknown } | { error: Json
   try {
     text = utf8.decode(bytes);
   } catch {
-    return { error: { code: 'ill_formed_text', pointer: '', detail: 'is not UTF-8' } };
+    return { error: { code: 'malformed_json', pointer: '', detail: 'is not UTF-8' } };
   }
   if (text.trim() === '') return { value: undefined };
   if (isNestedDeeper(bytes, maxDepth)) {
@@ -36,11 +36,17 @@ export function parseJson(bytes: Uint8Array): { value: unknown } | { error: Json
   try {
     value = JSON.parse(text);
   } catch (error) {
-    const detail = `is not valid JSON: ${(error as SyntaxError).message}`;
-    return { error: { code: 'malformed_json', pointer: '', detail } };
+    return { error: { code: 'malformed_json', pointer: '', detail: explain(error as SyntaxError) } };
   }
-  const wrong = findWrong(value);
+  const wrong = findFault(value);
   return wrong ? { error: wrong } : { value };
+}
+
+/** Where the engine says that it is; its message may quote the text, which may be a secret. */
+function explain({ message }: SyntaxError): string {
+  if (message.startsWith('Unexpected end')) return 'is not valid JSON: it ends too early';
+  const [, position] = / at position (\d+)/.exec(message) ?? [];
+  return position === undefined ? 'is not valid JSON' : `is not valid JSON: look at character ${position}`;
 }
 
 const [quote, backslash] = [0x22, 0x5c];
@@ -66,7 +72,7 @@ const kinds = {
 };
 
 /** The first place of a value that cannot be kept as it is, or null. The pointer is built on the way back. */
-function findWrong(value: unknown): JsonError | null {
+export function findFault(value: unknown): JsonError | null {
   if (typeof value === 'string') {
     const wrong = findIllFormed(value);
     return wrong && { code: 'ill_formed_text', pointer: '', detail: `contains ${kinds[wrong.kind]}` };
@@ -78,7 +84,7 @@ function findWrong(value: unknown): JsonError | null {
   if (typeof value !== 'object' || value === null) return null;
   if (Array.isArray(value)) {
     for (let index = 0; index < value.length; index++) {
-      const wrong = findWrong(value[index]);
+      const wrong = findFault(value[index]);
       if (wrong) return within(index, wrong);
     }
     return null;
@@ -87,7 +93,7 @@ function findWrong(value: unknown): JsonError | null {
     if (findIllFormed(key)) {
       return { code: 'ill_formed_text', pointer: '', detail: 'has a field whose name is not Unicode text' };
     }
-    const wrong = findWrong((value as Record<string, unknown>)[key]);
+    const wrong = findFault((value as Record<string, unknown>)[key]);
     if (wrong) return within(key, wrong);
   }
   return null;

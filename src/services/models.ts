@@ -5,8 +5,10 @@ import * as db from '../db/models.ts';
 import { sqlState, type Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
+import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { checkPrecondition, type Precondition } from './preconditions.ts';
 import type { SampleModel } from './sample-model.ts';
 
 export type ModelRole = db.ModelRow['role'];
@@ -95,6 +97,7 @@ export function listModels(
     services.sample && [null, services.sample.row.role].includes(role) ? services.sample.row : null;
   return services.db.transaction(caller.projectId, (tx) =>
     readPage(
+      { cursors: services.cursors, tx, projectId: caller.projectId, list: 'models' },
       request,
       async ({ after, limit }) => {
         const rows = await db.selectModels(tx, { after, limit, role });
@@ -112,8 +115,17 @@ export function getModel(services: Services, caller: Caller, idOrAlias: string):
   );
 }
 
-/** @throws Problem conflict while an alias names the model, and for the shipped sample */
-export function deleteModel({ db: database, sample }: Services, caller: Caller, id: string): Promise<void> {
+/**
+ * A model never changes, so that nothing has to be held for the condition.
+ * @throws Problem not_found, precondition_failed; conflict while an alias names the model, and for the shipped sample
+ */
+export function deleteModel(
+  services: Services,
+  caller: Caller,
+  id: string,
+  condition: Precondition,
+): Promise<void> {
+  const { db: database, sample } = services;
   return database.transaction(caller.projectId, async (tx) => {
     const uuid = parseId('model', id);
     if (!uuid) throw notFound('model', id);
@@ -123,6 +135,9 @@ export function deleteModel({ db: database, sample }: Services, caller: Caller, 
         `The model ships with finegrain and belongs to every project; it cannot be deleted. Give the alias ${scoringAlias} to a model of your own, and it is used no longer.`,
       );
     }
+    const row = await db.selectModel(tx, uuid);
+    if (!row) throw notFound('model', id);
+    checkPrecondition(condition, render(services, row));
     const aliases = await db.selectAliasesOfModel(tx, uuid);
     if (aliases.length > 0) {
       throw new Problem(
@@ -135,6 +150,8 @@ export function deleteModel({ db: database, sample }: Services, caller: Caller, 
       throw new Problem('conflict', 'The model was just given an alias. Move or delete the alias first.');
     });
     if (!deleted) throw notFound('model', id);
+    const { name, role, digest } = deleted;
+    await recordAct(tx, caller, { action: 'model.deleted', subject: id, detail: { name, role, digest } });
   });
 }
 
@@ -188,42 +205,72 @@ export function listAliases({ db: database, sample }: Services, caller: Caller):
   });
 }
 
+/** What an alias stands for now: given by the project, the default, or null for no alias. */
+function presentAlias(row: db.AliasRow | undefined, name: string, sample: SampleModel | null): Alias | null {
+  if (row) return renderAlias(row);
+  return sample && name === scoringAlias ? defaultAlias(sample) : null;
+}
+
+/** @throws Problem not_found */
+export function getAlias({ db: database, sample }: Services, caller: Caller, name: string): Promise<Alias> {
+  return database.transaction(caller.projectId, async (tx) => {
+    const alias = presentAlias(await db.selectAlias(tx, name), name, sample);
+    if (!alias) throw notFound('alias', name);
+    return alias;
+  });
+}
+
 /**
  * Sets or moves an alias. Who uses it counts on its role, so that stays: a policy never follows a reward model.
  * The shipped sample gets the scoring alias back, by its row's deletion, and no other: aliases refer to models of the project.
- * @throws Problem not_found, unprocessable
+ * @throws Problem not_found, unprocessable, precondition_failed
  */
 export function setAlias(
   { db: database, sample }: Services,
   caller: Caller,
   name: string,
   modelId: string,
+  condition: Precondition,
 ): Promise<Alias> {
   return database.transaction(caller.projectId, async (tx) => {
     const uuid = parseId('model', modelId);
-    if (sample && uuid === sample.row.id) {
-      if (name !== scoringAlias) throw sampleTakesNoOther(name);
-      await db.deleteAlias(tx, name);
-      return defaultAlias(sample);
-    }
-    const model = uuid && (await db.selectModel(tx, uuid));
+    const toSample = sample !== null && uuid === sample.row.id;
+    if (toSample && name !== scoringAlias) throw sampleTakesNoOther(name);
+    const model = toSample ? sample.row : uuid && (await db.selectModel(tx, uuid));
     if (!model) throw notFound('model', modelId, '/model_id');
-    const role =
-      name === scoringAlias ? 'token_reward' : ((await db.selectModelByAlias(tx, name))?.role ?? model.role);
-    if (model.role !== role) {
-      throw new Problem(
-        'unprocessable',
-        `The alias ${name} names a model of the role ${role}, and this model has the role ${model.role}.`,
-        { errors: [{ pointer: '/model_id', detail: `is a ${model.role} model`, in: 'body' }] },
-      );
-    }
-    const alias = { projectId: caller.projectId, name, modelId: model.id };
-    return renderAlias(
-      await db.upsertAlias(tx, alias).catch((error) => {
+    const act = { action: 'alias.set', subject: name, detail: { model_id: modelId } } as const;
+    for (;;) {
+      const row = await db.lockAlias(tx, name);
+      checkPrecondition(condition, presentAlias(row, name, sample));
+      if (toSample) {
+        if (row) await db.deleteAlias(tx, name);
+        await recordAct(tx, caller, act);
+        return defaultAlias(sample);
+      }
+      await checkRole(tx, name, model);
+      const alias = { projectId: caller.projectId, name, modelId: model.id };
+      const set = await (row ? db.moveAlias(tx, alias) : db.insertAlias(tx, alias)).catch((error) => {
         throw sqlState(error) === foreignKeyViolation ? notFound('model', modelId, '/model_id') : error;
-      }),
-    );
+      });
+      if (set) {
+        await recordAct(tx, caller, act);
+        return renderAlias(set);
+      }
+      // somebody else has just set it: look again, as its state is another now
+    }
   });
+}
+
+/** @throws Problem unprocessable */
+async function checkRole(tx: Transaction, name: string, model: db.ModelRow): Promise<void> {
+  const role =
+    name === scoringAlias ? 'token_reward' : ((await db.selectModelByAlias(tx, name))?.role ?? model.role);
+  if (model.role === role) return;
+  throw new Problem(
+    'unprocessable',
+    `The alias ${name} names a model of the role ${role}, and this model has the role ${model.role}.`,
+    { errors: [{ pointer: '/model_id', detail: `is a ${model.role} model`, in: 'body' }] },
+  );
 }
 
 function sampleTakesNoOther(name: string): Problem {
@@ -234,10 +281,21 @@ function sampleTakesNoOther(name: string): Problem {
   );
 }
 
-/** @throws Problem not_found; conflict for the default of the scoring alias */
-export function deleteAlias({ db: database, sample }: Services, caller: Caller, name: string): Promise<void> {
+/** @throws Problem not_found, precondition_failed; conflict for the default of the scoring alias */
+export function deleteAlias(
+  { db: database, sample }: Services,
+  caller: Caller,
+  name: string,
+  condition: Precondition,
+): Promise<void> {
   return database.transaction(caller.projectId, async (tx) => {
-    if (await db.deleteAlias(tx, name)) return;
+    const row = await db.lockAlias(tx, name);
+    if (row) {
+      checkPrecondition(condition, renderAlias(row));
+      await db.deleteAlias(tx, name);
+      const detail = { model_id: formatId('model', row.model_id) };
+      return recordAct(tx, caller, { action: 'alias.removed', subject: name, detail });
+    }
     if (!sample || name !== scoringAlias) throw notFound('alias', name);
     throw new Problem(
       'conflict',

@@ -1,5 +1,7 @@
-// Cursors: opaque to the caller, stable under inserts, made of the last id of a page.
-import { Problem } from '../errors.ts';
+// Pages of a list in the order of its ids. A page begins after the id that its cursor holds, so that rows which come and
+// go in between make it neither skip nor repeat the others.
+import type { Transaction } from '../db/pool.ts';
+import type { Cursors } from './cursors.ts';
 
 export interface PageRequest {
   cursor?: string | undefined;
@@ -11,36 +13,29 @@ export interface Page<T> {
   next_cursor: string | null;
 }
 
-const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
-
-/** The id after which a page begins, null for the first. @throws Problem invalid_cursor */
-export function readCursor(cursor: string | undefined): string | null {
-  if (cursor === undefined) return null;
-  const id = Buffer.from(cursor, 'base64url').toString('latin1');
-  if (!uuidPattern.test(id)) {
-    throw new Problem(
-      'invalid_cursor',
-      'Use the next_cursor of an earlier page as it was given, or none to begin at the start.',
-      {
-        errors: [{ pointer: '/cursor', detail: 'not a cursor', in: 'query' }],
-      },
-    );
-  }
-  return id;
-}
-
-/** Fetches one row more than asked for, to know whether another page follows. */
+/**
+ * Reads the page that a request asks for; what else the request holds are the filters of the list.
+ * @param projectId null for a list of the operator's
+ * @throws Problem invalid_cursor for a cursor of another list, project or filter, or none of ours
+ */
 export async function readPage<Row extends { id: string }, T>(
-  request: PageRequest,
+  {
+    cursors,
+    tx,
+    projectId,
+    list,
+  }: { cursors: Cursors; tx: Transaction; projectId: string | null; list: string },
+  { cursor, limit = 50, ...filters }: PageRequest,
   fetch: (page: { after: string | null; limit: number }) => Promise<Row[]>,
   render: (row: Row) => T,
 ): Promise<Page<T>> {
-  const limit = request.limit ?? 50;
-  const rows = await fetch({ after: readCursor(request.cursor), limit: limit + 1 });
+  const name = { projectId, list, filters };
+  const after = cursor === undefined ? null : await cursors.read(tx, name, cursor);
+  const rows = await fetch({ after, limit: limit + 1 }); // one more, to know whether another page follows
   const page = rows.slice(0, limit);
   const last = page.at(-1);
   return {
     items: page.map(render),
-    next_cursor: rows.length > limit && last ? Buffer.from(last.id, 'latin1').toString('base64url') : null,
+    next_cursor: rows.length > limit && last ? await cursors.write(tx, name, last.id) : null,
   };
 }

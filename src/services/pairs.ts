@@ -12,6 +12,7 @@ import { findDataset } from './datasets.ts';
 import { readNdjson, writeNdjson } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { type PairInput, parsePairRow } from './pair-rows.ts';
+import { checkPrecondition, type Precondition } from './preconditions.ts';
 
 export interface Pair extends PairInput {
   id: string;
@@ -216,14 +217,19 @@ export async function importPairs(
 }
 
 export function listPairs(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   datasetId: string,
   request: PageRequest,
 ): Promise<Page<Pair>> {
   return database.transaction(caller.projectId, async (tx) => {
     const dataset = await findDataset(tx, datasetId);
-    return readPage(request, (page) => db.selectPairs(tx, dataset.id, page), renderPair);
+    return readPage(
+      { cursors, tx, projectId: caller.projectId, list: `pairs of ${dataset.id}` },
+      request,
+      (page) => db.selectPairs(tx, dataset.id, page),
+      renderPair,
+    );
   });
 }
 
@@ -263,25 +269,48 @@ export function getPair({ db: database }: Services, caller: Caller, id: string):
   return database.transaction(caller.projectId, async (tx) => renderPair(await findPair(tx, id)));
 }
 
-/** Edits of the side that is now preferred become stale; those of the other side count again. */
+/** The pair as it stays until the transaction ends. @throws Problem not_found, precondition_failed */
+async function lockPair(
+  tx: Transaction,
+  id: string,
+  strength: 'no key update' | 'update',
+  condition: Precondition,
+): Promise<db.PairRow> {
+  const uuid = parseId('pair', id);
+  const row = uuid ? await db.lockPair(tx, uuid, strength) : undefined;
+  if (!row) throw notFound('pair', id);
+  checkPrecondition(condition, renderPair(row));
+  return row;
+}
+
+/**
+ * Edits of the side that is now preferred become stale; those of the other side count again.
+ * @throws Problem not_found, precondition_failed
+ */
 export function setPreference(
   { db: database }: Services,
   caller: Caller,
   id: string,
   preference: 'a' | 'b' | null,
+  condition: Precondition,
 ): Promise<Pair> {
   return database.transaction(caller.projectId, async (tx) => {
-    const { id: uuid } = await findPair(tx, id);
+    const { id: uuid } = await lockPair(tx, id, 'no key update', condition);
     const row = (await db.updatePreference(tx, uuid, preference))!;
     if (preference !== null) await updateEditsOfPair(tx, uuid, preference);
     return renderPair(row);
   });
 }
 
-/** Deletes a pair with its edits; snapshots that hold it keep it. */
-export async function deletePair({ db: database }: Services, caller: Caller, id: string): Promise<void> {
+/** Deletes a pair with its edits; snapshots that hold it keep it. @throws Problem not_found, precondition_failed */
+export async function deletePair(
+  { db: database }: Services,
+  caller: Caller,
+  id: string,
+  condition: Precondition,
+): Promise<void> {
   await database.transaction(caller.projectId, async (tx) => {
-    const { id: uuid } = await findPair(tx, id);
+    const { id: uuid } = await lockPair(tx, id, 'update', condition);
     await db.deletePair(tx, uuid);
   });
 }

@@ -1,5 +1,6 @@
 // Runs: pieces of work that a runner takes from the queue. What can be refused is refused when a run is created.
 import { v7 as uuidv7 } from 'uuid';
+import type { Transaction } from '../db/pool.ts';
 import * as db from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import type { RunState } from '../domain/run-states.ts';
@@ -7,6 +8,7 @@ import { notFound, Problem } from '../errors.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { checkPrecondition, type Precondition } from './preconditions.ts';
 import { type DataInput, type RunInputs, resolveInputs } from './run-inputs.ts';
 import { type KindSpec, type RunKind, resolveSpec } from './run-specs.ts';
 import { BadRow, demonstrationRows, promptRows } from './training-rows.ts';
@@ -129,7 +131,7 @@ export type ValidatedRun = Pick<Run, 'kind' | 'spec' | 'hardware' | 'labels' | '
 
 /**
  * Queues a run; with `validate_only` only says what it would do.
- * @throws Problem invalid_request, not_found, unprocessable or missing_scope, with pointers into the request
+ * @throws Problem not_found, unprocessable or missing_scope, with pointers into the request
  */
 export async function createRun(
   services: Services,
@@ -217,12 +219,13 @@ function unreadable(pointer: string, detail: string): Problem {
 
 /** Newest first. */
 export function listRuns(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest & { state?: string; kind?: string },
 ): Promise<Page<Run>> {
   return database.transaction(caller.projectId, async (tx) => {
     const page = await readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'runs' },
       request,
       (page) => db.selectRuns(tx, { ...page, state: request.state ?? null, kind: request.kind ?? null }),
       (row) => row,
@@ -236,28 +239,38 @@ export function listRuns(
 }
 
 /** @throws Problem not_found */
-async function findRun(tx: Parameters<typeof db.selectRun>[0], id: string): Promise<db.RunRow> {
+async function findRun(tx: Transaction, id: string): Promise<db.RunRow> {
   const uuid = parseId('run', id);
   const row = uuid ? await db.selectRun(tx, uuid) : undefined;
   if (!row) throw notFound('run', id);
   return row;
 }
 
+const readRun = async (tx: Transaction, uuid: string): Promise<Run> =>
+  render((await db.selectRun(tx, uuid))!, await db.selectAttempts(tx, [uuid]));
+
 export function getRun({ db: database }: Services, caller: Caller, id: string): Promise<Run> {
-  return database.transaction(caller.projectId, async (tx) => {
-    const row = await findRun(tx, id);
-    return render(row, await db.selectAttempts(tx, [row.id]));
-  });
+  return database.transaction(caller.projectId, async (tx) => readRun(tx, (await findRun(tx, id)).id));
 }
 
-/** Cancels a queued run at once and asks the runner of a running one to stop. @throws Problem not_found, conflict */
-export function cancelRun({ db: database }: Services, caller: Caller, id: string): Promise<Run> {
+/**
+ * Cancels a queued run at once and asks the runner of a running one to stop.
+ * @throws Problem not_found, precondition_failed, conflict
+ */
+export function cancelRun(
+  { db: database }: Services,
+  caller: Caller,
+  id: string,
+  condition: Precondition,
+): Promise<Run> {
   return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await findRun(tx, id);
+    await db.lockRun(tx, uuid);
+    checkPrecondition(condition, await readRun(tx, uuid));
     const asked = await db.cancelRun(tx, uuid);
-    const row = (await db.selectRun(tx, uuid))!;
-    if (!asked) throw new Problem('conflict', `The run has already ended: it is ${row.state}.`);
-    return render(row, await db.selectAttempts(tx, [uuid]));
+    const run = await readRun(tx, uuid);
+    if (!asked) throw new Problem('conflict', `The run has already ended: it is ${run.state}.`);
+    return run;
   });
 }
 

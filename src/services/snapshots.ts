@@ -96,12 +96,17 @@ export async function createSnapshot(
 }
 
 export function listSnapshots(
-  { db: database }: Services,
+  { db: database, cursors }: Services,
   caller: Caller,
   request: PageRequest,
 ): Promise<Page<Snapshot>> {
   return database.transaction(caller.projectId, (tx) =>
-    readPage(request, (page) => db.selectSnapshots(tx, page), render),
+    readPage(
+      { cursors, tx, projectId: caller.projectId, list: 'snapshots' },
+      request,
+      (page) => db.selectSnapshots(tx, page),
+      render,
+    ),
   );
 }
 

@@ -4,10 +4,9 @@ import { join } from 'node:path';
 import pg from 'pg';
 import t from 'tap';
 import { describeSchema } from '../../src/db/describe-schema.ts';
-import { startEmbeddedPostgres } from '../../src/db/embedded-postgres.ts';
 import { migrate, migrationDrift } from '../../src/db/migrate.ts';
 import { openDatabase } from '../../src/db/pool.ts';
-import { createTestDatabase } from '../support/database.ts';
+import { createTestDatabase, startTestPostgres } from '../support/database.ts';
 
 t.test('migrations', async (t) => {
   const database = await createTestDatabase(t);
@@ -47,8 +46,7 @@ t.test('migrations', async (t) => {
 t.test('a login that owns the database and may create roles is enough', async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(folder, { recursive: true, force: true }));
-  const settings = { fsync: 'off', synchronous_commit: 'off' };
-  const server = await startEmbeddedPostgres({ dataDir: folder, log: () => {}, settings });
+  const server = await startTestPostgres(join(folder, 'postgres'));
   t.teardown(() => server.stop());
   const query = async (url: string, sql: string) => {
     const client = new pg.Client({ connectionString: url });

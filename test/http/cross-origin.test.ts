@@ -26,7 +26,7 @@ t.test('without origins there is no CORS', async (t) => {
 
 t.test('listed origins may read answers', async (t) => {
   const other = 'http://localhost:5173';
-  const { url, app, bootstrapKey } = await startTestServer(t, { options: { corsOrigins: [own, other] } });
+  const { url, app, bootstrapKey } = await startTestServer(t, { corsOrigins: [own, other] });
 
   t.test('every route has its preflight, without a key', async (t) => {
     const { paths } = app.swagger() as { paths: Record<string, Record<string, unknown>> };
@@ -95,7 +95,7 @@ t.test('listed origins may read answers', async (t) => {
 });
 
 t.test('* lets everybody', async (t) => {
-  const { url } = await startTestServer(t, { options: { corsOrigins: ['*'] } });
+  const { url } = await startTestServer(t, { corsOrigins: ['*'] });
   const { headers } = await exchangeOne(url, head('GET /healthz', 'Origin: https://anywhere.example'));
   t.equal(headers['access-control-allow-origin'], '*');
 });

@@ -26,7 +26,7 @@ function dribble(socket: RawSocket, everyMs: number, bytes = 'x'): void {
 
 t.test('slow clients', async (t) => {
   const limits = { headMs: 1000, bodyGapMs: 800, silenceMs: 2000, lingerMs: 500 };
-  const server = await startTestServer(t, { options: { limits } });
+  const server = await startTestServer(t, { limits });
   const { url, call, bootstrapKey } = server;
   const post = (path: string, type: string, ...fields: string[]): string =>
     `${[`POST ${path} HTTP/1.1`, 'Host: a', `Authorization: Bearer ${bootstrapKey}`, `Content-Type: ${type}`, ...fields].join('\r\n')}\r\n\r\n`;

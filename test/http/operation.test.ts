@@ -146,11 +146,11 @@ t.test('/metrics', async (t) => {
 
   t.test('asks for its own key only where the operator has set one', async (t) => {
     const metricsKey = 'a-key-for-prometheus';
-    const guarded = await startTestServer(t, { options: { metricsKey } });
+    const guarded = await startTestServer(t, { metricsKey });
     for (const key of [null, 'wrong', guarded.bootstrapKey]) {
       const answer = await guarded.call('GET', '/metrics', { key });
       t.match(answer, { status: 401, body: { code: 'unauthenticated' } });
-      t.equal(answer.headers.get('www-authenticate'), 'Bearer realm="finegrain"');
+      t.equal(answer.headers.get('www-authenticate'), 'Bearer realm="finegrain metrics"');
     }
     t.match(await guarded.call('GET', '/metrics', { key: metricsKey }), { status: 200 });
   });

@@ -1,10 +1,10 @@
-// The worker process: takes jobs as its own database role, queues lost runs again, stops in order.
-import { spawn } from 'node:child_process';
+// The worker process: takes jobs as its own database role, queues lost runs again, forgets old answers, stops in order.
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { claimRun } from '../../src/db/run-execution.ts';
 import { insertRun, selectRun } from '../../src/db/runs.ts';
 import { createTestDatabase } from '../support/database.ts';
+import { startWorker } from '../support/worker.ts';
 
 const project = '00000000-0000-7000-8000-000000000000';
 const id = '00000000-0000-7000-8000-000000000001';
@@ -28,21 +28,31 @@ t.test('worker', async (t) => {
   await database.open('finegrain_runner').transaction(null, (tx) => claimRun(tx, runner));
   await sleep(20);
 
-  const worker = spawn(process.execPath, ['--import', 'tsx', 'src/main-worker.ts'], {
-    env: { PATH: process.env.PATH, DATABASE_DIRECT_URL: database.urlOf('finegrain_system') },
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
-  const ended = new Promise((resolve) => worker.once('exit', (code, signal) => resolve({ code, signal })));
-  t.teardown(() => worker.kill('SIGKILL'));
+  await api.transaction(project, (tx) =>
+    tx.query(
+      `insert into finegrain.idempotency_keys (project_id, key, request_sha256, status, headers, body, created_at)
+       select $1, key, sha256(''), 201, '{}', null, now() - age::interval
+       from (values ('old', '24 hours 1 second'), ('young', '23 hours')) as v (key, age)`,
+      [project],
+    ),
+  );
 
-  // what its crontab does every minute
-  await database
-    .open('finegrain_system')
-    .transaction(null, (tx) => tx.query("select graphile_worker.add_job('reap-lost-attempts')"));
+  const worker = startWorker(t, database);
+
+  // what its crontab does by the clock
+  for (const job of ['reap-lost-attempts', 'forget-answers'])
+    await database
+      .open('finegrain_system')
+      .transaction(null, (tx) => tx.query('select graphile_worker.add_job($1)', [job]));
   const state = async () => (await api.transaction(project, (tx) => selectRun(tx, id)))!.state;
   for (let waited = 0; (await state()) !== 'queued' && waited < 30_000; waited += 50) await sleep(50);
   t.equal(await state(), 'queued');
 
-  worker.kill('SIGTERM');
-  t.same(await ended, { code: 0, signal: null });
+  const answers = () =>
+    api.transaction(project, (tx) => tx.query('select key from finegrain.idempotency_keys order by key'));
+  for (let waited = 0; (await answers()).length > 1 && waited < 30_000; waited += 50) await sleep(50);
+  t.same(await answers(), [{ key: 'young' }]);
+
+  worker.process.kill('SIGTERM');
+  t.same(await worker.ended, { code: 0, signal: null }, worker.log());
 });

@@ -85,7 +85,7 @@ export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Resu
     output: '',
   };
   if (ended.code !== 0) {
-    const replay = await runProgram(bin('tap'), ['replay', '--reporter=min'], env);
+    const replay = await runProgram(bin('tap'), ['replay', '--reporter=min', ...files], env);
     result.output = `${replay.stdout.trim()}\n\n${ended.stderr}`;
   }
   return orBroken(result, ended.code);

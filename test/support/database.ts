@@ -1,15 +1,18 @@
 // A database of its own for each test file, cloned from a migrated template on the test run's Postgres.
+// FINEGRAIN_TEST_POOLER (host:port): the API reaches it through that transaction pooler, everything else directly.
 import { createHash, randomUUID } from 'node:crypto';
-import { readdir, readFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { chmod, readdir, readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import pg from 'pg';
 import type { Test } from 'tap';
-import { startEmbeddedPostgres } from '../../src/db/embedded-postgres.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/db/embedded-postgres.ts';
 import { enableLogins, loginUrl } from '../../src/db/logins.ts';
 import { migrate } from '../../src/db/migrate.ts';
 import { type DatabaseRole, openDatabase, type PooledDatabase } from '../../src/db/pool.ts';
+import { throughPooler } from './pgbouncer.ts';
 
 export interface TestDatabase {
+  /** never through the pooler */
   superuserUrl: string;
   urlOf(role: DatabaseRole): string;
   /** Opened once per role and closed after the test. */
@@ -24,15 +27,20 @@ export async function createTestDatabase(t: Test): Promise<TestDatabase> {
   await administer(server, (client) => client.query(`create database ${name} template ${template}`));
   const superuserUrl = databaseUrl(server, name);
   const opened: PooledDatabase[] = [];
+  const urlOf = (role: DatabaseRole): string => {
+    const direct = loginUrl(superuserUrl, role);
+    const pooler = process.env.FINEGRAIN_TEST_POOLER;
+    return pooler && role === 'finegrain_api' ? throughPooler(direct, pooler) : direct;
+  };
   t.teardown(async () => {
     await Promise.all(opened.map((database) => database.close()));
     await administer(server, (client) => client.query(`drop database ${name} with (force)`));
   });
   return {
     superuserUrl,
-    urlOf: (role) => loginUrl(superuserUrl, role),
+    urlOf,
     open(role) {
-      const database = openDatabase(loginUrl(superuserUrl, role), role, { max: 5 });
+      const database = openDatabase(urlOf(role), role, { max: 5 });
       opened.push(database);
       return database;
     },
@@ -43,13 +51,24 @@ export async function createTestDatabase(t: Test): Promise<TestDatabase> {
 async function testServerUrl(t: Test): Promise<string> {
   const given = process.env.FINEGRAIN_TEST_DATABASE_URL;
   if (given) return given;
-  const postgres = await startEmbeddedPostgres({
-    dataDir: resolve('.finegrain/test-single'),
-    log: () => {},
-    settings: { fsync: 'off', synchronous_commit: 'off' },
-  });
+  const postgres = await startTestPostgres(resolve('.finegrain/test-single'));
   t.teardown(() => postgres.stop());
   return postgres.superuserUrl;
+}
+
+/**
+ * A Postgres of the version that the test run is about (FINEGRAIN_TEST_POSTGRES: a folder of programs), fast and careless.
+ * @param dataDir a new folder in one that the test has made
+ */
+export async function startTestPostgres(dataDir: string, port?: number): Promise<EmbeddedPostgres> {
+  if (process.env.FINEGRAIN_TEST_POSTGRES) await chmod(dirname(dataDir), 0o711); // see startedIn
+  return startEmbeddedPostgres({
+    dataDir,
+    log: () => {},
+    settings: { fsync: 'off', synchronous_commit: 'off' },
+    binaries: process.env.FINEGRAIN_TEST_POSTGRES,
+    ...(port === undefined ? {} : { port }),
+  });
 }
 
 async function ensureTemplate(server: string): Promise<string> {

@@ -44,7 +44,7 @@ export function startRunner(
       PATH: process.env.PATH,
       HOME: process.env.HOME,
       DATABASE_DIRECT_URL: server.database.urlOf('finegrain_runner'),
-      FINEGRAIN_API_KEY: 'a key that no trainer sees',
+      FINEGRAIN_API_KEY: 'a-key-that-no-trainer-sees',
       FINEGRAIN_DATA_DIR: join(server.dataDir, name),
       FINEGRAIN_ARTIFACTS: join(server.dataDir, 'artifacts'),
       FINEGRAIN_PYTHON: options.python,
@@ -69,9 +69,12 @@ export function startRunner(
   return { process: child, log: () => log, ended };
 }
 
+/** Whatever calls the API as a test server does. */
+export type Client = Pick<TestServer, 'call'>;
+
 /** Uploads rows and queues an sft run from scratch on them. */
 export async function queueSft(
-  server: TestServer,
+  server: Client,
   rows: object[],
   request: object = {},
   spec: object = {},
@@ -97,7 +100,7 @@ export const queueFake = (server: TestServer, behaviour: string, request: object
 
 /** Asks until the run is as wanted. @throws Error after `seconds` */
 export async function untilRun(
-  server: TestServer,
+  server: Client,
   id: string,
   wanted: (run: Run) => boolean,
   seconds = 30,
@@ -110,11 +113,11 @@ export async function untilRun(
   }
 }
 
-export const untilEnded = (server: TestServer, id: string, seconds?: number) =>
+export const untilEnded = (server: Client, id: string, seconds?: number) =>
   untilRun(server, id, ({ state }) => isTerminal(state), seconds);
 
 export async function eventsOf(
-  server: TestServer,
+  server: Client,
   id: string,
 ): Promise<{ sequence: number; type: string; attempt: number; data: Record<string, unknown> }[]> {
   return (await server.call('GET', `/v1/runs/${id}/events?limit=1000`)).body.items;

@@ -1,14 +1,17 @@
 // The API on a real socket over a cloned database, and a small client that checks every answer against the document.
+import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type DestinationStream, pino } from 'pino';
 import type { Test } from 'tap';
 import { type AppOptions, buildApp } from '../../src/app.ts';
+import { openOutgoingClient } from '../../src/outgoing/client.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
-import type { Services } from '../../src/services/context.ts';
+import { openCursors } from '../../src/services/cursors.ts';
 import { generateKey } from '../../src/services/keys.ts';
 import { openSampleModel } from '../../src/services/sample-model.ts';
+import { type SecretKeys, secretKeys } from '../../src/services/sealing.ts';
 import { openArtifactStore } from '../../src/storage/artifact-store.ts';
 import { type Contract, readContract } from './contract.ts';
 import { createTestDatabase, type TestDatabase } from './database.ts';
@@ -34,7 +37,7 @@ export interface TestServer {
   url: string;
   database: TestDatabase;
   app: Awaited<ReturnType<typeof buildApp>>;
-  services: Services;
+  services: AppOptions['services'];
   bootstrapKey: string;
   dataDir: string;
   call(method: string, path: string, options?: RequestOptions): Promise<Answer>;
@@ -44,18 +47,19 @@ export interface TestServer {
   keyWith(...scopes: string[]): Promise<string>;
 }
 
-export interface TestServerOptions {
+export interface TestServerOptions extends Omit<Partial<AppOptions>, 'services' | 'bootstrapKey' | 'logger'> {
   /** of the sample model; without it the service has none, as an installation without `models/` */
   sampleFolder?: string;
+  /** null: as when the operator gave none; undefined: made for the test */
+  keys?: SecretKeys | null;
   /** gets everything that the service logs, at its most talkative */
   log?: DestinationStream;
-  /** of the app, where they are not the usual ones */
-  options?: Partial<AppOptions>;
 }
 
+/** No rate limits unless they are given. Webhooks may reach this machine. */
 export async function startTestServer(
   t: Test,
-  { sampleFolder, log, options }: TestServerOptions = {},
+  { sampleFolder, keys = secretKeys(randomBytes(32), []), log, ...options }: TestServerOptions = {},
 ): Promise<TestServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(dataDir, { recursive: true, force: true }));
@@ -66,13 +70,23 @@ export async function startTestServer(
     : pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
   const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, log: logger });
   const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
-  const services = { db: database.open('finegrain_api'), artifacts, scoring, sample };
+  const outgoing = openOutgoingClient({ allow: ['127.0.0.0/8'] });
+  const services = {
+    db: database.open('finegrain_api'),
+    artifacts,
+    cursors: openCursors(),
+    scoring,
+    sample,
+    secretKeys: keys,
+    outgoing,
+  };
   const bootstrapKey = generateKey();
   const app = await buildApp({ services, bootstrapKey, logger, ...options });
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
   t.teardown(async () => {
     await app.close();
     await scoring.close();
+    await outgoing.close();
   });
 
   const contract: Contract = readContract(app.swagger() as never);
@@ -97,7 +111,7 @@ export async function startTestServer(
     } as RequestInit);
     const text = await response.text();
     const mediaType = response.headers.get('content-type')?.split(';')[0] ?? '';
-    const parsed = /\bjson$/.test(mediaType) ? JSON.parse(text) : undefined;
+    const parsed = text !== '' && /\bjson$/.test(mediaType) ? JSON.parse(text) : undefined;
     const violation = contract.violation(method, path, response.status, mediaType, parsed);
     if (violation) throw new Error(violation);
     return {
@@ -123,32 +137,4 @@ export async function startTestServer(
       return (await call('POST', '/v1/keys', { json: { name: 'test', scopes } })).body.key;
     },
   };
-}
-
-/** The security triad of a route: no key, a wrong key, a key without the scope. */
-export async function checkSecurity(
-  t: Test,
-  server: TestServer,
-  method: string,
-  path: string,
-  scope: string,
-  options: RequestOptions = {},
-): Promise<void> {
-  t.match(
-    await server.call(method, path, { ...options, key: null }),
-    { status: 401, body: { code: 'unauthenticated' } },
-    `${method} ${path} without a key`,
-  );
-  t.match(
-    await server.call(method, path, { ...options, key: 'fg_wrong' }),
-    { status: 401, body: { code: 'unauthenticated' } },
-    `${method} ${path} with a wrong key`,
-  );
-  const other = scope === 'score' ? 'read' : 'score';
-  const key = await server.keyWith(other);
-  t.match(
-    await server.call(method, path, { ...options, key }),
-    { status: 403, body: { code: 'missing_scope' } },
-    `${method} ${path} with the scope ${other} only`,
-  );
 }

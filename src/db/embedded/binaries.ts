@@ -32,16 +32,23 @@ export interface PostgresBinaries {
 /** What Postgres sees of our environment: PG*, LD_* and locale variables would change what it does. */
 export const postgresEnvironment = { PATH: '/usr/bin:/bin', LC_ALL: 'C', TZ: 'UTC' };
 
-/** Throws with what to do when this platform has no binaries, or when they do not run here. */
-export async function postgresBinaries(user: ServiceUser | null): Promise<PostgresBinaries> {
+/**
+ * @param given a folder with `postgres` and `initdb`, to be used instead of the package
+ * @throws Error with what to do when this platform has no binaries, or when they do not run here
+ */
+export async function postgresBinaries(
+  user: ServiceUser | null,
+  given: string | undefined,
+): Promise<PostgresBinaries> {
+  if (given !== undefined) return describe(path.resolve(given), user);
   const packageFolder = findPackage();
   const native = path.join(packageFolder, 'native');
-  const refusal = makeLinks(native) ?? (await tryToRun(native, user));
-  if (refusal === null) return describe(native, user);
+  const refusal = makeLinks(native) ?? (await tryToRun(path.join(native, 'bin'), user));
+  if (refusal === null) return describe(path.join(native, 'bin'), user);
 
   const copy = copyToTemporaryFolder(packageFolder);
-  const secondRefusal = await tryToRun(copy, user);
-  if (secondRefusal === null) return describe(copy, user);
+  const secondRefusal = await tryToRun(path.join(copy, 'bin'), user);
+  if (secondRefusal === null) return describe(path.join(copy, 'bin'), user);
   throw new Error(
     `The embedded Postgres does not run on this machine (${secondRefusal}; in ${native}: ${refusal}). ` +
       'Set DATABASE_URL to use a Postgres of your own.',
@@ -77,29 +84,29 @@ function makeLinks(native: string): string | null {
   return null;
 }
 
-async function tryToRun(native: string, user: ServiceUser | null): Promise<string | null> {
+async function tryToRun(bin: string, user: ServiceUser | null): Promise<string | null> {
   try {
-    for (const program of ['postgres', 'initdb']) await versionOf(native, program, user);
+    for (const program of ['postgres', 'initdb']) await versionOf(bin, program, user);
     return null;
   } catch (error) {
     return messageOf(error);
   }
 }
 
-async function describe(native: string, user: ServiceUser | null): Promise<PostgresBinaries> {
-  const version = await versionOf(native, 'postgres', user);
+async function describe(bin: string, user: ServiceUser | null): Promise<PostgresBinaries> {
+  const version = await versionOf(bin, 'postgres', user);
   const majorVersion = Number(/PostgreSQL\) (\d+)/.exec(version)?.[1]);
   return {
-    initdb: path.join(native, 'bin', 'initdb'),
-    postgres: path.join(native, 'bin', 'postgres'),
+    initdb: path.join(bin, 'initdb'),
+    postgres: path.join(bin, 'postgres'),
     majorVersion,
   };
 }
 
-async function versionOf(native: string, program: string, user: ServiceUser | null): Promise<string> {
+async function versionOf(bin: string, program: string, user: ServiceUser | null): Promise<string> {
   // cwd: the caller's own folder may be out of the service user's reach
   const options = { ...user, cwd: '/', env: postgresEnvironment };
-  return (await run(path.join(native, 'bin', program), ['--version'], options)).stdout;
+  return (await run(path.join(bin, program), ['--version'], options)).stdout;
 }
 
 /** Copies the programs to a folder that every user can read and only we can write; a complete copy is reused. */

@@ -59,12 +59,15 @@ export function superuserUrl(pgdata: string, port: number): string {
 /**
  * How a Postgres program must be started so that it finds its data folder. The service user of root may have no way
  * through the folders above it, but stays in the folder that the program is started in, which Linux calls so.
+ * Up to version 15 the programs leave that folder for a moment and need the way back.
  */
 export function startedIn(
   pgdata: string,
   user: ServiceUser | null,
+  { majorVersion }: PostgresBinaries,
 ): { dataArgument: string; options: SpawnOptions } {
-  const dataArgument = user && process.platform === 'linux' ? '/proc/self/cwd' : pgdata;
+  const stays = user && process.platform === 'linux' && majorVersion >= 16;
+  const dataArgument = stays ? '/proc/self/cwd' : pgdata;
   return { dataArgument, options: { ...user, cwd: pgdata, env: postgresEnvironment } };
 }
 
@@ -78,7 +81,7 @@ async function create({ folder, pgdata, user, binaries, log }: Cluster): Promise
     giveTo(user, fresh);
     writeFileSync(password, `${randomBytes(24).toString('hex')}\n`, { mode: 0o600 });
     giveTo(user, password);
-    await initdb(binaries.initdb, fresh, password, user);
+    await initdb(binaries, fresh, password, user);
     renameSync(password, path.join(fresh, passwordFile));
     renameSync(fresh, pgdata);
     log(`Created a database in ${folder} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
@@ -91,12 +94,19 @@ async function create({ folder, pgdata, user, binaries, log }: Cluster): Promise
   }
 }
 
-function initdb(program: string, fresh: string, password: string, user: ServiceUser | null): Promise<void> {
-  const { dataArgument, options } = startedIn(fresh, user);
+function initdb(
+  binaries: PostgresBinaries,
+  fresh: string,
+  password: string,
+  user: ServiceUser | null,
+): Promise<void> {
+  const { dataArgument, options } = startedIn(fresh, user, binaries);
   const stdin = openSync(password, 'r'); // handed over open, as the path may be out of the service user's reach
   const args = ['-D', dataArgument, '-U', 'postgres', '--pwfile=/dev/stdin', '--auth=scram-sha-256'];
-  const locale = ['--encoding=UTF8', '--locale-provider=builtin', '--builtin-locale=C.UTF-8', '--locale=C'];
-  const child = spawn(program, [...args, ...locale, '--no-sync', '--no-instructions'], {
+  const builtin =
+    binaries.majorVersion >= 17 ? ['--locale-provider=builtin', '--builtin-locale=C.UTF-8'] : [];
+  const locale = ['--encoding=UTF8', '--locale=C', ...builtin];
+  const child = spawn(binaries.initdb, [...args, ...locale, '--no-sync', '--no-instructions'], {
     ...options,
     stdio: [stdin, 'ignore', 'pipe'],
   });

@@ -35,7 +35,7 @@ export async function startServer(
   onSpawn: (server: ChildProcess) => void,
 ): Promise<void> {
   const { pgdata, user, binaries } = cluster;
-  const { dataArgument, options: place } = startedIn(pgdata, user);
+  const { dataArgument, options: place } = startedIn(pgdata, user, binaries);
   const port = options.port || (await freePort());
   const settings = Object.entries({ ...defaultSettings, ...options.settings });
   const args = ['-D', dataArgument, '-p', `${port}`, ...settings.flatMap(([k, v]) => ['-c', `${k}=${v}`])];
@@ -79,7 +79,8 @@ export async function stopServer(pid: number, pgdata: string): Promise<void> {
   }
 }
 
-function freePort(): Promise<number> {
+/** A port of 127.0.0.1 that is free at this moment. */
+export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const probe = createServer();
     probe.once('error', reject);

@@ -15,7 +15,7 @@ export const jsonBodies = fp(async (app) => {
       if ('error' in parsed) {
         const { code, ...where } = parsed.error;
         throw new Problem(
-          code === 'beyond_limits' ? 'invalid_request' : code,
+          code === 'beyond_limits' ? 'unprocessable' : code,
           `${where.pointer || 'The body'} ${where.detail}.`,
           { errors: [{ ...where, in: 'body' }] },
         );

@@ -49,12 +49,6 @@ export const messageChecks = fp<{ limits: ConnectionLimits }>(async (app, { limi
         new Problem('uri_too_long', `A request target may have ${limits.targetLength} characters at most.`),
       );
     }
-    const [path, query] = request.url.split('?', 2);
-    // Postgres cannot look for it either
-    if (path!.includes('%00'))
-      return done(new Problem('not_found', 'Nothing has a NUL character in its name.'));
-    if (query?.includes('%00'))
-      return done(new Problem('ill_formed_text', 'The query contains a NUL character.'));
     const { expect } = request.headers;
     if (expect !== undefined && expect.toLowerCase() !== '100-continue')
       return done(new Problem('expectation_failed', `Leave out the header "Expect: ${expect}".`));

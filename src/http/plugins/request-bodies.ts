@@ -136,6 +136,10 @@ function linger(raw: IncomingMessage, { lingerMs }: ConnectionLimits): void {
   raw.once('close', () => clearTimeout(end));
 }
 
+/** Of a route that reads its body as it comes (streamedBody). */
+const isStream = (schema: unknown): boolean =>
+  typeof schema === 'object' && schema !== null && 'content' in schema;
+
 export const requestBodies = fp<{ limits: ConnectionLimits }>(async (app, { limits }) => {
   app.decorateRequest('bodyFailure', null);
   app.decorateRequest('bodyStream', null);
@@ -153,7 +157,7 @@ export const requestBodies = fp<{ limits: ConnectionLimits }>(async (app, { limi
     if (coding === undefined && (length === undefined || length === '0')) return payload;
     if (request.raw.destroyed && !request.raw.complete) throw cutOff();
     if (request.bodyFailure) throw request.bodyFailure;
-    const isStreamed = request.routeOptions.schema?.body === undefined;
+    const isStreamed = isStream(request.routeOptions.schema?.body);
     const { bodyLimit } = request.routeOptions;
     if (!isStreamed && Number(length) > bodyLimit) throw tooLarge(bodyLimit);
     const body = openBody(request.raw, encoding, isStreamed ? null : bodyLimit);

@@ -13,6 +13,22 @@ const common = {
 } as const;
 const factory = AjvCompiler();
 
+interface HeaderSchema {
+  properties: Record<string, unknown>;
+  required?: string[];
+}
+
+/** The document writes the names of headers as people do; Node hands them over in lower case. */
+function inLowerCase({ properties, required = [], ...schema }: HeaderSchema) {
+  return {
+    ...schema,
+    properties: Object.fromEntries(
+      Object.entries(properties).map(([name, value]) => [name.toLowerCase(), value]),
+    ),
+    required: required.map((name) => name.toLowerCase()),
+  };
+}
+
 interface Validate {
   (data: unknown): boolean;
   errors?: FastifySchemaValidationError[] | null;
@@ -62,8 +78,11 @@ export const validation: FastifyServerOptions['schemaController'] = {
       };
       const strict = compilers(false);
       const coercing = compilers(true);
-      const compile: FastifySchemaCompiler<unknown> = (route) =>
-        (route.httpPart === 'body' ? strict : coercing)(route);
+      const compile: FastifySchemaCompiler<unknown> = (route) => {
+        const schema =
+          route.httpPart === 'headers' ? inLowerCase(route.schema as HeaderSchema) : route.schema;
+        return (route.httpPart === 'body' ? strict : coercing)({ ...route, schema });
+      };
       return compile as never;
     },
     buildSerializer: () => () => JSON.stringify,

@@ -3,7 +3,18 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as models from '../../services/models.ts';
-import { Id, problemResponses, secured, Timestamp } from '../schemas.ts';
+import {
+  IfMatch,
+  IfNoneMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Id, problemResponses, Timestamp } from '../schemas.ts';
 
 const modelExample = 'model_019356f0d6e78f9a8b1c2d3e4f5a6b7c';
 
@@ -40,50 +51,78 @@ export const aliasRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'listAliases',
         tags: ['models'],
         summary: 'List all aliases by name',
-        ...secured('read'),
         response: { 200: Type.Object({ items: Type.Array(Type.Ref('Alias')) }), ...problemResponses() },
       },
     },
     (request) => models.listAliases(services, request.caller),
   );
 
+  app.get(
+    '/v1/aliases/:name',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getAlias',
+        tags: ['models'],
+        summary: 'Get an alias',
+        params,
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Alias')), ...notModified, ...problemResponses(404) },
+      },
+    },
+    async (request, reply) =>
+      sendTagged(request, reply, await models.getAlias(services, request.caller, request.params.name)),
+  );
+
   app.put(
     '/v1/aliases/:name',
     {
-      config: { scope: 'models:write' },
+      config: { scope: 'models:write', idempotency: 'accepted' },
       schema: {
         operationId: 'setAlias',
         tags: ['models'],
         summary: 'Set or move an alias',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `models:write`. From now on the name stands for this model; runs that are queued keep the model that it stood for. An alias moves between models of one role; `token-reward`, the default of scoring, takes token reward models only, and goes back to the shipped sample when it is set to that or deleted.',
+          'From now on the name stands for this model; runs that are queued keep the model that it stood for. An alias moves between models of one role; `token-reward`, the default of scoring, takes token reward models only, and goes back to the shipped sample when it is set to that or deleted.',
         params,
+        headers: Type.Object({ ...IfMatch, ...IfNoneMatch }),
         body: Type.Object({ model_id: Id(modelExample) }, { additionalProperties: false }),
-        response: { 200: Type.Ref('Alias'), ...problemResponses(404, 413, 415, 422) },
+        response: { 200: Tagged(Type.Ref('Alias')), ...problemResponses(404, 412, 413, 415) },
       },
     },
-    (request) => models.setAlias(services, request.caller, request.params.name, request.body.model_id),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await models.setAlias(
+            services,
+            request.caller,
+            request.params.name,
+            request.body.model_id,
+            preconditionOf(request),
+          ),
+        ),
+      ),
   );
 
   app.delete(
     '/v1/aliases/:name',
     {
-      config: { scope: 'models:write' },
+      config: { scope: 'models:write', idempotency: 'accepted' },
       schema: {
         operationId: 'deleteAlias',
         tags: ['models'],
         summary: 'Delete an alias; its model stays',
-        security: [{ key: [] }],
-        description:
-          'Needs the scope `models:write`. `token-reward` then names the shipped sample again; 409 when it does already.',
+        description: '`token-reward` then names the shipped sample again; 409 when it does already.',
         params,
-        response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409) },
+        headers: Type.Object(IfMatch),
+        response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409, 412) },
       },
     },
-    async (request, reply) => {
-      await models.deleteAlias(services, request.caller, request.params.name);
-      return reply.code(204).send(null);
-    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => {
+        await models.deleteAlias(services, request.caller, request.params.name, preconditionOf(request));
+        return { status: 204 };
+      }),
   );
 };

@@ -3,7 +3,17 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as datasets from '../../services/datasets.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 
 const exampleId = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const Name = Type.String({ minLength: 1, maxLength: 200, examples: ['support-chat'] });
@@ -29,7 +39,17 @@ const DatasetStats = Type.Object(
     edited_pairs: Type.Integer({ description: 'Pairs with at least one accepted edit' }),
     accepted_edits: Type.Integer(),
   },
-  { $id: 'DatasetStats' },
+  {
+    $id: 'DatasetStats',
+    examples: [
+      {
+        pairs: 4000,
+        preferences: { a: 1962, b: 1988, undecided: 50 },
+        edited_pairs: 3600,
+        accepted_edits: 3712,
+      },
+    ],
+  },
 );
 
 const params = Type.Object({ dataset_id: Id(exampleId) });
@@ -41,12 +61,11 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
   app.post(
     '/v1/datasets',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'createDataset',
         tags: ['datasets'],
         summary: 'Create a dataset',
-        ...secured('pairs:write'),
         body: Type.Object(
           { name: Name, description: Type.Optional(Description) },
           { additionalProperties: false },
@@ -54,8 +73,11 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         response: { 201: Type.Ref('Dataset'), ...problemResponses(413, 415) },
       },
     },
-    async (request, reply) =>
-      reply.code(201).send(await datasets.createDataset(services, request.caller, request.body)),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await datasets.createDataset(services, request.caller, request.body),
+      })),
   );
 
   app.get(
@@ -66,7 +88,6 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'listDatasets',
         tags: ['datasets'],
         summary: 'List datasets, oldest first',
-        ...secured('read'),
         querystring: Type.Object(
           {
             ...PageQuery,
@@ -88,24 +109,29 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'getDataset',
         tags: ['datasets'],
         summary: 'Get a dataset',
-        ...secured('read'),
         params,
-        response: { 200: Type.Ref('Dataset'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Dataset')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => datasets.getDataset(services, request.caller, request.params.dataset_id),
+    async (request, reply) =>
+      sendTagged(
+        request,
+        reply,
+        await datasets.getDataset(services, request.caller, request.params.dataset_id),
+      ),
   );
 
   app.patch(
     '/v1/datasets/:dataset_id',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'updateDataset',
         tags: ['datasets'],
         summary: 'Rename, describe, archive or restore a dataset',
-        ...secured('pairs:write'),
         params,
+        headers: Type.Object(IfMatch),
         body: Type.Object(
           {
             name: Type.Optional(Name),
@@ -114,10 +140,22 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
           },
           { additionalProperties: false, minProperties: 1 },
         ),
-        response: { 200: Type.Ref('Dataset'), ...problemResponses(404, 413, 415) },
+        response: { 200: Tagged(Type.Ref('Dataset')), ...problemResponses(404, 412, 413, 415) },
       },
     },
-    (request) => datasets.updateDataset(services, request.caller, request.params.dataset_id, request.body),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await datasets.updateDataset(
+            services,
+            request.caller,
+            request.params.dataset_id,
+            request.body,
+            preconditionOf(request),
+          ),
+        ),
+      ),
   );
 
   app.get(
@@ -128,7 +166,6 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'getDatasetStats',
         tags: ['datasets'],
         summary: 'Count pairs, preferences and edits',
-        ...secured('read'),
         params,
         response: { 200: Type.Ref('DatasetStats'), ...problemResponses(404) },
       },

@@ -4,7 +4,8 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as edits from '../../services/edits.ts';
 import { maxTextLength } from '../../services/pair-rows.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, Span, secured, Timestamp } from '../schemas.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Span, Timestamp } from '../schemas.ts';
 
 export const editExample = 'edit_019356f0c5d67e8f9a0b1c2d3e4f5a6b';
 export const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -23,6 +24,26 @@ const Status = Type.Enum(['accepted', 'unchanged', 'stale', 'rejected'], {
   description:
     '`accepted`: snapshots take it. `unchanged`: equal to its original, kept out. `stale`: the preference of its pair is now on its side; it is `accepted` again when the preference moves back. `rejected`: by a reviewer.',
 });
+
+/** Of 'It was opened in 1936.' and 'It was opened in 1932.' */
+const alignmentExample = {
+  version: 1,
+  segments: [
+    { kind: 'keep', original: [0, 17], edited: [0, 17] },
+    { kind: 'replace', original: [17, 21], edited: [17, 21] },
+    { kind: 'keep', original: [21, 22], edited: [21, 22] },
+  ],
+  changed_original: [[17, 21]],
+  changed_edited: [[17, 21]],
+  stats: {
+    changed_fraction_original: 0.182,
+    changed_fraction_edited: 0.182,
+    similarity: 0.818,
+    hunks: 1,
+  },
+  minimal: true,
+  warnings: [],
+};
 
 export const AlignmentSegment = Type.Object({
   kind: Type.Enum(['keep', 'replace', 'insert', 'delete']),
@@ -49,6 +70,7 @@ const Alignment = Type.Object(
   },
   {
     $id: 'Alignment',
+    examples: [alignmentExample],
     description: 'What an edit changed, with offsets in UTF-16 code units unless another unit was asked for',
   },
 );
@@ -69,7 +91,7 @@ const Preview = Type.Object(
       ),
     ),
   },
-  { $id: 'EditPreview' },
+  { $id: 'EditPreview', examples: [alignmentExample] },
 );
 
 export const Editor = Type.Object(
@@ -81,7 +103,7 @@ export const Editor = Type.Object(
 );
 
 export const EditedResponse = Type.String({ maxLength: maxTextLength, examples: [edited] });
-export const Comment = Nullable(Type.String({ maxLength: 10_000 }));
+export const Comment = Nullable(Type.String({ maxLength: 10_000 }), { examples: ['the year was wrong'] });
 
 const Edit = Type.Object(
   {
@@ -90,7 +112,7 @@ const Edit = Type.Object(
     side: Side,
     edited_response: Type.String({ examples: [edited] }),
     editor: Editor,
-    comment: Nullable(Type.String()),
+    comment: Comment,
     status: Status,
     alignment: Type.Ref('Alignment'),
     edit_task_id: Nullable(Id(taskExample), {
@@ -136,15 +158,14 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
   app.post(
     '/v1/edits',
     {
-      config: { scope: 'edits:write' },
+      config: { scope: 'edits:write', idempotency: 'accepted' },
       bodyLimit: 32 * 1024 * 1024,
       schema: {
         operationId: 'createEdits',
         tags: ['edits'],
         summary: 'Submit up to 1,000 edits, all or none',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `edits:write`. For pipelines that have edits already. At most 32 MiB. Each answer says how the edit aligns with its original and whether it is minimal.',
+          'For pipelines that have edits already. At most 32 MiB. Each answer says how the edit aligns with its original and whether it is minimal.',
         body: Type.Object(
           { edits: Type.Array(Type.Ref('NewEdit'), { minItems: 1, maxItems: 1000 }) },
           { additionalProperties: false },
@@ -153,31 +174,34 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
           201: Type.Object({
             items: Type.Array(Type.Ref('SubmittedEdit'), { description: 'In the order of the request' }),
           }),
-          ...problemResponses(404, 413, 415, 422),
+          ...problemResponses(404, 413, 415),
         },
       },
     },
-    async (request, reply) =>
-      reply
-        .code(201)
-        .send(await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[])),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[]),
+      })),
   );
 
   app.post(
     '/v1/edits/preview',
     {
-      config: { scope: 'read' },
+      config: { scope: 'read', idempotency: 'nothing_stored' },
       schema: {
         operationId: 'previewEdit',
         tags: ['edits'],
         summary: 'Align an edit with its original, storing nothing',
-        ...secured('read'),
         body: Type.Object(
           {
             original: Type.String({ maxLength: maxTextLength, examples: [original] }),
             edited: Type.String({ maxLength: maxTextLength, examples: [edited] }),
             model: Type.Optional(
-              Type.String({ description: 'Id or alias: adds the tokens of its tokenizer' }),
+              Type.String({
+                description: 'Id or alias: adds the tokens of its tokenizer',
+                examples: ['token-reward'],
+              }),
             ),
             unit: Type.Optional(Unit),
           },
@@ -197,7 +221,6 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'listEdits',
         tags: ['edits'],
         summary: 'List edits, oldest first',
-        ...secured('read'),
         querystring: Type.Object(
           {
             ...PageQuery,
@@ -221,7 +244,6 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'getEdit',
         tags: ['edits'],
         summary: 'Get an edit',
-        ...secured('read'),
         params: Type.Object({ edit_id: Id(editExample) }),
         response: { 200: Type.Ref('Edit'), ...problemResponses(404) },
       },

@@ -10,8 +10,18 @@ import {
   type NewPair as NewPairInput,
 } from '../../services/pair-rows.ts';
 import * as pairs from '../../services/pairs.ts';
-import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
-import { ndjsonType, sendStream, streamed } from '../streams.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
+import { ndjsonType, sendStream, streamed, streamedBody } from '../streams.ts';
 
 const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -67,6 +77,14 @@ const NewPair = Type.Object(
   { $id: 'NewPair', additionalProperties: false },
 );
 
+const rowExample = `${JSON.stringify({
+  external_id: 'conversation-18',
+  prompt: 'When was the harbor bridge opened?',
+  response_a: 'It was opened in 1932.',
+  response_b: 'It was opened in 1936, and it is the best bridge of all.',
+  preference: 'a',
+})}\n`;
+
 const ImportResult = Type.Object(
   {
     received: Type.Integer({ description: 'Lines that were not blank' }),
@@ -84,13 +102,25 @@ const ImportResult = Type.Object(
     ),
     errors_truncated: Type.Boolean(),
   },
-  { $id: 'ImportResult' },
+  {
+    $id: 'ImportResult',
+    examples: [
+      {
+        received: 20_000,
+        created: 19_876,
+        unchanged: 123,
+        rejected: 1,
+        errors: [{ line: 17, code: 'invalid_row', pointer: '/response_b', detail: 'is missing' }],
+        errors_truncated: false,
+      },
+    ],
+  },
 );
 
 const PairBatchResult = Type.Object(
   {
-    created: Type.Integer(),
-    unchanged: Type.Integer(),
+    created: Type.Integer({ examples: [1] }),
+    unchanged: Type.Integer({ examples: [0] }),
     items: Type.Array(
       Type.Object({
         id: Id(pairExample),
@@ -118,15 +148,14 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
   app.post(
     '/v1/datasets/:dataset_id/pairs',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       bodyLimit: 32 * 1024 * 1024,
       schema: {
         operationId: 'createPairs',
         tags: ['pairs'],
         summary: 'Add up to 1,000 pairs, all or none',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `pairs:write`. At most 32 MiB. A pair that is there already, equal, is `unchanged`; one that contradicts a stored pair refuses the whole batch (409).',
+          'At most 32 MiB. A pair that is there already, equal, is `unchanged`; one that contradicts a stored pair refuses the whole batch (409).',
         params: datasetParams,
         body: Type.Object(
           { pairs: Type.Array(Type.Ref('NewPair'), { minItems: 1, maxItems: 1000 }) },
@@ -135,28 +164,28 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         response: { 201: Type.Ref('PairBatchResult'), ...problemResponses(404, 409, 413, 415) },
       },
     },
-    async (request, reply) => {
+    (request, reply) => {
       const inputs = (request.body.pairs as NewPairInput[]).map(completePair);
-      return reply
-        .code(201)
-        .send(await pairs.createPairs(services, request.caller, request.params.dataset_id, inputs));
+      return answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await pairs.createPairs(services, request.caller, request.params.dataset_id, inputs),
+      }));
     },
   );
 
   app.post(
     '/v1/datasets/:dataset_id/pairs/import',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'stream' },
       schema: {
         operationId: 'importPairs',
         tags: ['pairs'],
         summary: 'Import pairs from an NDJSON stream of any length',
-        security: [{ key: [] }],
-        description: `Needs the scope \`pairs:write\`. One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
+        description: `One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
 \`{instruction, input, output_1, output_2, preference}\`. \`id\` is taken as \`external_id\`; columns that are not ours are kept under \`metadata\`.
 Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
-        consumes: [ndjsonType, 'application/jsonl'],
         params: datasetParams,
+        body: streamedBody([ndjsonType, 'application/jsonl'], 'One row a line', rowExample),
         response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 413, 415) },
       },
     },
@@ -177,7 +206,6 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'listPairs',
         tags: ['pairs'],
         summary: 'List the pairs of a dataset, oldest first',
-        ...secured('read'),
         params: datasetParams,
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Pair')), ...problemResponses(404) },
@@ -194,10 +222,9 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'exportPairs',
         tags: ['pairs'],
         summary: 'Export the pairs of a dataset as NDJSON',
-        ...secured('read'),
         params: datasetParams,
         response: {
-          200: streamed(ndjsonType, 'One pair a line'),
+          200: streamed(ndjsonType, 'One pair a line', rowExample),
           ...problemResponses(404),
         },
       },
@@ -216,50 +243,63 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'getPair',
         tags: ['pairs'],
         summary: 'Get a pair',
-        ...secured('read'),
         params: pairParams,
-        response: { 200: Type.Ref('Pair'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Pair')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => pairs.getPair(services, request.caller, request.params.pair_id),
+    async (request, reply) =>
+      sendTagged(request, reply, await pairs.getPair(services, request.caller, request.params.pair_id)),
   );
 
   app.patch(
     '/v1/pairs/:pair_id',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'setPreference',
         tags: ['pairs'],
         summary: 'Set or withdraw the preference of a pair',
-        security: [{ key: [] }],
-        description: 'Needs the scope `pairs:write`. Edits of the side that is now preferred become `stale`.',
+        description: 'Edits of the side that is now preferred become `stale`.',
         params: pairParams,
+        headers: Type.Object(IfMatch),
         body: Type.Object({ preference: Preference }, { additionalProperties: false }),
-        response: { 200: Type.Ref('Pair'), ...problemResponses(404, 413, 415) },
+        response: { 200: Tagged(Type.Ref('Pair')), ...problemResponses(404, 412, 413, 415) },
       },
     },
-    (request) =>
-      pairs.setPreference(services, request.caller, request.params.pair_id, request.body.preference),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await pairs.setPreference(
+            services,
+            request.caller,
+            request.params.pair_id,
+            request.body.preference,
+            preconditionOf(request),
+          ),
+        ),
+      ),
   );
 
   app.delete(
     '/v1/pairs/:pair_id',
     {
-      config: { scope: 'pairs:write' },
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'deletePair',
         tags: ['pairs'],
         summary: 'Delete a pair and its edits',
-        security: [{ key: [] }],
-        description: 'Needs the scope `pairs:write`. Snapshots that hold the pair keep it.',
+        description: 'Snapshots that hold the pair keep it.',
         params: pairParams,
-        response: { 204: Type.Null({ description: 'Deleted' }), ...problemResponses(404) },
+        headers: Type.Object(IfMatch),
+        response: { 204: Type.Null({ description: 'Deleted' }), ...problemResponses(404, 412) },
       },
     },
-    async (request, reply) => {
-      await pairs.deletePair(services, request.caller, request.params.pair_id);
-      return reply.code(204).send(null);
-    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => {
+        await pairs.deletePair(services, request.caller, request.params.pair_id, preconditionOf(request));
+        return { status: 204 };
+      }),
   );
 };

@@ -5,7 +5,17 @@ import { runStates } from '../../domain/run-states.ts';
 import type { Services } from '../../services/context.ts';
 import { GenerateSpec, PpoSpec, RewardSpec, runKinds, SftSpec } from '../../services/run-specs.ts';
 import * as runs from '../../services/runs.ts';
-import { Digest, Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import { Digest, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 
 const exampleId = 'run_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 
@@ -35,6 +45,45 @@ const MaxAttempts = Type.Integer({
   description:
     'How many attempts may be lost with their runner before the run fails; a trainer that fails is not tried again',
 });
+/** A token reward model on its way. */
+const runExample = {
+  id: exampleId,
+  kind: 'reward',
+  spec: {
+    base_model: { alias: 'policy' },
+    snapshot_id: 'snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f',
+    loss: 'survival',
+    epochs: 6,
+    alias: 'token-reward',
+  },
+  state: 'running',
+  desired_state: 'running',
+  hardware: 'cpu',
+  labels: [],
+  max_attempts: 3,
+  progress: { step: 120, total_steps: 480, fraction: 0.25, eta_seconds: 96, stage: 'training' },
+  attempts: [
+    {
+      attempt: 1,
+      runner: 'gpu-7',
+      started_at: '2026-11-23T09:00:01.120Z',
+      heartbeat_at: '2026-11-23T09:00:31.410Z',
+      lease_expires_at: '2026-11-23T09:01:31.410Z',
+      ended_at: null,
+      outcome: null,
+    },
+  ],
+  result: null,
+  failure: null,
+  alarms: [],
+  artifacts: [],
+  model_id: null,
+  last_event: 14,
+  created_at: '2026-11-23T09:00:00.000Z',
+  started_at: '2026-11-23T09:00:01.120Z',
+  finished_at: null,
+};
+
 const AnyObject = Type.Record(Type.String(), Type.Unknown());
 
 const Progress = Type.Object({
@@ -104,7 +153,7 @@ export const Run = Type.Object(
     started_at: Nullable(Timestamp),
     finished_at: Nullable(Timestamp),
   },
-  { $id: 'Run' },
+  { $id: 'Run', examples: [runExample] },
 );
 
 const ValidatedRun = Type.Object(
@@ -116,7 +165,20 @@ const ValidatedRun = Type.Object(
     labels: Labels,
     max_attempts: MaxAttempts,
   },
-  { $id: 'ValidatedRun', description: 'What the run would be; nothing was stored' },
+  {
+    $id: 'ValidatedRun',
+    description: 'What the run would be; nothing was stored',
+    examples: [
+      {
+        valid: true,
+        kind: runExample.kind,
+        spec: runExample.spec,
+        hardware: 'cpu',
+        labels: [],
+        max_attempts: 3,
+      },
+    ],
+  },
 );
 
 const RunEvents = Type.Object(
@@ -135,7 +197,23 @@ const RunEvents = Type.Object(
     ),
     next_after: Type.Integer({ description: 'Give it as `after` for the next page' }),
   },
-  { $id: 'RunEvents' },
+  {
+    $id: 'RunEvents',
+    examples: [
+      {
+        items: [
+          {
+            sequence: 14,
+            attempt: 1,
+            type: 'metrics',
+            created_at: '2026-11-23T09:00:31.410Z',
+            data: { step: 120, loss: 0.412 },
+          },
+        ],
+        next_after: 14,
+      },
+    ],
+  },
 );
 
 const settings = {
@@ -146,24 +224,24 @@ const settings = {
     Type.Boolean({ default: false, description: 'Answer 200 with the spec as it would run; store nothing' }),
   ),
 };
-const requestOf = (kind: string, spec: string) =>
-  Type.Object(
-    { kind: Type.Enum([kind]), spec: Type.Ref(spec), ...settings },
-    { additionalProperties: false },
-  );
+const requests = [
+  { $id: 'NewSftRun', kind: 'sft', spec: 'SftSpec' },
+  { $id: 'NewRewardRun', kind: 'reward', spec: 'RewardSpec' },
+  { $id: 'NewPpoRun', kind: 'ppo', spec: 'PpoSpec' },
+  { $id: 'NewGenerateRun', kind: 'generate', spec: 'GenerateSpec' },
+].map(({ $id, kind, spec }) => ({
+  ...Type.Object({ kind: Type.Enum([kind]), spec: Type.Ref(spec), ...settings }),
+  additionalProperties: false,
+  $id,
+}));
 
 // one branch by `kind`: its errors only are told
 const NewRun = Type.Unsafe<runs.NewRun>({
   type: 'object',
   required: ['kind', 'spec'],
-  properties: { kind: Kind },
+  properties: { kind: Kind, spec: { type: 'object' } },
   discriminator: { propertyName: 'kind' },
-  oneOf: [
-    requestOf('sft', 'SftSpec'),
-    requestOf('reward', 'RewardSpec'),
-    requestOf('ppo', 'PpoSpec'),
-    requestOf('generate', 'GenerateSpec'),
-  ],
+  oneOf: requests.map(({ $id }) => ({ $ref: $id })),
   examples: [
     {
       kind: 'sft',
@@ -179,30 +257,39 @@ const NewRun = Type.Unsafe<runs.NewRun>({
 const params = Type.Object({ run_id: Id(exampleId) });
 
 export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
-  for (const schema of [SftSpec, RewardSpec, PpoSpec, GenerateSpec, Run, ValidatedRun, RunEvents])
+  for (const schema of [
+    SftSpec,
+    RewardSpec,
+    PpoSpec,
+    GenerateSpec,
+    ...requests,
+    Run,
+    ValidatedRun,
+    RunEvents,
+  ])
     app.addSchema(schema);
 
   app.post(
     '/v1/runs',
     {
-      config: { scope: 'runs:write' },
+      config: { scope: 'runs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'createRun',
         tags: ['runs'],
         summary: 'Queue a run',
-        ...secured('runs:write'),
         body: NewRun,
         response: {
           200: Type.Ref('ValidatedRun'),
           202: Type.Ref('Run'),
-          ...problemResponses(404, 413, 415, 422),
+          ...problemResponses(404, 413, 415),
         },
       },
     },
-    async (request, reply) => {
-      const run = await runs.createRun(services, request.caller, request.body);
-      return reply.code('valid' in run ? 200 : 202).send(run as never);
-    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => {
+        const run = await runs.createRun(services, request.caller, request.body);
+        return { status: 'valid' in run ? 200 : 202, body: run };
+      }),
   );
 
   app.get(
@@ -213,7 +300,6 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRuns',
         tags: ['runs'],
         summary: 'List runs, newest first',
-        ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, state: Type.Optional(State), kind: Type.Optional(Kind) },
           { additionalProperties: false },
@@ -232,28 +318,35 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'getRun',
         tags: ['runs'],
         summary: 'Get a run with its progress, attempts and outcome',
-        ...secured('read'),
         params,
-        response: { 200: Type.Ref('Run'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Run')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => runs.getRun(services, request.caller, request.params.run_id),
+    async (request, reply) =>
+      sendTagged(request, reply, await runs.getRun(services, request.caller, request.params.run_id)),
   );
 
   app.post(
     '/v1/runs/:run_id/cancel',
     {
-      config: { scope: 'runs:write' },
+      config: { scope: 'runs:write', idempotency: 'accepted' },
       schema: {
         operationId: 'cancelRun',
         tags: ['runs'],
         summary: 'Cancel a run: at once while it is queued, else with the next heartbeat of its runner',
-        ...secured('runs:write'),
         params,
-        response: { 200: Type.Ref('Run'), ...problemResponses(404, 409) },
+        headers: Type.Object(IfMatch),
+        response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412) },
       },
     },
-    (request) => runs.cancelRun(services, request.caller, request.params.run_id),
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await runs.cancelRun(services, request.caller, request.params.run_id, preconditionOf(request)),
+        ),
+      ),
   );
 
   app.get(
@@ -264,7 +357,6 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRunEvents',
         tags: ['runs'],
         summary: 'Events of a run after a sequence number, oldest first',
-        ...secured('read'),
         params,
         querystring: Type.Object(
           {
@@ -276,7 +368,9 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
                 description: 'Sequence number of the last event that is known',
               }),
             ),
-            limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
+            limit: Type.Optional(
+              Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: 'Events of a page' }),
+            ),
           },
           { additionalProperties: false },
         ),

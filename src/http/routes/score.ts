@@ -292,16 +292,15 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
   app.post(
     '/v1/score',
     {
-      config: { scope: 'score' },
+      config: { scope: 'score', idempotency: 'nothing_stored' },
       bodyLimit: bodyLimitMiB * 1024 * 1024,
       schema: {
         operationId: 'score',
         tags: ['scoring'],
         summary: 'Score responses token by token',
-        security: [{ key: [] }],
-        description: `Needs the scope \`score\`. Takes one prompt with its responses, or items with a prompt each; up to ${maxScoreItems} responses and ${bodyLimitMiB} MiB. What is wrong with one response is said in its place and leaves the others alone. A score never depends on what else is in the request. Text that spells a control token is scored as text. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds.`,
+        description: `Takes one prompt with its responses, or items with a prompt each; up to ${maxScoreItems} responses and ${bodyLimitMiB} MiB. What is wrong with one response is said in its place and leaves the others alone. A score never depends on what else is in the request. Text that spells a control token is scored as text. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds.`,
         body: Type.Ref('ScoreRequest'),
-        response: { 200: Type.Ref('ScoreAnswer'), ...problemResponses(404, 413, 415, 422, 429) },
+        response: { 200: Type.Ref('ScoreAnswer'), ...problemResponses(404, 413, 415, 429) },
       },
     },
     (request, reply) =>
@@ -316,16 +315,15 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
   app.post(
     '/v1/score/compare',
     {
-      config: { scope: 'score' },
+      config: { scope: 'score', idempotency: 'nothing_stored' },
       bodyLimit: bodyLimitMiB * 1024 * 1024,
       schema: {
         operationId: 'compareVersions',
         tags: ['scoring'],
         summary: 'Show what an edit bought, segment by segment',
-        security: [{ key: [] }],
-        description: `Needs the scope \`score\`. Aligns two versions of a response and gives the reward of each segment on both sides; up to ${bodyLimitMiB} MiB. Stores nothing. 422: a version cannot be scored, for instance because it is too long for the model; nothing is truncated here. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds.`,
+        description: `Aligns two versions of a response and gives the reward of each segment on both sides; up to ${bodyLimitMiB} MiB. Stores nothing. 422: a version cannot be scored, for instance because it is too long for the model; nothing is truncated here. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds.`,
         body: Type.Ref('ComparisonRequest'),
-        response: { 200: Type.Ref('Comparison'), ...problemResponses(404, 413, 415, 422, 429) },
+        response: { 200: Type.Ref('Comparison'), ...problemResponses(404, 413, 415, 429) },
       },
     },
     (request, reply) =>

@@ -1,6 +1,7 @@
 // Operation: /healthz says that the process answers, /readyz that it can do its work, /metrics how it does.
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import type { FastifyReply } from 'fastify';
 import { Type } from 'typebox';
 import { Problem } from '../../errors.ts';
 import type { Services } from '../../services/context.ts';
@@ -33,19 +34,34 @@ const Readiness = Type.Object(
       model: { ...Check, description: 'The model that scores by default can be served' },
     }),
   },
-  { $id: 'Readiness' },
+  {
+    $id: 'Readiness',
+    examples: [
+      {
+        ready: true,
+        draining: false,
+        checks: {
+          database: { ok: true },
+          migrations: { ok: true },
+          artifacts: { ok: true },
+          model: { ok: true, detail: 'loads when it is first needed' },
+        },
+      },
+    ],
+  },
 );
 
 const sha256 = (text: string): Buffer => createHash('sha256').update(text).digest();
 
 /** @throws Problem unauthenticated */
-function checkMetricsKey(key: string, authorization = ''): void {
-  const given = /^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? '';
-  if (!timingSafeEqual(sha256(given), sha256(key)))
-    throw new Problem(
-      'unauthenticated',
-      'Send the key of FINEGRAIN_METRICS_KEY as "Authorization: Bearer KEY".',
-    );
+function checkMetricsKey(key: string, authorization: string | undefined, reply: FastifyReply): void {
+  const given = /^Bearer +(\S+)$/i.exec(authorization ?? '')?.[1] ?? '';
+  if (timingSafeEqual(sha256(given), sha256(key))) return;
+  reply.header('www-authenticate', 'Bearer realm="finegrain metrics"');
+  throw new Problem(
+    'unauthenticated',
+    'Send the key of FINEGRAIN_METRICS_KEY as "Authorization: Bearer KEY".',
+  );
 }
 
 export const serviceRoutes: FastifyPluginAsyncTypebox<{
@@ -63,7 +79,6 @@ export const serviceRoutes: FastifyPluginAsyncTypebox<{
         operationId: 'healthz',
         tags: ['service'],
         summary: 'The process answers',
-        security: [],
         response: { 200: Type.Object({ status: Type.Enum(['ok']) }) },
       },
     },
@@ -80,7 +95,6 @@ export const serviceRoutes: FastifyPluginAsyncTypebox<{
         summary: 'The service can do its work',
         description:
           'For balancers: 503 while a check fails, and from the moment that the service is asked to stop. Each check takes 3 s at most.',
-        security: [],
         response: { 200: Type.Ref('Readiness'), 503: Type.Ref('Readiness') },
       },
     },
@@ -102,7 +116,6 @@ export const serviceRoutes: FastifyPluginAsyncTypebox<{
         summary: 'How the service does, for Prometheus',
         description:
           'The text format 0.0.4. Requests by route, queues of runs and jobs, scoring, the database pool, the process. Needs a key only where the operator has set `FINEGRAIN_METRICS_KEY`. Answers with `finegrain_database_up 0` while the database cannot be reached.',
-        security: metricsKey === null ? [] : [{ key: [] }],
         response: {
           200: {
             description: 'Families of samples',
@@ -117,7 +130,8 @@ export const serviceRoutes: FastifyPluginAsyncTypebox<{
       },
     },
     async (request, reply) => {
-      if (metricsKey !== null) checkMetricsKey(metricsKey, request.headers.authorization);
+      if (metricsKey !== null)
+        checkMetricsKey(metricsKey, request.headers.authorization, reply as FastifyReply);
       reply.type(app.metrics.contentType);
       return app.metrics.text();
     },

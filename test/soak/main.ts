@@ -1,0 +1,75 @@
+// Long runs against a real installation, to find what hours of work would bring about: memory that grows, connections and
+// descriptors that are never given back, answers that fail now and then. Closed by the line `N passed, N failed`.
+//
+//   npm run test:soak [-- NAME…] [--minutes N]       all of them, ten minutes each, unless said otherwise
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { soakUnderLoad } from './load.ts';
+
+/** Something that must hold at the end of a soak. */
+export interface Claim {
+  holds: boolean;
+  /** what was promised, and what was measured */
+  text: string;
+}
+
+export interface SoakOptions {
+  /** new and empty: everything of the soak */
+  folder: string;
+  minutes: number;
+  /** ends the soak early; it then claims what it can */
+  signal: AbortSignal;
+}
+
+const soaks: Record<string, (options: SoakOptions) => Promise<Claim[]>> = {
+  load: soakUnderLoad,
+};
+
+const interrupted = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'disconnect'])
+  process.on(signal, () => interrupted.abort());
+
+const { values, positionals } = parseArgs({
+  options: { minutes: { type: 'string', default: '10' } },
+  allowPositionals: true,
+});
+const names = positionals.length > 0 ? positionals : Object.keys(soaks);
+const minutes = Number(values.minutes);
+if (names.some((name) => !Object.hasOwn(soaks, name)) || !(minutes > 0)) {
+  console.log(`Usage: npm run test:soak [-- ${Object.keys(soaks).join('|')}…] [--minutes N]`);
+  process.exit(2);
+}
+
+if (!existsSync('/proc/self/statm')) {
+  console.log('The soak reads memory and descriptors from /proc: it needs Linux.');
+  process.exit(2);
+}
+
+const folder = await mkdtemp(path.join(tmpdir(), 'finegrain-soak-'));
+process.env.TMPDIR = folder; // of everything that is started
+const totals = { passed: 0, failed: 0 };
+try {
+  for (const name of names) {
+    console.log(`\n${name}, ${minutes} minutes`);
+    const options = {
+      folder: await mkdtemp(path.join(folder, `${name}-`)),
+      minutes,
+      signal: interrupted.signal,
+    };
+    for (const { holds, text } of await soaks[name]!(options)) {
+      totals[holds ? 'passed' : 'failed'] += 1;
+      console.log(`${holds ? 'ok    ' : 'FAILED'} ${text}`);
+    }
+  }
+} catch (error) {
+  totals.failed += 1;
+  console.log(error instanceof Error ? error.stack : error);
+} finally {
+  await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+}
+if (interrupted.signal.aborted) console.log('Interrupted: it did not run for its time.');
+console.log(`${totals.passed} passed, ${totals.failed} failed`);
+process.exit(totals.failed > 0 || interrupted.signal.aborted ? 1 : 0);
