@@ -40,9 +40,9 @@ export async function migrate(url: string): Promise<string[]> {
   const client = new pg.Client({ connectionString: url, application_name: 'finegrain migrate' });
   await client.connect();
   try {
-    await createRoles(client);
     await client.query('begin');
     await client.query('select pg_advisory_xact_lock($1)', [advisoryLockKey]);
+    await createRoles(client); // under the lock: grants of two at a time fail
     await client.query('set local role finegrain_owner');
     await client.query('create schema if not exists finegrain_migrations');
     await client.query('grant usage on schema finegrain_migrations to finegrain_api, finegrain_system');
