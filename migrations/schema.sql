@@ -14,12 +14,25 @@
 --   scopes text[] not null
 --   created_at timestamp with time zone not null default now()
 --   revoked_at timestamp with time zone
+--   expires_at timestamp with time zone
+--   last_used_at timestamp with time zone
+--   rotated_from uuid
 -- table finegrain.artifacts row-level security, forced
 --   project_id uuid not null
 --   digest text not null
 --   bytes bigint not null
 --   media_type text not null
 --   created_at timestamp with time zone not null default now()
+-- table finegrain.audit_events row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   occurred_at timestamp with time zone not null default clock_timestamp()
+--   key_id uuid
+--   request_id text not null
+--   address text not null
+--   action text not null
+--   subject text not null
+--   detail jsonb not null
 -- table finegrain.datasets row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -180,9 +193,13 @@
 -- finegrain.api_keys api_keys_key_sha256_key: UNIQUE (key_sha256)
 -- finegrain.api_keys api_keys_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.api_keys api_keys_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.api_keys api_keys_project_id_rotated_from_fkey: FOREIGN KEY (project_id, rotated_from) REFERENCES finegrain.api_keys(project_id, id)
 -- finegrain.artifacts artifacts_digest_check: CHECK ((digest ~ '^sha256:[0-9a-f]{64}$'::text))
 -- finegrain.artifacts artifacts_pkey: PRIMARY KEY (project_id, digest)
 -- finegrain.artifacts artifacts_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.audit_events audit_events_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.audit_events audit_events_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.audit_events audit_events_project_id_key_id_fkey: FOREIGN KEY (project_id, key_id) REFERENCES finegrain.api_keys(project_id, id)
 -- finegrain.datasets datasets_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.datasets datasets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.edit_requests edit_requests_editor_check: CHECK ((editor = ANY (ARRAY['person'::text, 'program'::text, 'llm'::text])))
@@ -242,6 +259,8 @@
 -- finegrain.snapshots snapshots_project_id_digest_fkey: FOREIGN KEY (project_id, digest) REFERENCES finegrain.artifacts(project_id, digest)
 
 -- ## Indexes
+-- CREATE UNIQUE INDEX api_keys_successor ON finegrain.api_keys USING btree (project_id, rotated_from) WHERE (rotated_from IS NOT NULL)
+-- CREATE INDEX audit_events_of_subject ON finegrain.audit_events USING btree (project_id, subject, id)
 -- CREATE INDEX edit_skips_of_request ON finegrain.edit_skips USING btree (project_id, edit_request_id)
 -- CREATE INDEX edit_tasks_of_pair ON finegrain.edit_tasks USING btree (project_id, pair_id, editor_name)
 -- CREATE INDEX edit_tasks_of_request ON finegrain.edit_tasks USING btree (project_id, edit_request_id, id)
@@ -263,6 +282,8 @@
 -- finegrain.api_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.artifacts: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.artifacts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.audit_events: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.audit_events: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.datasets: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.datasets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edit_requests: every_project for ALL to {finegrain_system} using true check true
@@ -295,11 +316,12 @@
 
 -- ## Functions
 -- finegrain.append_run_events(project uuid, run uuid, as_fence bigint, new_events jsonb) returns void, owner finegrain_system
--- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[]) security definer, owner finegrain_system
+-- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[], state text, ended_at timestamp with time zone) security definer, owner finegrain_system
 -- finegrain.create_project(id uuid, name text, key_id uuid, key_sha256 bytea) returns finegrain.projects security definer, owner finegrain_system
 -- finegrain.current_project() returns uuid, owner finegrain_owner
 -- finegrain.cursor_secret() returns bytea security definer, owner finegrain_system
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
+-- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
 -- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
@@ -313,10 +335,12 @@
 -- ## Privileges on tables
 -- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_api
 -- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_system
--- api_keys: INSERT, SELECT, UPDATE to finegrain_api
+-- api_keys: INSERT to finegrain_api
 -- api_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- artifacts: INSERT, SELECT to finegrain_api
 -- artifacts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- audit_events: SELECT to finegrain_api
+-- audit_events: INSERT, SELECT to finegrain_system
 -- datasets: INSERT, SELECT, UPDATE to finegrain_api
 -- datasets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edit_requests: INSERT, SELECT to finegrain_api
@@ -348,6 +372,9 @@
 -- snapshots: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 
 -- ## Privileges on columns
+-- api_keys: SELECT (created_at, expires_at, id, last_used_at, name, project_id, revoked_at, rotated_from, scopes) to finegrain_api
+-- api_keys: UPDATE (expires_at, revoked_at) to finegrain_api
+-- audit_events: INSERT (action, address, detail, id, key_id, project_id, request_id, subject) to finegrain_api
 -- edit_requests: UPDATE (cancelled_at) to finegrain_api
 -- runs: UPDATE (desired_state, failure, finished_at, last_event, state) to finegrain_api
 
@@ -358,6 +385,7 @@
 -- current_project: PUBLIC
 -- cursor_secret: finegrain_api, finegrain_system
 -- holds_run: finegrain_system
+-- key_state: PUBLIC
 -- list_projects: finegrain_api, finegrain_system
 -- numbered_uuid: PUBLIC
 -- reap_lost_attempts: finegrain_system

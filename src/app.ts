@@ -6,10 +6,12 @@ import { documentation } from './http/plugins/documentation.ts';
 import { drain } from './http/plugins/drain.ts';
 import { idempotency } from './http/plugins/idempotency.ts';
 import { problemRendering, renderClientError } from './http/plugins/problems.ts';
+import { openRateLimits, type RateLimitOptions } from './http/plugins/rate-limits.ts';
 import { requestText } from './http/plugins/request-text.ts';
 import { validation } from './http/plugins/validation.ts';
 import { aliasRoutes } from './http/routes/aliases.ts';
 import { artifactRoutes } from './http/routes/artifacts.ts';
+import { auditEventRoutes } from './http/routes/audit-events.ts';
 import { datasetRoutes } from './http/routes/datasets.ts';
 import { editRequestRoutes } from './http/routes/edit-requests.ts';
 import { editTaskRoutes } from './http/routes/edit-tasks.ts';
@@ -30,9 +32,14 @@ export interface AppOptions {
   /** the bootstrap key; null when there is none */
   bootstrapKey: string | null;
   logger?: Logger;
+  rateLimits?: RateLimitOptions;
+  /** addresses and networks of the proxies whose X-Forwarded-For is believed */
+  trustProxy?: string[];
 }
 
-export async function buildApp({ services, bootstrapKey, logger }: AppOptions) {
+const unlimited: RateLimitOptions = { requestsPerMinute: 0, authFailuresPerMinute: 0 };
+
+export async function buildApp({ services, bootstrapKey, logger, rateLimits, trustProxy }: AppOptions) {
   const app = Fastify({
     ...(logger ? { loggerInstance: logger } : {}),
     bodyLimit: 8 * 1024 * 1024,
@@ -42,18 +49,21 @@ export async function buildApp({ services, bootstrapKey, logger }: AppOptions) {
     clientErrorHandler: renderClientError,
     schemaController: validation,
     routerOptions: { maxParamLength: 200 },
+    trustProxy: trustProxy ?? [],
   });
 
   await app.register(drain);
   await app.register(problemRendering);
   await app.register(documentation);
   await app.register(requestText);
-  await app.register(authentication, { services, bootstrapKey });
+  const limits = openRateLimits(rateLimits ?? unlimited);
+  await app.register(authentication, { services, bootstrapKey, limits });
   await app.register(idempotency);
 
   for (const routes of [
     projectRoutes,
     keyRoutes,
+    auditEventRoutes,
     datasetRoutes,
     pairRoutes,
     editRoutes,

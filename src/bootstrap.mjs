@@ -18,7 +18,8 @@ const programs = {
   demo: { entry: 'examples/demo.ts', needsPython: true },
   'sample-model': { entry: 'examples/sample-model.ts', needsPython: true },
   start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
-  test: { entry: 'test/run.ts', needsPython: true },
+  test: { entry: 'test/run.ts', needsPython: true, needsFuzzer: true },
+  'test:fuzz': { entry: 'test/fuzz/main.ts', needsPython: false, needsFuzzer: true },
   'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
   'bench:controls': { entry: 'bench/loop/controls.ts', needsPython: true },
 };
@@ -36,7 +37,11 @@ async function main([command, ...rest]) {
 
   await ensureNpmPackages({ forDevelopment: command !== 'start' }); // tests, charts
   if (process.env.FINEGRAIN_PYTHON) checkGivenPython(process.env.FINEGRAIN_PYTHON);
-  else if (withRunner) await ensurePythonEnvironment(path.join(dataDir, 'python'));
+  else if (withRunner)
+    await ensurePythonEnvironment(path.join(dataDir, 'python'), 'runners/requirements.lock', 'the trainer');
+  const fuzzPython = path.join(dataDir, 'fuzz-python');
+  if (program.needsFuzzer)
+    await ensurePythonEnvironment(fuzzPython, 'test/fuzz/requirements.lock', 'the fuzzer');
   endSetUp();
   return runProgram(
     program.entry,

@@ -1,4 +1,5 @@
 // The only reader of process.env. Everything else receives what it needs.
+import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 
 export interface Config {
@@ -14,6 +15,10 @@ export interface Config {
   /** folder of the artifact store */
   artifacts: string;
   logLevel: string;
+  /** per minute and process: requests of one key, failed authentications of one address; 0: no limit */
+  rateLimits: { requestsPerMinute: number; authFailuresPerMinute: number };
+  /** addresses and networks of the proxies whose X-Forwarded-For is believed */
+  trustProxy: string[];
   runner: RunnerConfig;
   /** how many of them the embedded mode starts; each takes one run at a time */
   embeddedRunners: number;
@@ -59,6 +64,11 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       'trace',
       'silent',
     ]),
+    rateLimits: {
+      requestsPerMinute: integer(env, 'FINEGRAIN_RATE_LIMIT', 60_000, 0, 1_000_000_000),
+      authFailuresPerMinute: integer(env, 'FINEGRAIN_AUTH_FAILURES', 60, 0, 1_000_000_000),
+    },
+    trustProxy: trustedProxies(env),
     embeddedRunners: integer(env, 'FINEGRAIN_RUNNERS', 1, 0, 64),
     runner: {
       name: env.FINEGRAIN_RUNNER_NAME || `${env.HOSTNAME || 'runner'}-${process.pid}`,
@@ -82,6 +92,24 @@ const passedOn =
 function trainerEnvironment(env: NodeJS.ProcessEnv): Record<string, string> {
   const listed = Object.entries(env).filter(([name, value]) => value !== undefined && passedOn.test(name));
   return Object.fromEntries(listed) as Record<string, string>;
+}
+
+// the names that Fastify knows for networks
+const networkNames = ['loopback', 'linklocal', 'uniquelocal'];
+
+function trustedProxies(env: NodeJS.ProcessEnv): string[] {
+  const networks = (env.FINEGRAIN_TRUST_PROXY || '').split(',').map((network) => network.trim());
+  for (const network of networks) {
+    const [address = '', bits = '0', ...rest] = network.split('/');
+    const maximum = { 0: -1, 4: 32, 6: 128 }[isIP(address)]!;
+    const isNetwork = rest.length === 0 && /^\d+$/.test(bits) && Number(bits) <= maximum;
+    // a number of hops is not taken, since a client that comes past the proxy could then name any address (Fastify 5.12)
+    if (network !== '' && !isNetwork && !networkNames.includes(network))
+      throw new Error(
+        `FINEGRAIN_TRUST_PROXY must list the addresses or networks of your proxies, like 10.0.0.0/8, or ${networkNames.join(', ')}, not ${JSON.stringify(network)}.`,
+      );
+  }
+  return networks.filter((network) => network !== '');
 }
 
 function integer(

@@ -4,8 +4,8 @@
 export const problems = {
   invalid_request: { status: 400, title: 'The request does not fit its schema' },
   malformed_json: { status: 400, title: 'The body is not valid JSON' },
-  ill_formed_text: { status: 400, title: 'A text contains NUL or a lone surrogate' },
-  invalid_cursor: { status: 400, title: 'The cursor was not made by this list' },
+  ill_formed_text: { status: 422, title: 'A text contains NUL or a lone surrogate' },
+  invalid_cursor: { status: 422, title: 'The cursor was not made by this list' },
   unauthenticated: { status: 401, title: 'No valid API key was given' },
   missing_scope: { status: 403, title: 'The API key lacks the scope of this route' },
   not_found: { status: 404, title: 'There is no such resource' },

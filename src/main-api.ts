@@ -46,6 +46,8 @@ async function serve(
     },
     bootstrapKey: key,
     logger,
+    rateLimits: config.rateLimits,
+    trustProxy: config.trustProxy,
   });
   try {
     const address = await app.listen({ host: config.host, port: config.port }).catch((error) => {

@@ -1,4 +1,5 @@
-// A Python environment of our own with the trainer's packages, exactly as runners/requirements.lock names them.
+// Python environments of our own with exactly the packages that a lock file names: the trainer's
+// (runners/requirements.lock) and the fuzzer's (test/fuzz/requirements.lock), which would disagree in one.
 // A stamp inside says for which lock file it is complete; one that was interrupted is thrown away and made anew.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -7,7 +8,6 @@ import path from 'node:path';
 import { identityOf, isAlive, withLock } from './lock.mjs';
 import { SetUpError, say, step } from './steps.mjs';
 
-const lockFile = 'runners/requirements.lock';
 const minimumMinor = 11; // of Python 3, as runners/pyproject.toml says
 const installPython =
   'Debian, Ubuntu: apt install python3 python3-venv; Fedora: dnf install python3; macOS: brew install python. ' +
@@ -15,16 +15,19 @@ const installPython =
 const networkAdvice =
   'Run the command again to go on. Behind a proxy set HTTPS_PROXY; another package index is set with PIP_INDEX_URL.';
 
-/** Returns at once when the environment is there and fits. */
-export async function ensurePythonEnvironment(folder) {
-  if (isComplete(folder)) return;
+/**
+ * Returns at once when the environment is there and fits.
+ * @param purpose completes "the Python packages of …"
+ */
+export async function ensurePythonEnvironment(folder, lockFile, purpose) {
+  if (isComplete(folder, lockFile)) return;
   await withLock(`${folder}.lock`, async () => {
-    if (isComplete(folder)) return; // by the process that we waited for
-    await makeEnvironment(folder);
+    if (isComplete(folder, lockFile)) return; // by the process that we waited for
+    await makeEnvironment(folder, lockFile, purpose);
   });
 }
 
-async function makeEnvironment(folder) {
+async function makeEnvironment(folder, lockFile, purpose) {
   const started = Date.now();
   const python = path.join(folder, 'bin', 'python');
   const unfinished = path.join(folder, 'finegrain-unfinished'); // holds which program is at work on the folder
@@ -40,9 +43,11 @@ async function makeEnvironment(folder) {
   const pip = ['-m', 'pip', 'install', '--disable-pip-version-check', '--no-input', '--progress-bar=off'];
   const options = { onSpawn, advice: networkAdvice };
   // torch first and alone: its index may be another, and nothing else may ask for another build of it
-  await step('Installing PyTorch', python, [...pip, ...torchArguments()], options);
-  await step('Installing the Python packages of the trainer', python, [...pip, '-r', lockFile], options);
-  writeFileSync(stampFile(folder), stamp());
+  const torch = readFileSync(lockFile, 'utf8').match(/^torch==\S+/m)?.[0];
+  if (torch) await step('Installing PyTorch', python, [...pip, ...torchArguments(torch)], options);
+  const packages = [...pip, '-r', lockFile];
+  await step(`Installing the Python packages of ${purpose}`, python, packages, options);
+  writeFileSync(stampFile(folder), stamp(lockFile));
   rmSync(unfinished);
   const seconds = Math.round((Date.now() - started) / 1000);
   say(`The Python environment is ready (${seconds} s; later starts use it as it is).`);
@@ -54,9 +59,7 @@ function endLeftProgram(unfinished) {
   if (identity !== '' && isAlive(identity)) process.kill(Number.parseInt(identity, 10), 'SIGKILL');
 }
 
-function torchArguments() {
-  const torch = readFileSync(lockFile, 'utf8').match(/^torch==\S+/m)?.[0];
-  if (!torch) throw new SetUpError(`${lockFile} names no version of torch.`);
+function torchArguments(torch) {
   const index = process.env.TORCH_INDEX_URL;
   if (index) return [torch, '--index-url', index];
   if (process.platform === 'linux') {
@@ -79,7 +82,7 @@ function findPython() {
     found.push(`${name} is ${version}`);
   }
   throw new SetUpError(
-    `The trainer needs Python 3.${minimumMinor} or newer (${found.join(', ') || `none of ${names.join(', ')} runs`}). ${installPython}`,
+    `finegrain needs Python 3.${minimumMinor} or newer (${found.join(', ') || `none of ${names.join(', ')} runs`}). ${installPython}`,
   );
 }
 
@@ -91,10 +94,12 @@ function withVenv(python, version) {
   );
 }
 
-function isComplete(folder) {
+function isComplete(folder, lockFile) {
   const python = path.join(folder, 'bin', 'python'); // a link that leads nowhere once its Python is uninstalled
   return (
-    existsSync(python) && existsSync(stampFile(folder)) && readFileSync(stampFile(folder), 'utf8') === stamp()
+    existsSync(python) &&
+    existsSync(stampFile(folder)) &&
+    readFileSync(stampFile(folder), 'utf8') === stamp(lockFile)
   );
 }
 
@@ -108,4 +113,4 @@ function ask(python, program) {
 }
 
 const stampFile = (folder) => path.join(folder, 'finegrain-stamp');
-const stamp = () => `${createHash('sha256').update(readFileSync(lockFile)).digest('hex')}\n`;
+const stamp = (lockFile) => `${createHash('sha256').update(readFileSync(lockFile)).digest('hex')}\n`;

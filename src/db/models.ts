@@ -42,8 +42,10 @@ export function selectModels(
 }
 
 /** @throws DatabaseError 23503 while an alias names the model */
-export async function deleteModel(tx: Transaction, id: string): Promise<boolean> {
-  return (await tx.query('delete from finegrain.models where id = $1 returning id', [id])).length > 0;
+export async function deleteModel(tx: Transaction, id: string): Promise<ModelRow | undefined> {
+  return (
+    await tx.query<ModelRow>(`delete from finegrain.models where id = $1 returning ${columns}`, [id])
+  )[0];
 }
 
 export interface AliasRow {
@@ -112,6 +114,6 @@ export async function moveAlias(
   return rows[0]!;
 }
 
-export async function deleteAlias(tx: Transaction, name: string): Promise<boolean> {
-  return (await tx.query('delete from finegrain.aliases where name = $1 returning name', [name])).length > 0;
+export async function deleteAlias(tx: Transaction, name: string): Promise<void> {
+  await tx.query('delete from finegrain.aliases where name = $1', [name]);
 }

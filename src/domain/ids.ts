@@ -12,6 +12,7 @@ export const idPrefixes = {
   snapshot: 'snap',
   model: 'model',
   run: 'run',
+  auditEvent: 'audit',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

@@ -1,7 +1,6 @@
 // Schemas that several routes share, and the helper that gives every route its error responses.
 import { type TSchema, Type } from 'typebox';
 import { type ProblemCode, problems } from '../errors.ts';
-import type { Scope } from '../services/context.ts';
 
 /** Optional in requests, null allowed. */
 export const Nullable = <T extends TSchema>(schema: T, options: Record<string, unknown> = {}) =>
@@ -18,6 +17,7 @@ export const Timestamp = Type.String({
 export const Digest = Type.String({
   pattern: '^sha256:[0-9a-f]{64}$',
   description: 'SHA-256 of the content',
+  examples: [`sha256:${'3f'.repeat(32)}`],
 });
 
 /** A tuple; OpenAPI 3.1 and the validator's draft 7 spell tuples differently, so its length is what is stated. */
@@ -72,36 +72,23 @@ export const Page = <T extends TSchema>(item: T) =>
   Type.Object({
     items: Type.Array(item),
     next_cursor: Nullable(Type.String(), {
+      examples: [null],
       description: 'Give it as `cursor` for the next page; null on the last',
     }),
   });
 
 export const PageQuery = {
   cursor: Type.Optional(Type.String({ description: '`next_cursor` of the page before' })),
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500, default: 50 })),
+  limit: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: 500, default: 50, description: 'Items of a page' }),
+  ),
 };
 
 type ProblemStatus = (typeof problems)[ProblemCode]['status'];
 
 /** The error responses of a route: those every route can give, and the ones named. */
 export function problemResponses(...statuses: ProblemStatus[]) {
-  const all = [...new Set<ProblemStatus>([400, 401, 403, ...statuses, 500, 503])];
-  return Object.fromEntries(
-    all.map((status) => [
-      status,
-      {
-        description: [
-          ...new Set(
-            Object.values(problems).flatMap((problem) => (problem.status === status ? [problem.title] : [])),
-          ),
-        ].join('; '),
-        content: { 'application/problem+json': { schema: Type.Ref('Problem') } },
-      },
-    ]),
-  );
-}
-
-/** What every authenticated route declares. */
-export function secured(scope: Scope) {
-  return { security: [{ key: [] }], description: `Needs the scope \`${scope}\`.` };
+  const all = [...new Set<ProblemStatus>([400, 401, 403, 422, ...statuses, 429, 500, 503])];
+  const content = { 'application/problem+json': { schema: Type.Ref('Problem') } };
+  return Object.fromEntries(all.map((status) => [status, { content }]));
 }

@@ -14,8 +14,15 @@ export function sendStream(
   return (reply as FastifyReply).type(mediaType).send(stream);
 }
 
-/** The response of a route that streams. */
-export const streamed = (mediaType: string, description: string) => ({
+/** The response of a route that streams, with its beginning as the example. */
+export const streamed = (mediaType: string, description: string, example: string) => ({
   description,
-  content: { [mediaType]: { schema: { type: 'string' as const } } },
+  content: { [mediaType]: { schema: { type: 'string' as const, examples: [example] } } },
+});
+
+/** The body of a route that reads a stream; nothing of it is validated before it is read. */
+export const streamedBody = (mediaTypes: string[], description: string, example: string) => ({
+  content: Object.fromEntries(
+    mediaTypes.map((mediaType) => [mediaType, { schema: { description, examples: [example] } }]),
+  ),
 });

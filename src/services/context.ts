@@ -29,16 +29,22 @@ export const scopes = {
 
 export type Scope = keyof typeof scopes;
 
-/** An authenticated caller. */
-export interface Caller {
+/** What a key stands for. */
+export interface Identity {
   projectId: string;
   /** null for the bootstrap key, which is not stored */
   keyId: string | null;
   scopes: readonly string[];
 }
 
+/** An authenticated caller, with what the audit log says of the request. */
+export interface Caller extends Identity {
+  requestId: string;
+  address: string;
+}
+
 /** `admin` includes every scope but `operator`. @throws Problem missing_scope */
-export function requireScope(caller: Caller, scope: Scope): void {
+export function requireScope(caller: Identity, scope: Scope): void {
   const held = caller.scopes.includes(scope) || (scope !== 'operator' && caller.scopes.includes('admin'));
   if (!held)
     throw new Problem(

@@ -4,6 +4,7 @@ import * as db from '../db/datasets.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound } from '../errors.ts';
+import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
@@ -80,10 +81,15 @@ export function updateDataset(
 ): Promise<Dataset> {
   return database.transaction(caller.projectId, async (tx) => {
     const uuid = parseId('dataset', id);
-    const row = uuid ? await db.lockDataset(tx, uuid) : undefined;
-    if (!row) throw notFound('dataset', id);
-    checkPrecondition(condition, render(row));
-    return render((await db.updateDataset(tx, row.id, change))!);
+    const before = uuid ? await db.lockDataset(tx, uuid) : undefined;
+    if (!before) throw notFound('dataset', id);
+    checkPrecondition(condition, render(before));
+    const after = render((await db.updateDataset(tx, before.id, change))!);
+    if ((before.archived_at === null) !== (after.archived_at === null)) {
+      const action = after.archived_at === null ? 'dataset.restored' : 'dataset.archived';
+      await recordAct(tx, caller, { action, subject: id, detail: { name: after.name } });
+    }
+    return after;
   });
 }
 

@@ -84,7 +84,7 @@ export function createEditRequest(
   const createdAfter = filter.created_after === undefined ? null : new Date(filter.created_after);
   if (createdAfter && Number.isNaN(createdAfter.getTime())) {
     const error = { pointer: '/filter/created_after', detail: 'is no time', in: 'body' } as const;
-    throw new Problem('invalid_request', `${error.pointer} ${error.detail}.`, { errors: [error] });
+    throw new Problem('unprocessable', `${error.pointer} ${error.detail}.`, { errors: [error] });
   }
   return database.transaction(caller.projectId, async (tx) => {
     const dataset = await findDataset(tx, input.dataset_id, '/dataset_id');

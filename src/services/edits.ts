@@ -105,7 +105,7 @@ async function findEditedPairs(tx: Transaction, inputs: NewEdit[]): Promise<Pair
     ];
   });
   if (incomplete.length > 0)
-    throw new Problem('invalid_request', `${incomplete[0]!.pointer} ${incomplete[0]!.detail}.`, {
+    throw new Problem('unprocessable', `${incomplete[0]!.pointer} ${incomplete[0]!.detail}.`, {
       errors: incomplete,
     });
 

@@ -5,6 +5,7 @@ import * as db from '../db/models.ts';
 import { sqlState, type Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
+import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
@@ -149,6 +150,8 @@ export function deleteModel(
       throw new Problem('conflict', 'The model was just given an alias. Move or delete the alias first.');
     });
     if (!deleted) throw notFound('model', id);
+    const { name, role, digest } = deleted;
+    await recordAct(tx, caller, { action: 'model.deleted', subject: id, detail: { name, role, digest } });
   });
 }
 
@@ -235,11 +238,13 @@ export function setAlias(
     if (toSample && name !== scoringAlias) throw sampleTakesNoOther(name);
     const model = toSample ? sample.row : uuid && (await db.selectModel(tx, uuid));
     if (!model) throw notFound('model', modelId, '/model_id');
+    const act = { action: 'alias.set', subject: name, detail: { model_id: modelId } } as const;
     for (;;) {
       const row = await db.lockAlias(tx, name);
       checkPrecondition(condition, presentAlias(row, name, sample));
       if (toSample) {
         if (row) await db.deleteAlias(tx, name);
+        await recordAct(tx, caller, act);
         return defaultAlias(sample);
       }
       await checkRole(tx, name, model);
@@ -247,7 +252,10 @@ export function setAlias(
       const set = await (row ? db.moveAlias(tx, alias) : db.insertAlias(tx, alias)).catch((error) => {
         throw sqlState(error) === foreignKeyViolation ? notFound('model', modelId, '/model_id') : error;
       });
-      if (set) return renderAlias(set);
+      if (set) {
+        await recordAct(tx, caller, act);
+        return renderAlias(set);
+      }
       // somebody else has just set it: look again, as its state is another now
     }
   });
@@ -285,7 +293,8 @@ export function deleteAlias(
     if (row) {
       checkPrecondition(condition, renderAlias(row));
       await db.deleteAlias(tx, name);
-      return;
+      const detail = { model_id: formatId('model', row.model_id) };
+      return recordAct(tx, caller, { action: 'alias.removed', subject: name, detail });
     }
     if (!sample || name !== scoringAlias) throw notFound('alias', name);
     throw new Problem(

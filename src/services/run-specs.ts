@@ -427,7 +427,7 @@ type Defaulted<T> = { [K in keyof T]-?: T[K] };
 
 /**
  * The spec with every default filled in: what the run will do even if defaults change later.
- * @throws Problem invalid_request for what a schema cannot say: forms that exclude each other, related numbers
+ * @throws Problem unprocessable for what a schema cannot say: forms that exclude each other, related numbers
  */
 export function resolveSpec(run: KindSpec): KindSpec {
   switch (run.kind) {
@@ -557,7 +557,7 @@ function exactlyOne(value: object, names: string[], pointer: string): void {
 }
 
 function invalid(pointer: string, detail: string): Problem {
-  return new Problem('invalid_request', `${pointer}: ${detail}.`, {
+  return new Problem('unprocessable', `${pointer}: ${detail}.`, {
     errors: [{ pointer, detail, in: 'body' }],
   });
 }

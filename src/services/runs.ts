@@ -128,7 +128,7 @@ export type ValidatedRun = Pick<Run, 'kind' | 'spec' | 'hardware' | 'labels' | '
 
 /**
  * Queues a run; with `validate_only` only says what it would do.
- * @throws Problem invalid_request, not_found, unprocessable or missing_scope, with pointers into the request
+ * @throws Problem not_found, unprocessable or missing_scope, with pointers into the request
  */
 export async function createRun(
   services: Services,

@@ -123,10 +123,10 @@ export async function scoreItems(
 const withRewards = (item: EncodedItem, score: SequenceScore): RewardedItem | FailedItem =>
   'error' in score ? { status: 'error', ...score.error } : { ...item, rewards: Array.from(score.rewards) };
 
-/** The items of either form. @throws Problem invalid_request unless it is exactly one of them */
+/** The items of either form. @throws Problem unprocessable unless it is exactly one of them */
 function readItems({ prompt, responses, items }: ScoreRequest): ScoreItem[] {
   const wrong = (pointer: string, detail: string): Problem =>
-    new Problem('invalid_request', `${pointer || 'The body'} ${detail}.`, {
+    new Problem('unprocessable', `${pointer || 'The body'} ${detail}.`, {
       errors: [{ pointer, detail, in: 'body' }],
     });
   if (items) {

@@ -74,7 +74,7 @@ t.test('cursors', async (t) => {
   });
 
   const invalid = {
-    status: 400,
+    status: 422,
     body: { code: 'invalid_cursor', errors: [{ pointer: '/cursor', in: 'query' }] },
   };
   const dataset = await newDataset();

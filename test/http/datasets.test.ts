@@ -1,5 +1,5 @@
 import t from 'tap';
-import { checkSecurity, startTestServer } from '../support/server.ts';
+import { startTestServer } from '../support/server.ts';
 
 t.test('datasets', async (t) => {
   const server = await startTestServer(t);
@@ -60,16 +60,21 @@ t.test('datasets', async (t) => {
       body: { errors: [{ pointer: '/name' }] },
     });
     t.match(await call('POST', '/v1/datasets', { json: { name: 'nul \0' } }), {
-      status: 400,
+      status: 422,
       body: { code: 'ill_formed_text', errors: [{ pointer: '/name' }] },
     });
+    t.match(await call('GET', '/v1/edits?pair_id=a%00b'), {
+      status: 422,
+      body: { code: 'ill_formed_text', errors: [{ pointer: '/pair_id', in: 'query' }] },
+    });
+    t.match(await call('GET', '/v1/models/a%00b'), { status: 404 }, 'NUL never reaches the database');
     t.match(
       await call('POST', '/v1/datasets', {
         body: '{"name":"\\ud800"}',
         headers: { 'content-type': 'application/json' },
       }),
       {
-        status: 400,
+        status: 422,
         body: { code: 'ill_formed_text' },
       },
     );
@@ -95,7 +100,7 @@ t.test('datasets', async (t) => {
       status: 400,
       body: { errors: [{ pointer: '/limit', in: 'query' }] },
     });
-    t.match(await call('GET', '/v1/datasets?cursor=bm8'), { status: 400, body: { code: 'invalid_cursor' } });
+    t.match(await call('GET', '/v1/datasets?cursor=bm8'), { status: 422, body: { code: 'invalid_cursor' } });
     for (const id of [
       'ds_00000000000070008000000000000000',
       'ds_1',
@@ -121,12 +126,5 @@ t.test('datasets', async (t) => {
       status: 404,
     });
     t.same((await call('GET', '/v1/datasets', { key: stranger })).body.items, []);
-    await checkSecurity(t, server, 'POST', '/v1/datasets', 'pairs:write', { json: { name: 'x' } });
-    await checkSecurity(t, server, 'GET', '/v1/datasets', 'read');
-    await checkSecurity(t, server, 'GET', `/v1/datasets/${body.id}`, 'read');
-    await checkSecurity(t, server, 'PATCH', `/v1/datasets/${body.id}`, 'pairs:write', {
-      json: { name: 'x' },
-    });
-    await checkSecurity(t, server, 'GET', `/v1/datasets/${body.id}/stats`, 'read');
   });
 });

@@ -1,6 +1,6 @@
 import pg from 'pg';
 import t, { type Test } from 'tap';
-import { checkSecurity, startTestServer, type TestServer } from '../support/server.ts';
+import { startTestServer, type TestServer } from '../support/server.ts';
 
 const person = (name: string) => ({ kind: 'person', name });
 
@@ -163,9 +163,12 @@ t.test('edit requests', async (t) => {
       [{ dataset_id: id, editor: 'person', filter: { external_id: 'x' } }, '/filter/external_id'],
       [{ dataset_id: id, editor: 'person', filter: { created_after: 'noon' } }, '/filter/created_after'],
       [{ dataset_id: id, editor: 'person', filter: { limit: 0 } }, '/filter/limit'],
-      [{ dataset_id: id, editor: 'person', instructions: 'a\0' }, '/instructions'],
     ] as const)
       t.match(await post(json), { status: 400, body: { errors: [{ pointer }] } }, pointer);
+    t.match(await post({ dataset_id: id, editor: 'person', instructions: 'a\0' }), {
+      status: 422,
+      body: { code: 'ill_formed_text', errors: [{ pointer: '/instructions' }] },
+    });
     t.match(await post({ dataset_id: 'ds_1', editor: 'person' }), {
       status: 404,
       body: { errors: [{ pointer: '/dataset_id' }] },
@@ -191,10 +194,6 @@ t.test('edit requests', async (t) => {
     t.match(await call('GET', request, { key: stranger }), { status: 404 });
     t.match(await call('POST', `${request}/cancel`, { key: stranger }), { status: 404 });
     t.same((await call('GET', '/v1/edit-requests', { key: stranger })).body.items, []);
-    await checkSecurity(t, server, 'POST', '/v1/edit-requests', 'pairs:write', { json });
-    await checkSecurity(t, server, 'GET', '/v1/edit-requests', 'read');
-    await checkSecurity(t, server, 'GET', request, 'read');
-    await checkSecurity(t, server, 'POST', `${request}/cancel`, 'pairs:write');
     const annotator = await server.keyWith('read', 'edits:write');
     t.match(await call('POST', '/v1/edit-requests', { key: annotator, json }), { status: 403 });
     t.match(await call('POST', `${request}/cancel`, { key: annotator }), { status: 403 });
@@ -528,7 +527,7 @@ t.test('edit tasks', async (t) => {
         body: { errors: [{ pointer: '/lease_token' }] },
       });
     t.match(await post(`${unknown}/submit`, { lease_token, edited_response: 'a\ud800' }), {
-      status: 400,
+      status: 422,
       body: { code: 'ill_formed_text' },
     });
     t.match(await post(`${unknown}/submit`, { lease_token, edited_response: 'x'.repeat(9_000_000) }), {
@@ -556,9 +555,6 @@ async function security(t: Test, server: TestServer): Promise<void> {
   );
   t.same((await call('GET', '/v1/edit-tasks', { key: stranger })).body.items, []);
   t.match(await call('GET', `/v1/edit-tasks/${task.id}`, { key: stranger }), { status: 404 });
-  await checkSecurity(t, server, 'POST', '/v1/edit-tasks/claim', 'edits:write', { json });
-  await checkSecurity(t, server, 'GET', '/v1/edit-tasks', 'read');
-  await checkSecurity(t, server, 'GET', `/v1/edit-tasks/${task.id}`, 'read');
   const lease = { lease_token: task.lease_token };
   for (const [what, json] of [
     ['heartbeat', lease],
@@ -568,7 +564,6 @@ async function security(t: Test, server: TestServer): Promise<void> {
   ] as const) {
     const path = `/v1/edit-tasks/${task.id}/${what}`;
     t.match(await call('POST', path, { key: stranger, json }), { status: 404 }, `${what} by a stranger`);
-    await checkSecurity(t, server, 'POST', path, 'edits:write', { json });
   }
   t.match((await call('GET', `/v1/edit-tasks/${task.id}`)).body, { state: 'leased' }, 'nobody changed it');
 }

@@ -29,6 +29,8 @@ function seen({ status, text, headers }: Answer) {
     'keep-alive',
     'idempotency-replayed',
     'x-request-id',
+    'ratelimit',
+    'ratelimit-policy',
     'transfer-encoding',
   ];
   return { status, text, headers: [...headers].filter(([name]) => !own.includes(name)) };
@@ -190,7 +192,13 @@ t.test('under one key', async (t) => {
   });
 
   t.test('work may be long; others wait for it for 10 s', async (t) => {
-    const caller = { projectId: defaultProjectId, keyId: null, scopes: ['admin'] };
+    const caller = {
+      projectId: defaultProjectId,
+      keyId: null,
+      scopes: ['admin'],
+      requestId: 'test',
+      address: '',
+    };
     const requestSha256 = createHash('sha256').update('another request').digest();
     const long = once(server.services, caller, { key: 'long', requestSha256 }, async (services) => {
       await createDataset(services, caller, { name: 'long' });

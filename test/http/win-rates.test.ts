@@ -1,5 +1,5 @@
 import t from 'tap';
-import { checkSecurity, startTestServer } from '../support/server.ts';
+import { startTestServer } from '../support/server.ts';
 
 t.test('win rates', async (t) => {
   const server = await startTestServer(t);
@@ -68,8 +68,4 @@ t.test('win rates', async (t) => {
     t.match(await compute([{ item_id: 'x', outcome: 1, score: 3 }]), { status: 400 });
     t.match(await compute(outcomes(1), { confidence_level: 1 }), { status: 400 });
   });
-
-  t.test('security', (t) =>
-    checkSecurity(t, server, 'POST', '/v1/win-rates', 'read', { json: { judgements: [] } }),
-  );
 });

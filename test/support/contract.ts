@@ -3,13 +3,18 @@
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import formats from 'ajv-formats';
 
+interface Response {
+  $ref?: string;
+  content?: Record<string, { schema?: object }>;
+}
+
 interface Operation {
-  responses: Record<string, { content?: Record<string, { schema?: object }> }>;
+  responses: Record<string, Response>;
 }
 
 interface Document {
   paths: Record<string, Record<string, Operation>>;
-  components: { schemas: Record<string, object> };
+  components: { schemas: Record<string, object>; responses: Record<string, Response> };
 }
 
 export interface Contract {
@@ -49,7 +54,10 @@ export function readContract(document: Document): Contract {
         method.toLowerCase()
       ];
       if (!operation) return null;
-      const response = operation.responses[status];
+      const declared = operation.responses[status];
+      const response = declared?.$ref
+        ? document.components.responses[declared.$ref.split('/').at(-1)!]
+        : declared;
       if (!response) return `${name}, which the document does not list`;
       if (!response.content)
         return body === undefined ? null : `${name} with a body that the document does not have`;
@@ -66,8 +74,8 @@ export function readContract(document: Document): Contract {
   };
 }
 
-/** Objects of answers have no fields but the declared ones. */
-function closeObjects(schema: Record<string, unknown>): void {
+/** Objects of answers have no fields but the declared ones. Changes `schema` and what is below it. */
+export function closeObjects(schema: Record<string, unknown>): void {
   if (
     schema.type === 'object' &&
     schema.properties &&

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import type { Test } from 'tap';
-import { buildApp } from '../../src/app.ts';
+import { type AppOptions, buildApp } from '../../src/app.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
 import type { Services } from '../../src/services/context.ts';
 import { openCursors } from '../../src/services/cursors.ts';
@@ -44,10 +44,13 @@ export interface TestServer {
   keyWith(...scopes: string[]): Promise<string>;
 }
 
-/** `sampleFolder`: of the sample model; without it the service has none, as an installation without `models/`. */
+/**
+ * `sampleFolder`: of the sample model; without it the service has none, as an installation without `models/`.
+ * No rate limits unless they are given.
+ */
 export async function startTestServer(
   t: Test,
-  { sampleFolder }: { sampleFolder?: string } = {},
+  { sampleFolder, ...limits }: { sampleFolder?: string } & Pick<AppOptions, 'rateLimits' | 'trustProxy'> = {},
 ): Promise<TestServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(dataDir, { recursive: true, force: true }));
@@ -64,7 +67,7 @@ export async function startTestServer(
     sample,
   };
   const bootstrapKey = generateKey();
-  const app = await buildApp({ services, bootstrapKey, logger });
+  const app = await buildApp({ services, bootstrapKey, logger, ...limits });
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
   t.teardown(async () => {
     await app.close();
@@ -118,32 +121,4 @@ export async function startTestServer(
       return (await call('POST', '/v1/keys', { json: { name: 'test', scopes } })).body.key;
     },
   };
-}
-
-/** The security triad of a route: no key, a wrong key, a key without the scope. */
-export async function checkSecurity(
-  t: Test,
-  server: TestServer,
-  method: string,
-  path: string,
-  scope: string,
-  options: RequestOptions = {},
-): Promise<void> {
-  t.match(
-    await server.call(method, path, { ...options, key: null }),
-    { status: 401, body: { code: 'unauthenticated' } },
-    `${method} ${path} without a key`,
-  );
-  t.match(
-    await server.call(method, path, { ...options, key: 'fg_wrong' }),
-    { status: 401, body: { code: 'unauthenticated' } },
-    `${method} ${path} with a wrong key`,
-  );
-  const other = scope === 'score' ? 'read' : 'score';
-  const key = await server.keyWith(other);
-  t.match(
-    await server.call(method, path, { ...options, key }),
-    { status: 403, body: { code: 'missing_scope' } },
-    `${method} ${path} with the scope ${other} only`,
-  );
 }

@@ -1,8 +1,12 @@
 // The OpenAPI 3.1 document at /openapi.json and Swagger UI at /docs, both made from the routes' schemas.
 import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
+import type { RouteOptions } from 'fastify';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
+import { nameInlineObjects, type Operation, type Response } from '../document/components.ts';
+import { exampleOf, type JsonSchema } from '../document/examples.ts';
+import { problemComponents, shareProblemResponses } from '../document/problems.ts';
 import { Problem } from '../schemas.ts';
 
 export const tags = [
@@ -22,7 +26,7 @@ export const tags = [
   { name: 'scoring', description: 'Rewards token by token' },
   { name: 'evaluation', description: 'Win rates with their uncertainty' },
   { name: 'artifacts', description: 'Content-addressed files: demonstrations in, generated responses out' },
-  { name: 'keys', description: 'Projects and their API keys' },
+  { name: 'keys', description: 'Projects, their API keys and the log of administrative acts' },
   { name: 'service', description: 'Health and documentation' },
 ];
 
@@ -33,6 +37,9 @@ token-level reward model → **scores** token by token → a \`ppo\` run that gi
 
 Authorize with the key that the service printed at its start. Errors are \`application/problem+json\` (RFC 9457) with a stable \`code\`.
 
+A key may send so many requests a minute; the headers \`RateLimit-Policy\` and \`RateLimit\` say how many and how many are left. More than that, or too
+many wrong keys from one address, are answered 429 with \`Retry-After\`.
+
 Scopes of a key: ${Object.entries(scopes)
   .map(([scope, meaning]) => `\`${scope}\` (${meaning})`)
   .join('; ')}.`;
@@ -40,24 +47,62 @@ Scopes of a key: ${Object.entries(scopes)
 // responses whose schema has no description of its own
 const outcomes: Record<string, string> = { 200: 'Done', 201: 'Created', 202: 'Accepted', 503: 'Not ready' };
 
-type DocumentObject = Parameters<SwaggerTransformObject>[0];
+interface Document {
+  paths: Record<string, Record<string, Operation>>;
+  components: { schemas: Record<string, JsonSchema>; responses?: Record<string, Response> };
+}
 
-function describeResponses(source: DocumentObject) {
+/** What the routes' schemas leave to be said: descriptions of answers, names and examples. */
+function complete(source: Parameters<SwaggerTransformObject>[0]) {
   if (!('openapiObject' in source)) throw new Error('the document is OpenAPI, not Swagger');
-  const { openapiObject } = source;
-  for (const methods of Object.values(openapiObject.paths ?? {})) {
-    for (const operation of Object.values(methods ?? {})) {
-      const { responses } = operation as { responses?: Record<string, { description: string }> };
-      for (const [status, response] of Object.entries(responses ?? {})) {
-        if (response.description === 'Default Response') response.description = outcomes[status] ?? 'Done';
-      }
+  const { paths, components } = source.openapiObject as unknown as Document;
+  components.responses = problemComponents();
+  for (const operation of Object.values(paths).flatMap((methods) => Object.values(methods))) {
+    for (const [status, response] of Object.entries(operation.responses)) {
+      if (response.description === 'Default Response') response.description = outcomes[status] ?? 'Done';
+    }
+    shareProblemResponses(operation);
+    nameInlineObjects(operation, components.schemas);
+    for (const [type, media] of Object.entries(operation.requestBody?.content ?? {})) {
+      // said here only: the validator would not take the stream of such a body for a string
+      if (type !== 'application/json') media.schema = { type: 'string', ...media.schema };
+      media.example ??= exampleOf(media.schema, 'request', components.schemas);
+    }
+    for (const { content = {} } of Object.values(operation.responses)) {
+      for (const media of Object.values(content))
+        media.example ??= exampleOf(media.schema, 'answer', components.schemas);
     }
   }
-  return openapiObject;
+  return source.openapiObject;
+}
+
+/** Says what a key needs, from the one declaration that is also checked: `config.scope` of the route. */
+function describeSecurity(route: RouteOptions): void {
+  const scope = route.config?.scope;
+  if (scope === undefined || scope === 'public') {
+    route.schema = { ...route.schema, security: [] };
+    return;
+  }
+  const need = scope === 'any' ? 'Needs a valid key, whatever its scopes.' : `Needs the scope \`${scope}\`.`;
+  route.schema = {
+    ...route.schema,
+    security: [{ key: scope === 'any' ? [] : [scope] }],
+    description: [need, route.schema?.description].join(' ').trim(),
+  };
+}
+
+/** Runs in the browser, hence on its own: Swagger UI offers NDJSON, as everything with "json" in its type, as a JSON string. */
+function unquoteLines(request: { headers?: Record<string, string>; body?: unknown }): object {
+  const { body, headers } = request;
+  const type = headers?.['Content-Type'] ?? '';
+  if (/ndjson|jsonl/.test(type) && typeof body === 'string' && body.startsWith('"'))
+    request.body = JSON.parse(body);
+  return request;
 }
 
 export const documentation = fp(async (app) => {
   app.addSchema(Problem);
+  app.addHook('onRoute', describeSecurity);
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
@@ -75,7 +120,7 @@ export const documentation = fp(async (app) => {
         },
       },
     },
-    transformObject: describeResponses,
+    transformObject: complete,
     refResolver: {
       buildLocalReference: (json, _baseUri, _fragment, index) =>
         (json.$id as string | undefined) ?? `schema-${index}`,
@@ -89,6 +134,7 @@ export const documentation = fp(async (app) => {
       displayRequestDuration: true,
       docExpansion: 'list',
       defaultModelsExpandDepth: -1,
+      requestInterceptor: unquoteLines,
     },
     theme: { title: 'finegrain API' },
   });

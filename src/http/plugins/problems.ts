@@ -36,7 +36,6 @@ function send(request: FastifyRequest, reply: FastifyReply, problem: Problem): F
   const content = body(problem.code, problem.message, problem.errors, request.url);
   if (problem.retryAfterSeconds !== undefined)
     reply.header('retry-after', Math.ceil(problem.retryAfterSeconds));
-  if (problem.code === 'unauthenticated') reply.header('www-authenticate', 'Bearer realm="finegrain"');
   // a serializer of the route belongs to its success
   return reply
     .code(content.status)

@@ -1,17 +1,25 @@
 // /v1/artifacts: demonstrations and prompts in, generated responses and reports out.
 
-import { Readable } from 'node:stream';
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
+import { Problem } from '../../errors.ts';
 import * as artifacts from '../../services/artifacts.ts';
 import type { Services } from '../../services/context.ts';
-import { Digest, problemResponses, secured, Timestamp } from '../schemas.ts';
-import { sendStream, streamed } from '../streams.ts';
+import { Digest, problemResponses, Timestamp } from '../schemas.ts';
+import { sendStream, streamed, streamedBody } from '../streams.ts';
+
+/** Any text: what is no digest names no artifact (404). */
+const ArtifactDigest = Type.String({
+  description: '`sha256:` and 64 hexadecimal digits',
+  examples: [`sha256:${'3f'.repeat(32)}`],
+});
+
+const rowExample = `${JSON.stringify({ id: 'prompt-1', prompt: 'When was the harbor bridge opened?' })}\n`;
 
 const Artifact = Type.Object(
   {
     digest: Digest,
-    bytes: Type.Integer(),
+    bytes: Type.Integer({ examples: [48_213] }),
     media_type: Type.String({ examples: ['application/x-ndjson'] }),
     created_at: Timestamp,
   },
@@ -35,15 +43,17 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'putArtifact',
         tags: ['artifacts'],
         summary: 'Store a file under its digest',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `models:write`. The body is the file, of any content type and of up to 8 GiB; storing it again changes nothing. Runs take digests: NDJSON rows `{id?, prompt, response}` as demonstrations of an `sft` run, `{id, prompt}` as prompts.',
+          'The body is the file, of any content type and of up to 8 GiB; storing it again changes nothing. Runs take digests: NDJSON rows `{id?, prompt, response}` as demonstrations of an `sft` run, `{id, prompt}` as prompts.',
+        body: streamedBody(['application/x-ndjson', 'application/octet-stream'], 'The file', rowExample),
         response: { 201: Type.Ref('Artifact'), ...problemResponses(413) },
       },
     },
     async (request, reply) => {
       const mediaType = request.headers['content-type'] ?? 'application/octet-stream';
-      const body = (request.body ?? Readable.from([])) as AsyncIterable<Uint8Array>;
+      if (request.body === undefined)
+        throw new Problem('invalid_request', 'There is no body: send the file, with its content type.');
+      const body = request.body as AsyncIterable<Uint8Array>;
       return reply.code(201).send(await artifacts.putArtifact(services, request.caller, mediaType, body));
     },
   );
@@ -56,10 +66,9 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'getArtifact',
         tags: ['artifacts'],
         summary: 'Download an artifact',
-        ...secured('read'),
-        params: Type.Object({ digest: Type.String({ examples: [`sha256:${'0'.repeat(64)}`] }) }),
+        params: Type.Object({ digest: ArtifactDigest }),
         response: {
-          200: streamed('application/octet-stream', 'The content'),
+          200: streamed('*/*', 'The content, of the type that it was stored with', rowExample),
           ...problemResponses(404),
         },
       },

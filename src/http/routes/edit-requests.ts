@@ -13,7 +13,7 @@ import {
   tagged,
 } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { datasetExample, Editor } from './edits.ts';
 
 export const requestExample = 'ereq_019356f0c8f17a2b9c3d4e5f6a7b8c9d';
@@ -40,7 +40,12 @@ const EditFilter = Type.Object(
       }),
     ),
     limit: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: 100_000_000, description: 'At most so many pairs, the oldest' }),
+      Type.Integer({
+        minimum: 1,
+        maximum: 100_000_000,
+        description: 'At most so many pairs, the oldest',
+        examples: [1000],
+      }),
     ),
   },
   {
@@ -56,7 +61,7 @@ const Redundancy = Type.Integer({
   default: 1,
   description: 'Edits wanted of each pair, each by another editor',
 });
-const Instructions = Nullable(Type.String({ maxLength: 100_000 }), {
+export const Instructions = Nullable(Type.String({ maxLength: 100_000 }), {
   description: 'For the editors; every claim answers them',
   examples: ['Change as little as possible. Correct facts, remove insults.'],
 });
@@ -72,17 +77,20 @@ const summary = {
     description:
       '`open`: tasks are open or leased. `finished`: every task is submitted. `cancelled`: by somebody, with tasks left.',
   }),
-  pairs: Type.Integer({ description: 'That became tasks' }),
+  pairs: Type.Integer({ description: 'That became tasks', examples: [3600] }),
   skipped: Type.Object(
     {
       no_preference: Type.Integer({ description: 'Which response is the lesser is not known yet' }),
       over_limit: Type.Integer({ description: 'Beyond the limit of the filter' }),
       unknown_external_ids: Type.Integer({ description: 'Named by the filter, and not in the dataset' }),
     },
-    { description: 'What the filter named and no task was made of' },
+    {
+      description: 'What the filter named and no task was made of',
+      examples: [{ no_preference: 50, over_limit: 0, unknown_external_ids: 0 }],
+    },
   ),
   created_at: Timestamp,
-  cancelled_at: Nullable(Timestamp),
+  cancelled_at: Nullable(Timestamp, { examples: [null] }),
 };
 
 const EditRequestSummary = Type.Object(summary, { $id: 'EditRequestSummary' });
@@ -103,7 +111,10 @@ const EditRequest = Type.Object(
           description: 'How often an editor skipped a pair. That ends no task: it is open to the others.',
         }),
       },
-      { description: 'Tasks by state' },
+      {
+        description: 'Tasks by state',
+        examples: [{ open: 5120, leased: 80, submitted: 2000, cancelled: 0, total: 7200, skipped: 12 }],
+      },
     ),
     editors: Type.Array(
       Type.Object({
@@ -112,7 +123,10 @@ const EditRequest = Type.Object(
         leased: Type.Integer(),
         skipped: Type.Integer(),
       }),
-      { description: 'What each editor has done; the busiest first' },
+      {
+        description: 'What each editor has done; the busiest first',
+        examples: [[{ kind: 'person', name: 'annotator-7', submitted: 412, leased: 10, skipped: 3 }]],
+      },
     ),
   },
   { $id: 'EditRequest' },
@@ -134,8 +148,7 @@ export const editRequestRoutes: FastifyPluginAsyncTypebox<{ services: Services }
         operationId: 'createEditRequest',
         tags: ['editing work'],
         summary: 'Ask for edits of the pairs of a dataset',
-        security: [{ key: [] }],
-        description: `Needs the scope \`pairs:write\`. Makes tasks of the pairs that are there now: \`redundancy\` of them for each pair whose preference is known. An editor
+        description: `Makes tasks of the pairs that are there now: \`redundancy\` of them for each pair whose preference is known. An editor
 works on the less-preferred response. Tasks are done through \`POST /v1/edit-tasks/claim\` with the scope \`edits:write\`; those of a request for a \`person\` are given to
 editors of the kind \`person\`, those for a \`program\` to the kinds \`program\` and \`llm\`. The editor \`llm\`, the service's own, is not there yet (422). A dataset that is archived
 takes no request (409); when it is archived later, its tasks are not given out until it is restored.`,
@@ -163,7 +176,7 @@ takes no request (409); when it is archived later, its tasks are not given out u
             ],
           },
         ),
-        response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415, 422) },
+        response: { 202: Type.Ref('EditRequest'), ...problemResponses(404, 409, 413, 415) },
       },
     },
     (request, reply) =>
@@ -185,7 +198,6 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'listEditRequests',
         tags: ['editing work'],
         summary: 'List edit requests, oldest first',
-        ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample)) },
           { additionalProperties: false },
@@ -204,7 +216,6 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'getEditRequest',
         tags: ['editing work'],
         summary: 'Get an edit request with its progress',
-        ...secured('read'),
         params,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('EditRequest')), ...notModified, ...problemResponses(404) },
@@ -226,9 +237,8 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'cancelEditRequest',
         tags: ['editing work'],
         summary: 'Cancel what is not submitted',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `pairs:write`. Open and leased tasks are cancelled: whoever holds one is told so (409) by the next call. Edits that were submitted stay. Repeated, or on a finished request, it changes nothing.',
+          'Open and leased tasks are cancelled: whoever holds one is told so (409) by the next call. Edits that were submitted stay. Repeated, or on a finished request, it changes nothing.',
         params,
         headers: Type.Object(IfMatch),
         response: { 200: Tagged(Type.Ref('EditRequest')), ...problemResponses(404, 412) },

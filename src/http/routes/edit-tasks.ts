@@ -4,8 +4,8 @@ import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as tasks from '../../services/edit-tasks.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
-import { requestExample } from './edit-requests.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
+import { Instructions, requestExample } from './edit-requests.ts';
 import { Comment, EditedResponse, Editor, editExample, pairExample, taskExample } from './edits.ts';
 
 const State = Type.Enum(['open', 'leased', 'submitted', 'cancelled'], {
@@ -27,7 +27,10 @@ const EditTask = Type.Object(
     id: Id(taskExample),
     edit_request_id: Id(requestExample),
     pair_id: Id(pairExample),
-    slot: Type.Integer({ description: 'Which of the edits wanted of this pair: 1 to the redundancy' }),
+    slot: Type.Integer({
+      description: 'Which of the edits wanted of this pair: 1 to the redundancy',
+      examples: [1],
+    }),
     side: Type.Enum(['a', 'b'], {
       description: 'The less-preferred response when the task was made or last claimed',
     }),
@@ -47,7 +50,7 @@ const ClaimedTask = Type.Object(
     lease_expires_at: Timestamp,
     pair: Type.Ref('Pair'),
     side: Type.Enum(['a', 'b'], { description: 'Which response to edit: the less-preferred one' }),
-    instructions: Nullable(Type.String()),
+    instructions: Instructions,
   },
   { $id: 'ClaimedTask' },
 );
@@ -72,8 +75,7 @@ export const editTaskRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'claimEditTasks',
         tags: ['editing work'],
         summary: 'Claim tasks for an editor',
-        security: [{ key: [] }],
-        description: `Needs the scope \`edits:write\`. Gives up to \`limit\` tasks, each of another pair, to this editor for the time of a lease: of the oldest request first, and there every
+        description: `Gives up to \`limit\` tasks, each of another pair, to this editor for the time of a lease: of the oldest request first, and there every
 pair once before any a second time. An editor is known by name within the project and never gets a pair twice, whatever the request: none that the editor has submitted, holds or has skipped,
 nor one whose less-preferred response has an edit by that editor from \`POST /v1/edits\`. A pair that was released, or whose lease ran out, may come back to the same editor. Tasks whose pair has lost its preference wait until it has one.
 
@@ -104,6 +106,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
           200: Type.Object({
             items: Type.Array(Type.Ref('ClaimedTask')),
             open: Nullable(Type.Integer(), {
+              examples: [null],
               description:
                 'Pairs that this editor may still be given, free ones and those that others hold; null when `limit` tasks were given, as it is not counted then: claim again',
             }),
@@ -123,7 +126,6 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
         operationId: 'listEditTasks',
         tags: ['editing work'],
         summary: 'List edit tasks, in the order of the work',
-        ...secured('read'),
         querystring: Type.Object(
           {
             ...PageQuery,
@@ -146,7 +148,6 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
         operationId: 'getEditTask',
         tags: ['editing work'],
         summary: 'Get an edit task',
-        ...secured('read'),
         params,
         response: { 200: Type.Ref('EditTask'), ...problemResponses(404) },
       },
@@ -162,8 +163,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
         operationId: 'heartbeatEditTask',
         tags: ['editing work'],
         summary: 'Renew the lease of a task',
-        security: [{ key: [] }],
-        description: `Needs the scope \`edits:write\`. The lease counts from now again. ${refusals}`,
+        description: `The lease counts from now again. ${refusals}`,
         params,
         body: Type.Object(
           {
@@ -190,8 +190,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
         operationId: 'submitEditTask',
         tags: ['editing work'],
         summary: 'Submit the edit of a task',
-        security: [{ key: [] }],
-        description: `Needs the scope \`edits:write\`. Stores the edit, by the editor of the claim, and ends the task. The same submission sent again answers the same edit, for a client that
+        description: `Stores the edit, by the editor of the claim, and ends the task. The same submission sent again answers the same edit, for a client that
 lost the first answer. An edit of a side that has become the preferred one meanwhile is stored as \`stale\`. ${refusals} A refused text is not lost: \`POST /v1/edits\` takes it.`,
         params,
         body: Type.Object(
@@ -219,8 +218,7 @@ lost the first answer. An edit of a side that has become the preferred one meanw
         operationId: 'releaseEditTask',
         tags: ['editing work'],
         summary: 'Give a task back',
-        security: [{ key: [] }],
-        description: `Needs the scope \`edits:write\`. Every editor may get it then, this one too. ${refusals}`,
+        description: `Every editor may get it then, this one too. ${refusals}`,
         params,
         body: Type.Object(lease, { additionalProperties: false }),
         response: { 200: Type.Ref('EditTask'), ...problemResponses(404, 409, 413, 415) },
@@ -241,8 +239,7 @@ lost the first answer. An edit of a side that has become the preferred one meanw
         operationId: 'skipEditTask',
         tags: ['editing work'],
         summary: 'Leave a pair to other editors',
-        security: [{ key: [] }],
-        description: `Needs the scope \`edits:write\`. The task is open to others; this editor does not get its pair again. ${refusals}`,
+        description: `The task is open to others; this editor does not get its pair again. ${refusals}`,
         params,
         body: Type.Object(
           { ...lease, reason: Type.Optional(Nullable(Type.String({ maxLength: 10_000 }))) },

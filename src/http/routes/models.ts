@@ -5,7 +5,7 @@ import type { Services } from '../../services/context.ts';
 import * as models from '../../services/models.ts';
 import { IfMatch, ifNoneMatchHeaders, notModified, preconditionOf, sendTagged, Tagged } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Digest, Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Digest, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { sendStream, streamed } from '../streams.ts';
 
 const exampleId = 'model_019356f0d6e78f9a8b1c2d3e4f5a6b7c';
@@ -24,15 +24,17 @@ const Model = Type.Object(
     role: Role,
     digest: Type.String({
       description: 'SHA-256 of the list of files: equal files give an equal digest on every machine',
+      examples: [`sha256:${'3f'.repeat(32)}`],
     }),
     tokenizer_digest: Type.String({
       description: 'SHA-256 of tokenizer.json: models that share it share their token ids',
+      examples: [`sha256:${'a7'.repeat(32)}`],
     }),
     files: Type.Array(
       Type.Object({
         path: Type.String({ examples: ['model.safetensors'] }),
         digest: Digest,
-        bytes: Type.Integer(),
+        bytes: Type.Integer({ examples: [569_004] }),
       }),
     ),
     metrics: Type.Record(Type.String(), Type.Unknown(), {
@@ -76,7 +78,6 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'listModels',
         tags: ['models'],
         summary: 'List models, the shipped sample and then the oldest first',
-        ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, role: Type.Optional(Role) },
           { additionalProperties: false },
@@ -95,7 +96,6 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'getModel',
         tags: ['models'],
         summary: 'Get a model',
-        ...secured('read'),
         params: Type.Object({ model_id: IdOrAlias }),
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Model')), ...notModified, ...problemResponses(404) },
@@ -120,9 +120,11 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'getModelFile',
         tags: ['models'],
         summary: 'Download a file of a model',
-        ...secured('read'),
         params: Type.Object({ model_id: IdOrAlias, '*': FilePath }),
-        response: { 200: streamed(octets, 'The content'), ...problemResponses(404) },
+        response: {
+          200: streamed(octets, 'The content', '{"model_type": "llama"}\n'),
+          ...problemResponses(404),
+        },
       },
     },
     async (request, reply) => {
@@ -146,7 +148,6 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'deleteModel',
         tags: ['models'],
         summary: 'Delete a model that carries no alias; the shipped sample stays',
-        ...secured('models:write'),
         params: Type.Object({ model_id: Id(exampleId) }),
         headers: Type.Object(IfMatch),
         response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409, 412) },

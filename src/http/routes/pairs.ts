@@ -20,8 +20,8 @@ import {
   tagged,
 } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
-import { ndjsonType, sendStream, streamed } from '../streams.ts';
+import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
+import { ndjsonType, sendStream, streamed, streamedBody } from '../streams.ts';
 
 const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -77,6 +77,14 @@ const NewPair = Type.Object(
   { $id: 'NewPair', additionalProperties: false },
 );
 
+const rowExample = `${JSON.stringify({
+  external_id: 'conversation-18',
+  prompt: 'When was the harbor bridge opened?',
+  response_a: 'It was opened in 1932.',
+  response_b: 'It was opened in 1936, and it is the best bridge of all.',
+  preference: 'a',
+})}\n`;
+
 const ImportResult = Type.Object(
   {
     received: Type.Integer({ description: 'Lines that were not blank' }),
@@ -94,13 +102,25 @@ const ImportResult = Type.Object(
     ),
     errors_truncated: Type.Boolean(),
   },
-  { $id: 'ImportResult' },
+  {
+    $id: 'ImportResult',
+    examples: [
+      {
+        received: 20_000,
+        created: 19_876,
+        unchanged: 123,
+        rejected: 1,
+        errors: [{ line: 17, code: 'invalid_row', pointer: '/response_b', detail: 'is missing' }],
+        errors_truncated: false,
+      },
+    ],
+  },
 );
 
 const PairBatchResult = Type.Object(
   {
-    created: Type.Integer(),
-    unchanged: Type.Integer(),
+    created: Type.Integer({ examples: [1] }),
+    unchanged: Type.Integer({ examples: [0] }),
     items: Type.Array(
       Type.Object({
         id: Id(pairExample),
@@ -134,9 +154,8 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'createPairs',
         tags: ['pairs'],
         summary: 'Add up to 1,000 pairs, all or none',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `pairs:write`. At most 32 MiB. A pair that is there already, equal, is `unchanged`; one that contradicts a stored pair refuses the whole batch (409).',
+          'At most 32 MiB. A pair that is there already, equal, is `unchanged`; one that contradicts a stored pair refuses the whole batch (409).',
         params: datasetParams,
         body: Type.Object(
           { pairs: Type.Array(Type.Ref('NewPair'), { minItems: 1, maxItems: 1000 }) },
@@ -162,12 +181,11 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'importPairs',
         tags: ['pairs'],
         summary: 'Import pairs from an NDJSON stream of any length',
-        security: [{ key: [] }],
-        description: `Needs the scope \`pairs:write\`. One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
+        description: `One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
 \`{instruction, input, output_1, output_2, preference}\`. \`id\` is taken as \`external_id\`; columns that are not ours are kept under \`metadata\`.
 Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
-        consumes: [ndjsonType, 'application/jsonl'],
         params: datasetParams,
+        body: streamedBody([ndjsonType, 'application/jsonl'], 'One row a line', rowExample),
         response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 415) },
       },
     },
@@ -188,7 +206,6 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'listPairs',
         tags: ['pairs'],
         summary: 'List the pairs of a dataset, oldest first',
-        ...secured('read'),
         params: datasetParams,
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Pair')), ...problemResponses(404) },
@@ -205,10 +222,9 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'exportPairs',
         tags: ['pairs'],
         summary: 'Export the pairs of a dataset as NDJSON',
-        ...secured('read'),
         params: datasetParams,
         response: {
-          200: streamed(ndjsonType, 'One pair a line'),
+          200: streamed(ndjsonType, 'One pair a line', rowExample),
           ...problemResponses(404),
         },
       },
@@ -227,7 +243,6 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'getPair',
         tags: ['pairs'],
         summary: 'Get a pair',
-        ...secured('read'),
         params: pairParams,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Pair')), ...notModified, ...problemResponses(404) },
@@ -245,8 +260,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'setPreference',
         tags: ['pairs'],
         summary: 'Set or withdraw the preference of a pair',
-        security: [{ key: [] }],
-        description: 'Needs the scope `pairs:write`. Edits of the side that is now preferred become `stale`.',
+        description: 'Edits of the side that is now preferred become `stale`.',
         params: pairParams,
         headers: Type.Object(IfMatch),
         body: Type.Object({ preference: Preference }, { additionalProperties: false }),
@@ -276,8 +290,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'deletePair',
         tags: ['pairs'],
         summary: 'Delete a pair and its edits',
-        security: [{ key: [] }],
-        description: 'Needs the scope `pairs:write`. Snapshots that hold the pair keep it.',
+        description: 'Snapshots that hold the pair keep it.',
         params: pairParams,
         headers: Type.Object(IfMatch),
         response: { 204: Type.Null({ description: 'Deleted' }), ...problemResponses(404, 412) },

@@ -15,7 +15,7 @@ import {
   tagged,
 } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Digest, Id, Nullable, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Digest, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 
 const exampleId = 'run_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 
@@ -42,6 +42,45 @@ const MaxAttempts = Type.Integer({
   description:
     'How many attempts may be lost with their runner before the run fails; a trainer that fails is not tried again',
 });
+/** A token reward model on its way. */
+const runExample = {
+  id: exampleId,
+  kind: 'reward',
+  spec: {
+    base_model: { alias: 'policy' },
+    snapshot_id: 'snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f',
+    loss: 'survival',
+    epochs: 6,
+    alias: 'token-reward',
+  },
+  state: 'running',
+  desired_state: 'running',
+  hardware: 'cpu',
+  labels: [],
+  max_attempts: 3,
+  progress: { step: 120, total_steps: 480, fraction: 0.25, eta_seconds: 96, stage: 'training' },
+  attempts: [
+    {
+      attempt: 1,
+      runner: 'gpu-7',
+      started_at: '2026-11-23T09:00:01.120Z',
+      heartbeat_at: '2026-11-23T09:00:31.410Z',
+      lease_expires_at: '2026-11-23T09:01:31.410Z',
+      ended_at: null,
+      outcome: null,
+    },
+  ],
+  result: null,
+  failure: null,
+  alarms: [],
+  artifacts: [],
+  model_id: null,
+  last_event: 14,
+  created_at: '2026-11-23T09:00:00.000Z',
+  started_at: '2026-11-23T09:00:01.120Z',
+  finished_at: null,
+};
+
 const AnyObject = Type.Record(Type.String(), Type.Unknown());
 
 const Progress = Type.Object({
@@ -111,7 +150,7 @@ export const Run = Type.Object(
     started_at: Nullable(Timestamp),
     finished_at: Nullable(Timestamp),
   },
-  { $id: 'Run' },
+  { $id: 'Run', examples: [runExample] },
 );
 
 const ValidatedRun = Type.Object(
@@ -123,7 +162,20 @@ const ValidatedRun = Type.Object(
     labels: Labels,
     max_attempts: MaxAttempts,
   },
-  { $id: 'ValidatedRun', description: 'What the run would be; nothing was stored' },
+  {
+    $id: 'ValidatedRun',
+    description: 'What the run would be; nothing was stored',
+    examples: [
+      {
+        valid: true,
+        kind: runExample.kind,
+        spec: runExample.spec,
+        hardware: 'cpu',
+        labels: [],
+        max_attempts: 3,
+      },
+    ],
+  },
 );
 
 const RunEvents = Type.Object(
@@ -142,7 +194,23 @@ const RunEvents = Type.Object(
     ),
     next_after: Type.Integer({ description: 'Give it as `after` for the next page' }),
   },
-  { $id: 'RunEvents' },
+  {
+    $id: 'RunEvents',
+    examples: [
+      {
+        items: [
+          {
+            sequence: 14,
+            attempt: 1,
+            type: 'metrics',
+            created_at: '2026-11-23T09:00:31.410Z',
+            data: { step: 120, loss: 0.412 },
+          },
+        ],
+        next_after: 14,
+      },
+    ],
+  },
 );
 
 const settings = {
@@ -153,24 +221,24 @@ const settings = {
     Type.Boolean({ default: false, description: 'Answer 200 with the spec as it would run; store nothing' }),
   ),
 };
-const requestOf = (kind: string, spec: string) =>
-  Type.Object(
-    { kind: Type.Enum([kind]), spec: Type.Ref(spec), ...settings },
-    { additionalProperties: false },
-  );
+const requests = [
+  { $id: 'NewSftRun', kind: 'sft', spec: 'SftSpec' },
+  { $id: 'NewRewardRun', kind: 'reward', spec: 'RewardSpec' },
+  { $id: 'NewPpoRun', kind: 'ppo', spec: 'PpoSpec' },
+  { $id: 'NewGenerateRun', kind: 'generate', spec: 'GenerateSpec' },
+].map(({ $id, kind, spec }) => ({
+  ...Type.Object({ kind: Type.Enum([kind]), spec: Type.Ref(spec), ...settings }),
+  additionalProperties: false,
+  $id,
+}));
 
 // one branch by `kind`: its errors only are told
 const NewRun = Type.Unsafe<runs.NewRun>({
   type: 'object',
   required: ['kind', 'spec'],
-  properties: { kind: Kind },
+  properties: { kind: Kind, spec: { type: 'object' } },
   discriminator: { propertyName: 'kind' },
-  oneOf: [
-    requestOf('sft', 'SftSpec'),
-    requestOf('reward', 'RewardSpec'),
-    requestOf('ppo', 'PpoSpec'),
-    requestOf('generate', 'GenerateSpec'),
-  ],
+  oneOf: requests.map(({ $id }) => ({ $ref: $id })),
   examples: [
     {
       kind: 'sft',
@@ -186,7 +254,16 @@ const NewRun = Type.Unsafe<runs.NewRun>({
 const params = Type.Object({ run_id: Id(exampleId) });
 
 export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
-  for (const schema of [SftSpec, RewardSpec, PpoSpec, GenerateSpec, Run, ValidatedRun, RunEvents])
+  for (const schema of [
+    SftSpec,
+    RewardSpec,
+    PpoSpec,
+    GenerateSpec,
+    ...requests,
+    Run,
+    ValidatedRun,
+    RunEvents,
+  ])
     app.addSchema(schema);
 
   app.post(
@@ -197,12 +274,11 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'createRun',
         tags: ['runs'],
         summary: 'Queue a run',
-        ...secured('runs:write'),
         body: NewRun,
         response: {
           200: Type.Ref('ValidatedRun'),
           202: Type.Ref('Run'),
-          ...problemResponses(404, 413, 415, 422),
+          ...problemResponses(404, 413, 415),
         },
       },
     },
@@ -221,7 +297,6 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRuns',
         tags: ['runs'],
         summary: 'List runs, newest first',
-        ...secured('read'),
         querystring: Type.Object(
           { ...PageQuery, state: Type.Optional(State), kind: Type.Optional(Kind) },
           { additionalProperties: false },
@@ -240,7 +315,6 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'getRun',
         tags: ['runs'],
         summary: 'Get a run with its progress, attempts and outcome',
-        ...secured('read'),
         params,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Run')), ...notModified, ...problemResponses(404) },
@@ -258,7 +332,6 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'cancelRun',
         tags: ['runs'],
         summary: 'Cancel a run: at once while it is queued, else with the next heartbeat of its runner',
-        ...secured('runs:write'),
         params,
         headers: Type.Object(IfMatch),
         response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412) },
@@ -281,7 +354,6 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRunEvents',
         tags: ['runs'],
         summary: 'Events of a run after a sequence number, oldest first',
-        ...secured('read'),
         params,
         querystring: Type.Object(
           {
@@ -293,7 +365,9 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
                 description: 'Sequence number of the last event that is known',
               }),
             ),
-            limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
+            limit: Type.Optional(
+              Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: 'Events of a page' }),
+            ),
           },
           { additionalProperties: false },
         ),

@@ -10,7 +10,12 @@ const Check = Type.Object({
 });
 const Readiness = Type.Object(
   { ready: Type.Boolean(), checks: Type.Object({ database: Check, migrations: Check, artifacts: Check }) },
-  { $id: 'Readiness' },
+  {
+    $id: 'Readiness',
+    examples: [
+      { ready: true, checks: { database: { ok: true }, migrations: { ok: true }, artifacts: { ok: true } } },
+    ],
+  },
 );
 
 export const serviceRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
@@ -25,7 +30,6 @@ export const serviceRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'healthz',
         tags: ['service'],
         summary: 'The process answers',
-        security: [],
         response: { 200: Type.Object({ status: Type.Enum(['ok']) }) },
       },
     },
@@ -41,7 +45,6 @@ export const serviceRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'readyz',
         tags: ['service'],
         summary: 'The service can do its work',
-        security: [],
         response: { 200: Type.Ref('Readiness'), 503: Type.Ref('Readiness') },
       },
     },

@@ -5,7 +5,7 @@ import type { Services } from '../../services/context.ts';
 import { splits } from '../../services/snapshot-content.ts';
 import * as snapshots from '../../services/snapshots.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Digest, Id, Page, PageQuery, problemResponses, secured, Timestamp } from '../schemas.ts';
+import { Digest, Id, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { ndjsonType, sendStream, streamed } from '../streams.ts';
 
 const snapshotExample = 'snap_019356f0d7e87f9a8b0c1d2e3f4a5b6c';
@@ -25,6 +25,24 @@ const Split = Type.Object(
   },
 );
 
+const countsExample = {
+  pairs: 3600,
+  edits: 3712,
+  undecided: 50,
+  splits: {
+    train: { pairs: 2880, edits: 2970 },
+    validation: { pairs: 360, edits: 371 },
+    test: { pairs: 360, edits: 371 },
+  },
+};
+const rowExample = `${JSON.stringify({
+  split: 'train',
+  prompt: 'When was the harbor bridge opened?',
+  response_a: 'It was opened in 1932.',
+  response_b: 'It was opened in 1936.',
+  preference: 'a',
+  edits: [{ side: 'b', edited_response: 'It was opened in 1932.' }],
+})}\n`;
 const PartCounts = Type.Object({ pairs: Type.Integer(), edits: Type.Integer() });
 
 const Snapshot = Type.Object(
@@ -33,12 +51,15 @@ const Snapshot = Type.Object(
     digest: Digest,
     dataset_ids: Type.Array(Id(datasetExample)),
     split: Split,
-    counts: Type.Object({
-      pairs: Type.Integer(),
-      edits: Type.Integer(),
-      undecided: Type.Integer({ description: 'Pairs without a preference' }),
-      splits: Type.Object({ train: PartCounts, validation: PartCounts, test: PartCounts }),
-    }),
+    counts: Type.Object(
+      {
+        pairs: Type.Integer(),
+        edits: Type.Integer(),
+        undecided: Type.Integer({ description: 'Pairs without a preference' }),
+        splits: Type.Object({ train: PartCounts, validation: PartCounts, test: PartCounts }),
+      },
+      { examples: [countsExample] },
+    ),
     created_at: Timestamp,
   },
   { $id: 'Snapshot' },
@@ -60,9 +81,8 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'createSnapshot',
         tags: ['snapshots'],
         summary: 'Freeze pairs and accepted edits',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `snapshots:write`. The digest covers canonical content (RFC 8785), not ids: equal content has an equal digest on every machine. Pairs deleted later stay in the snapshot.',
+          'The digest covers canonical content (RFC 8785), not ids: equal content has an equal digest on every machine. Pairs deleted later stay in the snapshot.',
         body: Type.Object(
           {
             dataset_ids: Type.Array(Id(datasetExample), { minItems: 1, maxItems: 100, uniqueItems: true }),
@@ -80,7 +100,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
           },
           { additionalProperties: false },
         ),
-        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415, 422) },
+        response: { 201: Type.Ref('Snapshot'), ...problemResponses(404, 413, 415) },
       },
     },
     (request, reply) =>
@@ -98,7 +118,6 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'listSnapshots',
         tags: ['snapshots'],
         summary: 'List snapshots, oldest first',
-        ...secured('read'),
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Snapshot')), ...problemResponses() },
       },
@@ -114,7 +133,6 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'getSnapshot',
         tags: ['snapshots'],
         summary: 'Get a snapshot',
-        ...secured('read'),
         params,
         response: { 200: Type.Ref('Snapshot'), ...problemResponses(404) },
       },
@@ -130,14 +148,13 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'exportSnapshot',
         tags: ['snapshots'],
         summary: 'Export a snapshot as NDJSON, token-labelled when a model is named',
-        security: [{ key: [] }],
         description:
-          'Needs the scope `read`. Without `model`: pairs with their edits. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
+          'Without `model`: pairs with their edits. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
         params,
         querystring: Type.Object(
           {
             model: Type.Optional(Type.String({ description: 'Id or alias of a model' })),
-            split: Type.Optional(Type.Enum([...splits])),
+            split: Type.Optional(Type.Enum([...splits], { description: 'Only this part' })),
             label_rule: Type.Optional(
               Type.Enum(['mix', 'all', 'none'], {
                 default: 'mix',
@@ -148,7 +165,10 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
           },
           { additionalProperties: false },
         ),
-        response: { 200: streamed(ndjsonType, 'One pair or edit a line'), ...problemResponses(404) },
+        response: {
+          200: streamed(ndjsonType, 'One pair or edit a line', rowExample),
+          ...problemResponses(404),
+        },
       },
     },
     async (request, reply) =>

@@ -69,7 +69,27 @@ const WinRate = Type.Object(
     judge_agreement: Fraction,
     reason: Nullable(Type.String(), { description: 'Why a main figure is null' }),
   },
-  { $id: 'WinRate' },
+  {
+    $id: 'WinRate',
+    examples: [
+      {
+        win_rate: 0.603,
+        standard_error: 0.0255,
+        confidence_interval: { low: 0.553, high: 0.653, level: 0.95, method: 'student_t' },
+        n: 300,
+        wins: 154,
+        losses: 92,
+        ties: 54,
+        dropped: { null: 0, out_of_range: 0 },
+        discrete_win_rate: 0.603,
+        clusters: 300,
+        length_controlled: { win_rate: 0.597, standard_error: 0.0259, n: 300, reason: null },
+        position_consistency: null,
+        judge_agreement: null,
+        reason: null,
+      },
+    ],
+  },
 );
 
 export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app) => {
@@ -85,9 +105,7 @@ export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'computeWinRate',
         tags: ['evaluation'],
         summary: 'Compute a win rate from judgements',
-        security: [{ key: [] }],
-        description:
-          'Needs the scope `read`. At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
+        description: 'At most 100,000 judgements, 64 MiB. All rates are fractions. Nothing is stored.',
         body: Type.Object(
           {
             judgements: Type.Array(Type.Ref('Judgement'), {

@@ -1,0 +1,62 @@
+// The problem answers of the document: one response component for each status, with an example of each code.
+import { type ProblemCode, problems } from '../../errors.ts';
+import type { Operation, Response } from './components.ts';
+
+const problemType = 'application/problem+json';
+
+// what each code says when it is met; `detail` of a real answer names the case
+const details: Record<ProblemCode, string> = {
+  invalid_request: '/name: is missing.',
+  malformed_json: 'Unexpected end of JSON input',
+  ill_formed_text: '/name holds a lone surrogate at 3.',
+  invalid_cursor: 'Use the next_cursor of an earlier page as it was given, or none to begin at the start.',
+  unauthenticated: 'Send the API key as "Authorization: Bearer KEY".',
+  missing_scope:
+    'This needs the scope "pairs:write"; the key has: read. Ask an admin of the project for a key with it.',
+  not_found: 'There is no dataset "ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f" in this project.',
+  method_not_allowed: '/v1/datasets has GET, HEAD, POST, not DELETE.',
+  not_acceptable: 'This route answers application/json.',
+  request_timeout: 'The body did not arrive in time.',
+  conflict: 'There is a pair "conversation-17" with other content.',
+  idempotency_key_in_use: 'The first request with this key is still under way. Ask again in a second.',
+  precondition_failed: 'The resource has changed. Read it again and repeat the change with its new ETag.',
+  content_too_large: 'The body is larger than the 8 MiB that this route takes.',
+  unsupported_media_type: 'This route reads application/json.',
+  unprocessable: 'The pair of /edits/0 has no preference yet: say which side was edited.',
+  idempotency_key_reused: 'The key belongs to another request. Take a new key for each request.',
+  overloaded: 'The scoring queue is full. Ask again in a second.',
+  rate_limited: 'A key may send 60000 requests a minute. Try again in 12 s.',
+  header_too_large: 'The request headers are larger than 16 KiB.',
+  internal_error: 'The service failed; its log names this request.',
+  unavailable: 'The database cannot be reached. Try again in a moment.',
+};
+
+function exampleProblem(code: ProblemCode): object {
+  const { status, title } = problems[code];
+  return { type: `urn:finegrain:problem:${code}`, title, status, code, detail: details[code] };
+}
+
+const nameOf = (status: number | string): string => `Problem${status}`;
+
+/** A response component for every status of the table, those that no route declares (405, 431) too. */
+export function problemComponents(): Record<string, Response> {
+  const statuses = [...new Set(Object.values(problems).map(({ status }) => status))].sort((a, b) => a - b);
+  return Object.fromEntries(
+    statuses.map((status) => {
+      const codes = (Object.keys(problems) as ProblemCode[]).filter(
+        (code) => problems[code].status === status,
+      );
+      const examples = Object.fromEntries(codes.map((code) => [code, { value: exampleProblem(code) }]));
+      const description = codes.map((code) => problems[code].title).join('; ');
+      const schema = { $ref: '#/components/schemas/Problem' };
+      return [nameOf(status), { description, content: { [problemType]: { schema, examples } } }];
+    }),
+  );
+}
+
+/** Replaces the problem answers of an operation by references to the components. */
+export function shareProblemResponses({ responses }: Operation): void {
+  for (const [status, { content }] of Object.entries(responses)) {
+    if (content?.[problemType]) responses[status] = { $ref: `#/components/responses/${nameOf(status)}` };
+  }
+}

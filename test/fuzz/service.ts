@@ -1,0 +1,125 @@
+// The service that is fuzzed: a process of its own, as `npm start` runs it, with one resource of each kind in it.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+
+export interface FuzzedService {
+  url: string;
+  key: string;
+  /** ids by the name of the path parameter that takes them */
+  ids: Record<string, string[]>;
+  stop(): Promise<void>;
+}
+
+const key = 'fg_the-key-of-the-fuzzed-service';
+
+/** Without a runner: runs stay queued. @param dataDir a new folder */
+export async function startFuzzedService(dataDir: string): Promise<FuzzedService> {
+  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
+    env: {
+      PATH: process.env.PATH,
+      FINEGRAIN_DATA_DIR: dataDir,
+      FINEGRAIN_API_KEY: key,
+      FINEGRAIN_RUNNERS: '0',
+      FINEGRAIN_RATE_LIMIT: '0',
+      FINEGRAIN_AUTH_FAILURES: '0',
+      FINEGRAIN_PYTHON: join(dataDir, 'no-python'),
+      LOG_LEVEL: 'error',
+      PORT: '0',
+    },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const url = await readyUrl(child);
+  return {
+    url,
+    key,
+    ids: await fillService(url, key),
+    async stop() {
+      child.kill('SIGTERM');
+      if (child.exitCode === null) await once(child, 'exit');
+    },
+  };
+}
+
+function readyUrl(child: ChildProcess): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let said = '';
+    child.stdout!.setEncoding('utf8').on('data', (text: string) => {
+      said += text;
+      const url = /is ready at (\S+)/.exec(said)?.[1];
+      if (url) resolve(url);
+    });
+    child.once('exit', (code) => reject(new Error(`The service ended with exit code ${code}.`)));
+  });
+}
+
+/** Makes one resource of each kind; the ids go by the name of the path parameter that takes them. */
+export async function fillService(url: string, key: string): Promise<Record<string, string[]>> {
+  // biome-ignore lint/suspicious/noExplicitAny: answers are as the document says
+  const call = async (method: string, path: string, json?: object): Promise<any> => {
+    const response = await fetch(url + path, {
+      method,
+      headers: { authorization: `Bearer ${key}`, ...(json ? { 'content-type': 'application/json' } : {}) },
+      ...(json ? { body: JSON.stringify(json) } : {}),
+    });
+    const answer = await response.json();
+    if (!response.ok) throw new Error(`${method} ${path}: ${JSON.stringify(answer)}`);
+    return answer;
+  };
+  const dataset = await call('POST', '/v1/datasets', { name: 'fuzz' });
+  const pairs = await call('POST', `/v1/datasets/${dataset.id}/pairs`, {
+    pairs: Array.from({ length: 40 }, (_, n) => ({
+      external_id: `pair-${n}`,
+      prompt: `Prompt ${n}`,
+      response_a: `The good answer ${n}.`,
+      response_b: `The bad answer ${n}.`,
+      preference: 'a',
+    })),
+  });
+  const pairIds = pairs.items.map(({ id }: { id: string }) => id);
+  const editor = { kind: 'person', name: 'annotator-7' };
+  const edits = await call('POST', '/v1/edits', {
+    edits: pairIds.slice(0, 20).map((pair_id: string, n: number) => ({
+      pair_id,
+      edited_response: `The better answer ${n}.`,
+      editor,
+    })),
+  });
+  const request = await call('POST', '/v1/edit-requests', {
+    dataset_id: dataset.id,
+    editor: 'person',
+    redundancy: 3,
+  });
+  const tasks = await call('GET', `/v1/edit-tasks?edit_request_id=${request.id}&limit=20`);
+  const snapshot = await call('POST', '/v1/snapshots', {
+    dataset_ids: [dataset.id],
+    split: { train: 0.8, validation: 0.1, test: 0.1, seed: 0 },
+  });
+  const run = await call('POST', '/v1/runs', {
+    kind: 'sft',
+    spec: { base_model: { scratch: {} }, data: { snapshot_id: snapshot.id } },
+  });
+  const models = await call('GET', '/v1/models');
+  const project = await call('POST', '/v1/projects', { name: 'another' });
+  const apiKey = await call('POST', '/v1/keys', { name: 'a key', scopes: ['read'] });
+  const artifact = await fetch(`${url}/v1/artifacts`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/x-ndjson' },
+    body: '{"id":"1","prompt":"Prompt 1"}\n',
+  });
+  const idsOf = (items: { id: string }[]): string[] => items.map(({ id }) => id);
+  return {
+    dataset_id: [dataset.id],
+    pair_id: pairIds,
+    edit_id: idsOf(edits.items),
+    edit_request_id: [request.id],
+    edit_task_id: idsOf(tasks.items),
+    snapshot_id: [snapshot.id],
+    run_id: [run.id],
+    model_id: [...idsOf(models.items), 'token-reward'],
+    key_id: [apiKey.id],
+    project_id: [project.id],
+    digest: [((await artifact.json()) as { digest: string }).digest],
+    path: ['config.json', 'reward.onnx'],
+  };
+}
