@@ -73,7 +73,7 @@ export function listAuditEvents(
   const filter = { action: request.action ?? null, subject: request.subject ?? null };
   return database.transaction(caller.projectId, (tx) =>
     readPage(
-      { cursors, tx, projectId: caller.projectId, list: 'audit events' },
+      { cursors, tx, projectId: caller.projectId, list: 'audit_events' },
       request,
       (page) => db.selectAuditEvents(tx, { ...page, ...filter }),
       render,

@@ -188,21 +188,25 @@ t.test('/v1/score/compare', async (t) => {
     });
     t.match(await compare({ ...edit, model: 'nothing' }), { status: 404 });
 
-    const cases: [string, unknown, object][] = [
+    const misfits: [string, unknown, object][] = [
       ['no prompt', { original: 'a', edited: 'b' }, { pointer: '/prompt' }],
       ['no original', { prompt: 'a', edited: 'b' }, { pointer: '/original' }],
       ['no edited version', { prompt: 'a', original: 'b' }, { pointer: '/edited' }],
       ['an unknown field', { ...edit, truncate: true }, { pointer: '/truncate' }],
       ['a number', { ...edit, edited: 1 }, { pointer: '/edited' }],
-      ['a lone surrogate', { ...edit, edited: '\ud800' }, { pointer: '/edited' }],
-      ['NUL', { ...edit, original: 'a\0' }, { pointer: '/original' }],
       ['another unit', { ...edit, unit: 'word' }, { pointer: '/unit' }],
     ];
-    for (const [name, json, error] of cases) {
-      const { status, body } = await compare(json);
-      t.equal(status, 400, name);
-      t.match(body.errors.at(-1), error, name);
-    }
+    const illFormed: [string, unknown, object][] = [
+      ['a lone surrogate', { ...edit, edited: '\ud800' }, { pointer: '/edited' }],
+      ['NUL', { ...edit, original: 'a\0' }, { pointer: '/original' }],
+    ];
+    const refused = async (status: number, name: string, json: unknown, error: object) => {
+      const answer = await compare(json);
+      t.equal(answer.status, status, name);
+      t.match(answer.body.errors.at(-1), error, name);
+    };
+    for (const [name, json, error] of misfits) await refused(400, name, json, error);
+    for (const [name, json, error] of illFormed) await refused(422, name, json, error);
     t.match(await call('POST', '/v1/score/compare', { body: 'x', headers: { 'content-type': 'text/csv' } }), {
       status: 415,
     });

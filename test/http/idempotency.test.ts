@@ -197,7 +197,7 @@ t.test('under one key', async (t) => {
       keyId: null,
       scopes: ['admin'],
       requestId: 'test',
-      address: '',
+      address: '127.0.0.1',
     };
     const requestSha256 = createHash('sha256').update('another request').digest();
     const long = once(server.services, caller, { key: 'long', requestSha256 }, async (services) => {
