@@ -172,6 +172,13 @@
 --   created_at timestamp with time zone not null default now()
 --   started_at timestamp with time zone
 --   finished_at timestamp with time zone
+-- table finegrain.secrets row-level security, forced
+--   project_id uuid not null
+--   name text not null
+--   key_id text not null
+--   sealed bytea not null
+--   created_at timestamp with time zone not null default now()
+--   updated_at timestamp with time zone not null default now()
 -- table finegrain.snapshots row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -179,6 +186,30 @@
 --   dataset_ids uuid[] not null
 --   split jsonb not null
 --   counts jsonb not null
+--   created_at timestamp with time zone not null default now()
+-- table finegrain.webhook_deliveries row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   webhook_id uuid not null
+--   event text not null
+--   data jsonb not null
+--   state text not null default 'pending'::text
+--   tries integer not null default 0
+--   attempts jsonb not null default '[]'::jsonb
+--   due_at timestamp with time zone default clock_timestamp()
+--   created_at timestamp with time zone not null default clock_timestamp()
+--   finished_at timestamp with time zone
+-- table finegrain.webhooks row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   url text not null
+--   events text[] not null
+--   description text
+--   key_id text not null
+--   sealed bytea not null
+--   failing_since timestamp with time zone
+--   disabled_at timestamp with time zone
+--   disabled_reason text
 --   created_at timestamp with time zone not null default now()
 -- table finegrain_migrations.applied
 --   version integer not null
@@ -219,6 +250,8 @@
 -- finegrain.edit_tasks edit_tasks_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
 -- finegrain.edit_tasks edit_tasks_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
 -- finegrain.edit_tasks edit_tasks_state_check: CHECK ((state = ANY (ARRAY['open'::text, 'leased'::text, 'submitted'::text, 'cancelled'::text])))
+-- finegrain.edit_tasks task_deleted: TRIGGER DEFERRABLE INITIALLY DEFERRED
+-- finegrain.edit_tasks task_submitted: TRIGGER DEFERRABLE INITIALLY DEFERRED
 -- finegrain.edits edits_editor_kind_check: CHECK ((editor_kind = ANY (ARRAY['person'::text, 'llm'::text, 'program'::text])))
 -- finegrain.edits edits_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.edits edits_project_id_edit_task_id_fkey: FOREIGN KEY (project_id, edit_task_id) REFERENCES finegrain.edit_tasks(project_id, id) ON DELETE SET NULL (edit_task_id)
@@ -255,8 +288,19 @@
 -- finegrain.runs runs_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.runs runs_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.runs runs_state_check: CHECK ((state = ANY (ARRAY['queued'::text, 'starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
+-- finegrain.secrets secrets_name_check: CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
+-- finegrain.secrets secrets_pkey: PRIMARY KEY (project_id, name)
+-- finegrain.secrets secrets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.snapshots snapshots_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.snapshots snapshots_project_id_digest_fkey: FOREIGN KEY (project_id, digest) REFERENCES finegrain.artifacts(project_id, digest)
+-- finegrain.webhook_deliveries webhook_deliveries_check: CHECK (((state = 'pending'::text) = (due_at IS NOT NULL)))
+-- finegrain.webhook_deliveries webhook_deliveries_check1: CHECK (((state = 'pending'::text) = (finished_at IS NULL)))
+-- finegrain.webhook_deliveries webhook_deliveries_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.webhook_deliveries webhook_deliveries_project_id_webhook_id_fkey: FOREIGN KEY (project_id, webhook_id) REFERENCES finegrain.webhooks(project_id, id) ON DELETE CASCADE
+-- finegrain.webhook_deliveries webhook_deliveries_state_check: CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text])))
+-- finegrain.webhooks webhooks_check: CHECK ((num_nulls(disabled_at, disabled_reason) = ANY (ARRAY[0, 2])))
+-- finegrain.webhooks webhooks_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.webhooks webhooks_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 
 -- ## Indexes
 -- CREATE UNIQUE INDEX api_keys_successor ON finegrain.api_keys USING btree (project_id, rotated_from) WHERE (rotated_from IS NOT NULL)
@@ -274,6 +318,15 @@
 -- CREATE INDEX pairs_of_dataset ON finegrain.pairs USING btree (project_id, dataset_id, id)
 -- CREATE INDEX run_attempts_live ON finegrain.run_attempts USING btree (lease_expires_at) WHERE (ended_at IS NULL)
 -- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, id) WHERE (state = 'queued'::text)
+-- CREATE INDEX webhook_deliveries_by_age ON finegrain.webhook_deliveries USING btree (created_at)
+-- CREATE INDEX webhook_deliveries_of_webhook ON finegrain.webhook_deliveries USING btree (project_id, webhook_id, id)
+
+-- ## Triggers
+-- CREATE CONSTRAINT TRIGGER task_deleted AFTER DELETE ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((old.state = ANY (ARRAY['open'::text, 'leased'::text]))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
+-- CREATE CONSTRAINT TRIGGER task_submitted AFTER UPDATE OF state ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = 'submitted'::text))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
+-- CREATE TRIGGER model_registered AFTER INSERT ON finegrain.models FOR EACH ROW EXECUTE FUNCTION finegrain.on_model_registered()
+-- CREATE TRIGGER run_ended AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.on_run_ended()
+-- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF state, due_at ON finegrain.webhook_deliveries FOR EACH ROW EXECUTE FUNCTION finegrain.keep_delivery_job()
 
 -- ## Policies
 -- finegrain.aliases: every_project for ALL to {finegrain_system} using true check true
@@ -311,19 +364,30 @@
 -- finegrain.run_events: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.runs: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.runs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.secrets: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.secrets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.snapshots: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.snapshots: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.webhook_deliveries: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.webhook_deliveries: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.webhooks: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.webhooks: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 
 -- ## Functions
+-- finegrain.add_webhook_event(project uuid, new_event text, event_data jsonb) returns void, owner finegrain_system
 -- finegrain.append_run_events(project uuid, run uuid, as_fence bigint, new_events jsonb) returns void, owner finegrain_system
 -- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[], state text, ended_at timestamp with time zone) security definer, owner finegrain_system
 -- finegrain.create_project(id uuid, name text, key_id uuid, key_sha256 bytea) returns finegrain.projects security definer, owner finegrain_system
 -- finegrain.current_project() returns uuid, owner finegrain_owner
 -- finegrain.cursor_secret() returns bytea security definer, owner finegrain_system
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
+-- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
 -- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
 -- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
+-- finegrain.on_edit_task_ended() returns trigger security definer, owner finegrain_system
+-- finegrain.on_model_registered() returns trigger security definer, owner finegrain_system
+-- finegrain.on_run_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
 -- finegrain.runner_claim(runner text, hardware text[], labels text[], lease_seconds double precision) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, fence bigint, checkpoint jsonb) security definer, owner finegrain_system
@@ -331,6 +395,7 @@
 -- finegrain.runner_heartbeat(project uuid, run uuid, as_fence bigint, lease_seconds double precision) returns text security definer, owner finegrain_system
 -- finegrain.runner_report(project uuid, run uuid, as_fence bigint, new_events jsonb) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_save_checkpoint(project uuid, run uuid, as_fence bigint, at_step bigint, checkpoint_files jsonb) returns boolean security definer, owner finegrain_system
+-- finegrain.time_ordered_uuid() returns uuid, owner finegrain_system
 
 -- ## Privileges on tables
 -- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_api
@@ -368,8 +433,14 @@
 -- run_events: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- runs: INSERT, SELECT to finegrain_api
 -- runs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- secrets: DELETE, INSERT, SELECT, UPDATE to finegrain_api
+-- secrets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- snapshots: INSERT, SELECT to finegrain_api
 -- snapshots: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- webhook_deliveries: INSERT, SELECT to finegrain_api
+-- webhook_deliveries: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- webhooks: DELETE, INSERT, SELECT to finegrain_api
+-- webhooks: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 
 -- ## Privileges on columns
 -- api_keys: SELECT (created_at, expires_at, id, last_used_at, name, project_id, revoked_at, rotated_from, scopes) to finegrain_api
@@ -377,20 +448,27 @@
 -- audit_events: INSERT (action, address, detail, id, key_id, project_id, request_id, subject) to finegrain_api
 -- edit_requests: UPDATE (cancelled_at) to finegrain_api
 -- runs: UPDATE (desired_state, failure, finished_at, last_event, state) to finegrain_api
+-- webhook_deliveries: UPDATE (due_at, finished_at, state, tries) to finegrain_api
 
 -- ## Privileges on functions
+-- add_webhook_event: finegrain_system
 -- append_run_events: finegrain_system
 -- authenticate: finegrain_api, finegrain_system
 -- create_project: finegrain_api, finegrain_system
 -- current_project: PUBLIC
 -- cursor_secret: finegrain_api, finegrain_system
 -- holds_run: finegrain_system
+-- keep_delivery_job: finegrain_system
 -- key_state: PUBLIC
 -- list_projects: finegrain_api, finegrain_system
 -- numbered_uuid: PUBLIC
+-- on_edit_task_ended: finegrain_system
+-- on_model_registered: finegrain_system
+-- on_run_ended: finegrain_system
 -- reap_lost_attempts: finegrain_system
 -- runner_claim: finegrain_runner, finegrain_system
 -- runner_finish: finegrain_runner, finegrain_system
 -- runner_heartbeat: finegrain_runner, finegrain_system
 -- runner_report: finegrain_runner, finegrain_system
 -- runner_save_checkpoint: finegrain_runner, finegrain_system
+-- time_ordered_uuid: finegrain_system

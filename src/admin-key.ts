@@ -1,8 +1,8 @@
 // The bootstrap key: FINEGRAIN_API_KEY, or one made once and kept in the data folder. Several API processes that share a
 // database but no folder need the variable.
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from './config.ts';
+import { readKept } from './kept-file.ts';
 import { generateKey } from './services/keys.ts';
 
 export interface BootstrapKey {
@@ -14,10 +14,6 @@ export interface BootstrapKey {
 export async function readBootstrapKey({ apiKey, dataDir }: Config): Promise<BootstrapKey> {
   if (apiKey !== null) return { key: apiKey, announced: 'the one in FINEGRAIN_API_KEY' };
   const file = join(dataDir, 'api-key');
-  await mkdir(dataDir, { recursive: true });
-  await writeFile(file, `${generateKey()}\n`, { mode: 0o600, flag: 'wx' }).catch((error) => {
-    if (error.code !== 'EEXIST') throw error;
-  });
-  const key = (await readFile(file, 'utf8')).trim();
+  const key = await readKept(file, generateKey);
   return { key, announced: `${key}   (kept in ${file})` };
 }

@@ -22,8 +22,10 @@ import { pairRoutes } from './http/routes/pairs.ts';
 import { projectRoutes } from './http/routes/projects.ts';
 import { runRoutes } from './http/routes/runs.ts';
 import { scoreRoutes } from './http/routes/score.ts';
+import { secretRoutes } from './http/routes/secrets.ts';
 import { serviceRoutes } from './http/routes/service.ts';
 import { snapshotRoutes } from './http/routes/snapshots.ts';
+import { webhookRoutes } from './http/routes/webhooks.ts';
 import { winRateRoutes } from './http/routes/win-rates.ts';
 import type { Services } from './services/context.ts';
 
@@ -76,6 +78,8 @@ export async function buildApp({ services, bootstrapKey, logger, rateLimits, tru
     scoreRoutes,
     runRoutes,
     winRateRoutes,
+    webhookRoutes,
+    secretRoutes,
     serviceRoutes,
   ]) {
     await app.register(routes, { services });

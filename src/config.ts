@@ -12,6 +12,12 @@ export interface Config {
   dataDir: string;
   /** the bootstrap admin key; null: made once and kept in the data folder */
   apiKey: string | null;
+  /** encrypts secrets, 32 bytes; null: none was given */
+  secretKey: Buffer | null;
+  /** keys that were FINEGRAIN_SECRET_KEY before, for reading what they encrypted */
+  previousSecretKeys: Buffer[];
+  /** addresses, CIDR ranges and host names that webhooks may reach although they are not public */
+  outgoingAllow: string[];
   /** folder of the artifact store */
   artifacts: string;
   logLevel: string;
@@ -54,6 +60,13 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     databaseDirectUrl: env.DATABASE_DIRECT_URL || databaseUrl,
     dataDir,
     apiKey,
+    secretKey: env.FINEGRAIN_SECRET_KEY
+      ? readSecretKey('FINEGRAIN_SECRET_KEY', env.FINEGRAIN_SECRET_KEY)
+      : null,
+    previousSecretKeys: list(env.FINEGRAIN_SECRET_KEY_PREVIOUS).map((key) =>
+      readSecretKey('FINEGRAIN_SECRET_KEY_PREVIOUS', key),
+    ),
+    outgoingAllow: list(env.FINEGRAIN_OUTGOING_ALLOW),
     artifacts: resolve(artifacts),
     logLevel: choice(env, 'LOG_LEVEL', 'info', [
       'fatal',
@@ -73,7 +86,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     runner: {
       name: env.FINEGRAIN_RUNNER_NAME || `${env.HOSTNAME || 'runner'}-${process.pid}`,
       hardware: (env.FINEGRAIN_RUNNER_HARDWARE || 'cpu').split(','),
-      labels: (env.FINEGRAIN_RUNNER_LABELS || '').split(',').filter((label) => label !== ''),
+      labels: list(env.FINEGRAIN_RUNNER_LABELS),
       leaseSeconds: integer(env, 'FINEGRAIN_LEASE_SECONDS', 60, 2, 3600),
       pollSeconds: integer(env, 'FINEGRAIN_POLL_SECONDS', 10, 1, 3600),
       python: env.FINEGRAIN_PYTHON || `${dataDir}/python/bin/python`,
@@ -149,6 +162,20 @@ const passedOn =
 function trainerEnvironment(env: NodeJS.ProcessEnv): Record<string, string> {
   const listed = Object.entries(env).filter(([name, value]) => value !== undefined && passedOn.test(name));
   return Object.fromEntries(listed) as Record<string, string>;
+}
+
+const list = (text = ''): string[] =>
+  text
+    .split(',')
+    .map((entry) => entry.trim())
+    .filter((entry) => entry !== '');
+
+/** @throws Error that names where the key came from, but not the key */
+export function readSecretKey(source: string, text: string): Buffer {
+  const key = Buffer.from(text, 'base64');
+  if (key.length !== 32 || key.toString('base64') !== text)
+    throw new Error(`${source} must hold 32 random bytes in base64: openssl rand -base64 32.`);
+  return key;
 }
 
 // the names that Fastify knows for networks

@@ -31,9 +31,17 @@ export async function startEmbeddedStack(config: Config, logger: Logger): Promis
     await migrate(postgres.superuserUrl);
     await enableLogins(postgres.superuserUrl);
     const urlOf = (role: DatabaseRole): string => loginUrl(postgres.superuserUrl, role);
-    children.push(startChild('main-worker.ts', { DATABASE_DIRECT_URL: urlOf('finegrain_system') }, logger));
+    const workerEnv = {
+      DATABASE_DIRECT_URL: urlOf('finegrain_system'),
+      FINEGRAIN_SECRET_KEY: config.secretKey?.toString('base64'),
+    };
+    children.push(startChild('main-worker.ts', workerEnv, logger));
     if (existsSync(config.runner.python)) {
-      const env = { DATABASE_DIRECT_URL: urlOf('finegrain_runner') };
+      const env = {
+        DATABASE_DIRECT_URL: urlOf('finegrain_runner'),
+        FINEGRAIN_SECRET_KEY: undefined, // a runner opens no secret
+        FINEGRAIN_SECRET_KEY_PREVIOUS: undefined,
+      };
       for (let n = 0; n < config.embeddedRunners; n++)
         children.push(startChild('main-runner.ts', env, logger));
     } else

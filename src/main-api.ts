@@ -5,14 +5,18 @@ import { buildApp } from './app.ts';
 import { type Config, readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
 import { type EmbeddedStack, startEmbeddedStack } from './embedded.ts';
+import { openOutgoingClient } from './outgoing/client.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { openScoringEngine } from './scoring/engine.ts';
+import { findSecretKey } from './secret-key.ts';
 import { openCursors } from './services/cursors.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
+import { secretKeys } from './services/sealing.ts';
 import { openArtifactStore } from './storage/artifact-store.ts';
 
 async function main(): Promise<void> {
-  const config = readConfig();
+  const given = readConfig();
+  const config = { ...given, secretKey: await findSecretKey(given) };
   const logger = createLogger('api', config.logLevel);
   const stopped = untilStopped();
   const stack = config.databaseUrl === null ? await startEmbeddedStack(config, logger) : null;
@@ -36,6 +40,7 @@ async function serve(
   });
   const artifacts = openArtifactStore(config.artifacts);
   const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, log: logger });
+  const outgoing = openOutgoingClient({ allow: config.outgoingAllow });
   const app = await buildApp({
     services: {
       db,
@@ -43,6 +48,8 @@ async function serve(
       cursors: openCursors(),
       scoring,
       sample: await openSampleModel(shippedSampleFolder, artifacts),
+      secretKeys: config.secretKey && secretKeys(config.secretKey, config.previousSecretKeys),
+      outgoing,
     },
     bootstrapKey: key,
     logger,
@@ -62,6 +69,7 @@ async function serve(
   } finally {
     await app.close();
     await scoring.close();
+    await outgoing.close();
     await db.close();
   }
 }

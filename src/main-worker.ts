@@ -3,24 +3,31 @@ import { Logger as JobLogger, type LogFunctionFactory, run } from 'graphile-work
 import pg from 'pg';
 import { readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
+import * as deleting from './jobs/delete-old-deliveries.ts';
+import { deliverWebhookTask } from './jobs/deliver-webhook.ts';
 import * as forgetting from './jobs/forget-answers.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
+import { openOutgoingClient } from './outgoing/client.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { forgetAnswers } from './services/idempotency.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
+import { secretKeys } from './services/sealing.ts';
+import { attemptDelivery, deleteOldDeliveries } from './services/webhook-delivery.ts';
 
 async function main(): Promise<void> {
-  const { databaseDirectUrl, logLevel } = readConfig();
+  const { databaseDirectUrl, logLevel, secretKey, previousSecretKeys, outgoingAllow } = readConfig();
   if (databaseDirectUrl === null)
     throw new Error('Set DATABASE_DIRECT_URL or DATABASE_URL: a worker works beside an API.');
   const log = createLogger('worker', logLevel);
   const stopped = untilStopped();
   const onError = (err: Error) => log.warn({ err }, 'a database connection broke');
-  const db = openDatabase(databaseDirectUrl, 'finegrain_system', { max: 2, onError });
+  const db = openDatabase(databaseDirectUrl, 'finegrain_system', { max: 4, onError });
+  const outgoing = openOutgoingClient({ allow: outgoingAllow });
+  const delivery = { db, outgoing, secretKeys: secretKey && secretKeys(secretKey, previousSecretKeys) };
   // graphile-worker's tables are for their owner only
   const pool = new pg.Pool({
     connectionString: databaseDirectUrl,
-    max: 4,
+    max: 10,
     options: '-c role=finegrain_system',
     application_name: 'finegrain_worker',
   });
@@ -29,13 +36,15 @@ async function main(): Promise<void> {
   try {
     const worker = await run({
       pgPool: pool,
-      concurrency: 2,
+      concurrency: 8, // most of a webhook's job is waiting for its receiver
       noHandleSignals: true,
       taskList: {
         'reap-lost-attempts': reaping.reapLostAttemptsTask(() => reapLostAttempts(db)),
         'forget-answers': forgetting.forgetAnswersTask(() => forgetAnswers(db)),
+        'deliver-webhook': deliverWebhookTask((key) => attemptDelivery(delivery, key)),
+        'delete-old-deliveries': deleting.deleteOldDeliveriesTask(() => deleteOldDeliveries(delivery)),
       },
-      crontab: [reaping, forgetting].map(({ crontab }) => crontab).join('\n'),
+      crontab: [reaping, forgetting, deleting].map(({ crontab }) => crontab).join('\n'),
       logger: new JobLogger(logWith(log)),
     });
     log.info('the worker takes jobs');
@@ -45,6 +54,7 @@ async function main(): Promise<void> {
     await worker.promise;
   } finally {
     await pool.end();
+    await outgoing.close();
     await db.close();
   }
 }

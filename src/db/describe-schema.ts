@@ -1,4 +1,4 @@
-// A listing of the catalog, for people and for diffs: tables, constraints, indexes, policies, functions, grants. It is
+// A listing of the catalog, for people and for diffs: tables, constraints, indexes, triggers, policies, functions, grants. It is
 // rendered by SQL in the database itself, so it needs no pg_dump and is the same on every machine.
 import pg from 'pg';
 
@@ -27,6 +27,11 @@ const sections: [title: string, query: string][] = [
     `select indexdef as line from pg_indexes i where schemaname = 'finegrain'
        and not exists (select from pg_constraint where conname = i.indexname and connamespace = 'finegrain'::regnamespace)
      order by tablename, indexname`,
+  ],
+  [
+    'Triggers',
+    `select pg_get_triggerdef(t.oid) as line from pg_trigger t join pg_class c on c.oid = t.tgrelid
+     where c.relnamespace = 'finegrain'::regnamespace and not t.tgisinternal order by c.relname, t.tgname`,
   ],
   [
     'Policies',

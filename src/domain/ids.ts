@@ -12,6 +12,8 @@ export const idPrefixes = {
   snapshot: 'snap',
   model: 'model',
   run: 'run',
+  webhook: 'wh',
+  webhookDelivery: 'whd',
   auditEvent: 'audit',
 } as const;
 

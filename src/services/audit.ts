@@ -18,6 +18,10 @@ export const acts = {
   'model.deleted': 'the model',
   'dataset.archived': 'the dataset',
   'dataset.restored': 'the dataset',
+  'secret.set': 'the name of the secret',
+  'secret.removed': 'the name of the secret',
+  'webhook.created': 'the webhook',
+  'webhook.deleted': 'the webhook',
 } as const;
 
 export type Action = keyof typeof acts;

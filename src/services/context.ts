@@ -1,10 +1,12 @@
 // What every service function receives: who asks, and the parts that the service may use.
 import type { Database } from '../db/pool.ts';
 import { Problem } from '../errors.ts';
+import type { OutgoingClient } from '../outgoing/client.ts';
 import type { ScoringEngine } from '../scoring/engine.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 import type { Cursors } from './cursors.ts';
 import type { SampleModel } from './sample-model.ts';
+import type { SecretKeys } from './sealing.ts';
 
 export interface Services {
   db: Database;
@@ -13,6 +15,9 @@ export interface Services {
   scoring: ScoringEngine;
   /** null in an installation without it */
   sample: SampleModel | null;
+  /** null: the operator gave no key, and no secret can be stored */
+  secretKeys: SecretKeys | null;
+  outgoing: OutgoingClient;
 }
 
 export const scopes = {

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
+import { startReceiver } from '../support/receiver.ts';
 
 interface Service {
   process: ChildProcess;
@@ -44,6 +45,19 @@ t.test('npm start: embedded Postgres, API and worker in one process tree', async
     const { results } = answer.body as { results: { reward: number }[] };
     t.ok(results[0]!.reward > results[1]!.reward, 'the wrong name costs');
   });
+
+  t.test(
+    'tells a webhook: API and worker share the key of secrets, which only its owner can read',
+    async (t) => {
+      t.equal((await stat(join(dataDir, 'secret-key'))).mode & 0o777, 0o600);
+      const receiver = await startReceiver(t);
+      const events = ['run.succeeded'];
+      const created = await request(first, 'POST', '/v1/webhooks', key, { url: receiver.url('/in'), events });
+      const { id } = created.body as { id: string };
+      t.match(await request(first, 'POST', `/v1/webhooks/${id}/test`, key), { status: 202 });
+      t.match(await receiver.until('/in', 1), [{ body: { type: 'ping', data: { webhook_id: id } } }]);
+    },
+  );
 
   t.test('SIGTERM: a request under way is answered, the exit code is 0, the port is free', async (t) => {
     const created = await request(first, 'POST', '/v1/datasets', key, { name: 'kept' });
@@ -109,7 +123,13 @@ t.test('npm start: embedded Postgres, API and worker in one process tree', async
 function launch(dataDir: string, env: NodeJS.ProcessEnv): Service {
   const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
     // no runner: this is what works without Python
-    env: { PATH: process.env.PATH, FINEGRAIN_DATA_DIR: dataDir, FINEGRAIN_PYTHON: '/none', ...env },
+    env: {
+      PATH: process.env.PATH,
+      FINEGRAIN_DATA_DIR: dataDir,
+      FINEGRAIN_PYTHON: '/none',
+      FINEGRAIN_OUTGOING_ALLOW: '127.0.0.1',
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const said = { stdout: '', stderr: '' };

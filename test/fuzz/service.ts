@@ -102,6 +102,12 @@ export async function fillService(url: string, key: string): Promise<Record<stri
   const models = await call('GET', '/v1/models');
   const project = await call('POST', '/v1/projects', { name: 'another' });
   const apiKey = await call('POST', '/v1/keys', { name: 'a key', scopes: ['read'] });
+  const webhook = await call('POST', '/v1/webhooks', {
+    url: 'https://hooks.example/finegrain', // a name that never resolves (RFC 2606)
+    events: ['run.succeeded'],
+  });
+  const delivery = await call('POST', `/v1/webhooks/${webhook.id}/test`);
+  await call('PUT', '/v1/secrets/llm-api-key', { value: 'a secret' });
   const artifact = await fetch(`${url}/v1/artifacts`, {
     method: 'POST',
     headers: { authorization: `Bearer ${key}`, 'content-type': 'application/x-ndjson' },
@@ -119,6 +125,9 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     model_id: [...idsOf(models.items), 'token-reward'],
     key_id: [apiKey.id],
     project_id: [project.id],
+    webhook_id: [webhook.id],
+    delivery_id: [delivery.id],
+    secret_name: ['llm-api-key'],
     digest: [((await artifact.json()) as { digest: string }).digest],
     path: ['config.json', 'reward.onnx'],
   };

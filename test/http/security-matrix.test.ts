@@ -170,7 +170,7 @@ function requestOf({ method, template, operation }: Route, ids: Record<string, s
       throw new Error(
         `${method} ${template} takes {${name}}: make such a resource in fillService and return its id as ${name}.`,
       );
-    names = true;
+    names ||= isId(value); // a name may be there in every project
     return value;
   });
   const query = new URLSearchParams();

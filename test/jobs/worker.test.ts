@@ -1,10 +1,10 @@
 // The worker process: takes jobs as its own database role, queues lost runs again, forgets old answers, stops in order.
-import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { claimRun } from '../../src/db/run-execution.ts';
 import { insertRun, selectRun } from '../../src/db/runs.ts';
 import { createTestDatabase } from '../support/database.ts';
+import { startWorker } from '../support/worker.ts';
 
 const project = '00000000-0000-7000-8000-000000000000';
 const id = '00000000-0000-7000-8000-000000000001';
@@ -37,12 +37,7 @@ t.test('worker', async (t) => {
     ),
   );
 
-  const worker = spawn(process.execPath, ['--import', 'tsx', 'src/main-worker.ts'], {
-    env: { PATH: process.env.PATH, DATABASE_DIRECT_URL: database.urlOf('finegrain_system') },
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
-  const ended = new Promise((resolve) => worker.once('exit', (code, signal) => resolve({ code, signal })));
-  t.teardown(() => worker.kill('SIGKILL'));
+  const worker = startWorker(t, database);
 
   // what its crontab does by the clock
   for (const job of ['reap-lost-attempts', 'forget-answers'])
@@ -58,6 +53,6 @@ t.test('worker', async (t) => {
   for (let waited = 0; (await answers()).length > 1 && waited < 30_000; waited += 50) await sleep(50);
   t.same(await answers(), [{ key: 'young' }]);
 
-  worker.kill('SIGTERM');
-  t.same(await ended, { code: 0, signal: null });
+  worker.process.kill('SIGTERM');
+  t.same(await worker.ended, { code: 0, signal: null }, worker.log());
 });

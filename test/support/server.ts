@@ -1,15 +1,18 @@
 // The API on a real socket over a cloned database, and a small client that checks every answer against the document.
+import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { pino } from 'pino';
+import { type DestinationStream, pino } from 'pino';
 import type { Test } from 'tap';
 import { type AppOptions, buildApp } from '../../src/app.ts';
+import { openOutgoingClient } from '../../src/outgoing/client.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
 import type { Services } from '../../src/services/context.ts';
 import { openCursors } from '../../src/services/cursors.ts';
 import { generateKey } from '../../src/services/keys.ts';
 import { openSampleModel } from '../../src/services/sample-model.ts';
+import { type SecretKeys, secretKeys } from '../../src/services/sealing.ts';
 import { openArtifactStore } from '../../src/storage/artifact-store.ts';
 import { type Contract, readContract } from './contract.ts';
 import { createTestDatabase, type TestDatabase } from './database.ts';
@@ -44,27 +47,38 @@ export interface TestServer {
   keyWith(...scopes: string[]): Promise<string>;
 }
 
-/**
- * `sampleFolder`: of the sample model; without it the service has none, as an installation without `models/`.
- * No rate limits unless they are given.
- */
+export interface TestServerOptions extends Pick<AppOptions, 'rateLimits' | 'trustProxy'> {
+  /** of the sample model; without it the service has none, as an installation without `models/` */
+  sampleFolder?: string;
+  /** null: as when the operator gave none; undefined: made for the test */
+  keys?: SecretKeys | null;
+  /** gets everything that the service logs, at its most talkative */
+  log?: DestinationStream;
+}
+
+/** No rate limits unless they are given. Webhooks may reach this machine. */
 export async function startTestServer(
   t: Test,
-  { sampleFolder, ...limits }: { sampleFolder?: string } & Pick<AppOptions, 'rateLimits' | 'trustProxy'> = {},
+  { sampleFolder, keys = secretKeys(randomBytes(32), []), log, ...limits }: TestServerOptions = {},
 ): Promise<TestServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(dataDir, { recursive: true, force: true }));
   const database = await createTestDatabase(t);
   const artifacts = openArtifactStore(join(dataDir, 'artifacts'));
-  const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
+  const logger = log
+    ? pino({ level: 'trace' }, log)
+    : pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
   const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, log: logger });
   const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
+  const outgoing = openOutgoingClient({ allow: ['127.0.0.0/8'] });
   const services: Services = {
     db: database.open('finegrain_api'),
     artifacts,
     cursors: openCursors(),
     scoring,
     sample,
+    secretKeys: keys,
+    outgoing,
   };
   const bootstrapKey = generateKey();
   const app = await buildApp({ services, bootstrapKey, logger, ...limits });
@@ -72,6 +86,7 @@ export async function startTestServer(
   t.teardown(async () => {
     await app.close();
     await scoring.close();
+    await outgoing.close();
   });
 
   const contract: Contract = readContract(app.swagger() as never);

@@ -26,6 +26,8 @@ export const tags = [
   { name: 'scoring', description: 'Rewards token by token' },
   { name: 'evaluation', description: 'Win rates with their uncertainty' },
   { name: 'artifacts', description: 'Content-addressed files: demonstrations in, generated responses out' },
+  { name: 'webhooks', description: 'Be told what happens, at a URL of yours' },
+  { name: 'secrets', description: 'Values that the service uses for the project and never shows' },
   { name: 'keys', description: 'Projects, their API keys and the log of administrative acts' },
   { name: 'service', description: 'Health and documentation' },
 ];

@@ -14,7 +14,7 @@ import { problemResponses } from '../schemas.ts';
 const refusals = {
   stream: 'what it reads is a stream, which is not kept to be compared; sending it again adds nothing twice',
   nothing_stored: 'it stores nothing, so that it can be sent again without harm',
-  secret: 'its answer holds a secret, which is shown once and never stored',
+  secret: 'it carries a secret, of which no copy is kept',
 } as const;
 
 declare module 'fastify' {
