@@ -12,7 +12,7 @@ const layers = {
   http: ['services', 'domain', 'errors.ts'],
   jobs: ['services', 'domain', 'errors.ts'],
   runner: ['services', 'domain', 'errors.ts'],
-  doctor: ['runner', 'services', 'db', 'scoring', 'storage', 'domain', 'config.ts'],
+  doctor: ['runner', 'services', 'db', 'scoring', 'storage', 'domain', 'config.ts', 'secret-key.ts'],
 };
 
 const layerRules = Object.entries(layers).map(([layer, others]) => ({

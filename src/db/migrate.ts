@@ -4,7 +4,6 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { runMigrations } from 'graphile-worker';
 import pg from 'pg';
-import { sqlState } from './pool.ts';
 
 const migrationsFolder = new URL('../../migrations/', import.meta.url);
 const advisoryLockKey = 2406_02756;
@@ -41,9 +40,9 @@ export async function migrate(url: string): Promise<string[]> {
   const client = new pg.Client({ connectionString: url, application_name: 'finegrain migrate' });
   await client.connect();
   try {
-    await createRoles(client);
     await client.query('begin');
     await client.query('select pg_advisory_xact_lock($1)', [advisoryLockKey]);
+    await createRoles(client); // under the lock: grants of two at a time fail
     await client.query('set local role finegrain_owner');
     await client.query('create schema if not exists finegrain_migrations');
     await client.query('grant usage on schema finegrain_migrations to finegrain_api, finegrain_system');
@@ -103,20 +102,17 @@ let known: Promise<Migration[]> | null = null; // the files of a running program
 
 /**
  * Says how the database differs from this program's migrations and what to do; null when it does not.
- * @throws what `query` throws, unless the database was never migrated
+ * @throws what `query` throws: a database that cannot be asked is no drift
  */
 export async function migrationDrift(
   query: (text: string) => Promise<Record<string, unknown>[]>,
 ): Promise<string | null> {
-  let applied: AppliedMigration[];
-  try {
-    applied = (await query(
-      'select version, name, sha256 from finegrain_migrations.applied',
-    )) as unknown as AppliedMigration[];
-  } catch (error) {
-    if (sqlState(error) !== '42P01') throw error;
-    return 'The database was never migrated: run "finegrain migrate".';
-  }
+  // asked first, as a statement that fails would end the caller's transaction
+  const [found] = await query("select to_regclass('finegrain_migrations.applied') is not null as migrated");
+  if (!found?.migrated) return 'The database was never migrated: run "finegrain migrate".';
+  const applied = (await query(
+    'select version, name, sha256 from finegrain_migrations.applied',
+  )) as unknown as AppliedMigration[];
   try {
     known ??= readMigrations();
     const pending = compareMigrations(await known, applied);

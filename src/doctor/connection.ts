@@ -28,6 +28,10 @@ export async function row(
   return (await client.query(text, values)).rows[0]!;
 }
 
+/** SQL that says whether the login may take the role on; false also where the role does not exist. */
+export const mayActAs = (role: string): string =>
+  `coalesce(pg_has_role(to_regrole('${role}'), case when current_setting('server_version_num')::int < 160000 then 'member' else 'set' end), false)`;
+
 /** The URL without its password, for people. */
 export function withoutPassword(url: string): string {
   const shown = new URL(url);

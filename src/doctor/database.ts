@@ -8,7 +8,8 @@ import { findPostmaster } from '../db/embedded/postmaster.ts';
 import { loginUrl } from '../db/logins.ts';
 import { migrationDrift } from '../db/migrate.ts';
 import { type Check, type Finding, failed, ok, warning } from './check.ts';
-import { canListen, row, whatIsBetween, withClient, withoutPassword } from './connection.ts';
+import { canListen, mayActAs, row, whatIsBetween, withClient, withoutPassword } from './connection.ts';
+import { checkSecretKey } from './secrets.ts';
 
 const oldestVersion = 15;
 const newestVersion = 18;
@@ -31,6 +32,10 @@ export function databaseChecks(config: Config): Check[][] {
       { name: 'postgres', run: () => withClient(api, checkServer) },
       { name: 'api login', run: () => withClient(api, checkApiLogin) },
       { name: 'migrations', run: () => withClient(api, checkMigrations) },
+      {
+        name: 'secret key',
+        run: () => withClient(direct ?? api, (client) => checkSecretKey(client, config)),
+      },
       { name: 'clock', run: () => withClient(api, checkClock) },
       { name: 'pooler', run: () => checkPooler(api, direct) },
       { name: 'worker', run: () => withClient(direct ?? api, checkWorker) },
@@ -110,14 +115,11 @@ async function checkServer(client: pg.Client): Promise<Finding> {
   return ok(detail);
 }
 
-const actAs = (role: string): string =>
-  `coalesce(pg_has_role(to_regrole('${role}'), case when current_setting('server_version_num')::int < 160000 then 'member' else 'set' end), false)`;
-
 async function checkApiLogin(client: pg.Client): Promise<Finding> {
   const login = await row(
     client,
     `select current_user::text as name, rolsuper or rolbypassrls as unbound, to_regrole('finegrain_api') is not null as migrated,
-       ${actAs('finegrain_api')} as api, ${actAs('finegrain_owner')} or ${actAs('finegrain_system')} as more
+       ${mayActAs('finegrain_api')} as api, ${mayActAs('finegrain_owner')} or ${mayActAs('finegrain_system')} as more
      from pg_roles where rolname = current_user`,
   );
   if (!login.migrated) return failed('there is no role finegrain_api', 'Run "finegrain migrate".');
@@ -194,8 +196,8 @@ async function checkDirect(api: string, direct: string): Promise<Finding> {
 async function checkDirectLogin(client: pg.Client): Promise<Finding> {
   const { name, ...roles } = await row(
     client,
-    `select current_user::text as name, ${actAs('finegrain_owner')} as finegrain_owner,
-       ${actAs('finegrain_system')} as finegrain_system, ${actAs('finegrain_runner')} as finegrain_runner`,
+    `select current_user::text as name, ${mayActAs('finegrain_owner')} as finegrain_owner,
+       ${mayActAs('finegrain_system')} as finegrain_system, ${mayActAs('finegrain_runner')} as finegrain_runner`,
   );
   const held = Object.keys(roles).filter((role) => roles[role]);
   if (held.length > 0) return ok(`${name} may act as ${held.join(', ')}`);
@@ -231,7 +233,7 @@ async function checkRunner(client: pg.Client): Promise<Finding> {
 
 /** Told to those who may see every project. */
 async function lastHeartbeat(client: pg.Client): Promise<string> {
-  const { system } = await row(client, `select ${actAs('finegrain_system')} as system`);
+  const { system } = await row(client, `select ${mayActAs('finegrain_system')} as system`);
   if (!system) return '';
   await client.query('begin');
   await client.query('set local role finegrain_system');

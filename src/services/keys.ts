@@ -9,6 +9,7 @@ import { notFound, Problem } from '../errors.ts';
 import { recordAct } from './audit.ts';
 import { type Caller, type Identity, requireScope, type Scope, type Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { checkPrecondition, type Precondition } from './preconditions.ts';
 
 /** The project that the bootstrap key belongs to; migration 0001 makes it. */
 export const defaultProjectId = '00000000-0000-7000-8000-000000000000';
@@ -212,11 +213,18 @@ export function getCurrentKey({ db: database }: Services, caller: Caller): Promi
 /**
  * Revokes a key at once; repeated it changes nothing. The last admin key of a project may go too, as a key that leaked
  * must never stay: the operator then makes another one (createProjectKey).
- * @throws Problem not_found
+ * @throws Problem not_found, precondition_failed
  */
-export function revokeKey({ db: database }: Services, caller: Caller, id: string): Promise<Key> {
+export function revokeKey(
+  { db: database }: Services,
+  caller: Caller,
+  id: string,
+  condition: Precondition,
+): Promise<Key> {
   return database.transaction(caller.projectId, async (tx) => {
     const uuid = parseId('key', id);
+    if (uuid !== null) await db.lockKey(tx, uuid);
+    checkPrecondition(condition, await findKey(tx, id));
     const revoked = uuid !== null && (await db.revokeKey(tx, uuid));
     const key = await findKey(tx, id);
     if (revoked)

@@ -1,4 +1,5 @@
 // `finegrain doctor` on real installations: a sound one, and others with one thing after another broken.
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -14,6 +15,7 @@ import { trainerPython } from '../support/runner.ts';
 
 const python = trainerPython();
 const key = 'the-bootstrap-key-of-this-test';
+const secretKey = randomBytes(32).toString('base64');
 t.setTimeout(240_000);
 
 t.test('finegrain doctor', async (t) => {
@@ -28,6 +30,7 @@ t.test('finegrain doctor', async (t) => {
     DATABASE_URL: pooledUrl('finegrain_api'),
     DATABASE_DIRECT_URL: directUrl('finegrain_system'),
     FINEGRAIN_API_KEY: key,
+    FINEGRAIN_SECRET_KEY: secretKey,
     FINEGRAIN_PYTHON: '/none',
     HOST: '127.0.0.1',
     PORT: String(port),
@@ -40,6 +43,7 @@ t.test('finegrain doctor', async (t) => {
   };
   const secrets = [
     key,
+    secretKey,
     ...[sound.DATABASE_URL, sound.DATABASE_DIRECT_URL].map((url) => new URL(url).password),
   ];
 
@@ -155,6 +159,28 @@ t.test('finegrain doctor', async (t) => {
       });
     },
   );
+
+  t.test('a secret key that was lost, that is none, that was never set', async (t) => {
+    await asSuperuser(
+      `set role finegrain_system`,
+      `insert into finegrain.secrets (project_id, name, key_id, sealed)
+       select id, 'llm', 'another-key', '' from finegrain.projects`,
+    );
+    t.match(await examine({}), {
+      'secret key': {
+        status: 'failed',
+        detail: /not here: another-key/,
+        advice: /FINEGRAIN_SECRET_KEY_PREVIOUS/,
+      },
+    });
+    t.match(await examine({ FINEGRAIN_SECRET_KEY: 'too short' }), {
+      configuration: { status: 'failed', detail: /FINEGRAIN_SECRET_KEY must hold 32 random bytes in base64/ },
+    });
+    await asSuperuser('set role finegrain_system', 'delete from finegrain.secrets');
+    t.match(await examine({ FINEGRAIN_SECRET_KEY: undefined }), {
+      'secret key': { status: 'warning', advice: /openssl rand -base64 32/ },
+    });
+  });
 
   t.test('logins with too much or too little', async (t) => {
     const login = (name: string): string =>

@@ -65,6 +65,10 @@ function kinds(server: TestServer): Record<string, () => Promise<Changeable>> {
       const path = `/v1/runs/${(await queueSft(server, [{ prompt: 'p', response: 'r' }])).id}`;
       return { path, answersResource: true, change: { method: 'POST', path: `${path}/cancel` } };
     },
+    key: async () => {
+      const path = `/v1/keys/${(await created('/v1/keys', { name: 'k', scopes: ['read'] })).id}`;
+      return { path, answersResource: true, change: { method: 'DELETE', path } };
+    },
     'model, deleted': async () => {
       const path = `/v1/models/${await registerTinyModel(server)}`;
       return { path, answersResource: false, change: { method: 'DELETE', path } };
@@ -207,8 +211,7 @@ t.test('conditional requests', async (t) => {
         t.equal('304' in operation.responses, method === 'get' && takes(operation, 'If-None-Match'), name);
         const tagged = operation.responses[200]?.headers?.ETag !== undefined;
         if ('304' in operation.responses) t.ok(tagged, name);
-        // a key and its lease tokens are no resources to read first
-        const changes = /^(patch|put|delete)$/.test(method) && !path.startsWith('/v1/keys');
+        const changes = /^(patch|put|delete)$/.test(method);
         if (changes) t.ok(takes(operation, 'If-Match'), name);
       }
     }

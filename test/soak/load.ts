@@ -196,12 +196,10 @@ async function untilBack<T>(look: () => Promise<{ done: boolean; now: T }>): Pro
   }
 }
 
-function flatness(what: string, samples: Sample[], valueOf: (sample: Sample) => number): Claim {
+function flatness(what: string, samples: Sample[], read: (sample: Sample) => number): Claim {
   if (samples.length < 10)
     return { holds: false, text: `${what}: too few samples to say, give it more minutes` };
-  const trend: Trend = trendOf(
-    samples.map((sample) => ({ minutes: sample.minutes, value: valueOf(sample) })),
-  );
+  const trend: Trend = trendOf(samples.map((sample) => ({ minutes: sample.minutes, value: read(sample) })));
   const rises = trend.slope > flat.megabytesPerMinute && trend.low > 0;
   const [slope, low, high] = [trend.slope, trend.low, trend.high].map((number) => number.toFixed(2));
   return {

@@ -3,6 +3,15 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import { type Scope, type Services, scopes } from '../../services/context.ts';
 import * as keys from '../../services/keys.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 
@@ -139,10 +148,12 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         tags: ['keys'],
         summary: 'Get an API key',
         params,
-        response: { 200: Type.Ref('Key'), ...problemResponses(404) },
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Key')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => keys.getKey(services, request.caller, request.params.key_id),
+    async (request, reply) =>
+      sendTagged(request, reply, await keys.getKey(services, request.caller, request.params.key_id)),
   );
 
   app.post(
@@ -191,13 +202,16 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         description:
           'Also the last `admin` key of a project: whoever holds the bootstrap key then makes another one with `POST /v1/projects/{project_id}/keys`. The bootstrap key itself is no stored key and cannot be revoked here.',
         params,
-        response: { 200: Type.Ref('Key'), ...problemResponses(404) },
+        headers: Type.Object(IfMatch),
+        response: { 200: Tagged(Type.Ref('Key')), ...problemResponses(404, 412) },
       },
     },
     (request, reply) =>
-      answerOnce(services, request, reply, async (services) => ({
-        status: 200,
-        body: await keys.revokeKey(services, request.caller, request.params.key_id),
-      })),
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await keys.revokeKey(services, request.caller, request.params.key_id, preconditionOf(request)),
+        ),
+      ),
   );
 };
