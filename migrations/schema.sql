@@ -317,6 +317,7 @@
 -- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
 -- CREATE INDEX pairs_of_dataset ON finegrain.pairs USING btree (project_id, dataset_id, id)
 -- CREATE INDEX run_attempts_live ON finegrain.run_attempts USING btree (lease_expires_at) WHERE (ended_at IS NULL)
+-- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
 -- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, id) WHERE (state = 'queued'::text)
 -- CREATE INDEX webhook_deliveries_by_age ON finegrain.webhook_deliveries USING btree (created_at)
 -- CREATE INDEX webhook_deliveries_of_webhook ON finegrain.webhook_deliveries USING btree (project_id, webhook_id, id)
@@ -388,6 +389,7 @@
 -- finegrain.on_edit_task_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.on_model_registered() returns trigger security definer, owner finegrain_system
 -- finegrain.on_run_ended() returns trigger security definer, owner finegrain_system
+-- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
 -- finegrain.runner_claim(runner text, hardware text[], labels text[], lease_seconds double precision) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, fence bigint, checkpoint jsonb) security definer, owner finegrain_system
@@ -465,6 +467,7 @@
 -- on_edit_task_ended: finegrain_system
 -- on_model_registered: finegrain_system
 -- on_run_ended: finegrain_system
+-- operating_figures: finegrain_api, finegrain_system
 -- reap_lost_attempts: finegrain_system
 -- runner_claim: finegrain_runner, finegrain_system
 -- runner_finish: finegrain_runner, finegrain_system

@@ -18,6 +18,12 @@ export interface Config {
   previousSecretKeys: Buffer[];
   /** addresses, CIDR ranges and host names that webhooks may reach although they are not public */
   outgoingAllow: string[];
+  /** whose scripts may read answers (CORS): exact origins, or `*` alone; none by default */
+  corsOrigins: string[];
+  /** that GET /metrics asks for; null: none */
+  metricsKey: string | null;
+  /** between the wish to stop, when /readyz turns to 503, and the refusal of new connections */
+  drainSeconds: number;
   /** folder of the artifact store */
   artifacts: string;
   logLevel: string;
@@ -53,6 +59,9 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const apiKey = env.FINEGRAIN_API_KEY || null;
   if (apiKey !== null && !/^[\x21-\x7e]{16,}$/.test(apiKey))
     throw new Error('FINEGRAIN_API_KEY must have at least 16 characters, all of ASCII and none a space.');
+  const metricsKey = env.FINEGRAIN_METRICS_KEY || null;
+  if (metricsKey !== null && !/^[\x21-\x7e]{16,}$/.test(metricsKey))
+    throw new Error('FINEGRAIN_METRICS_KEY must have at least 16 characters, all of ASCII and none a space.');
   return {
     host: env.HOST || (databaseUrl ? '0.0.0.0' : '127.0.0.1'),
     port: integer(env, 'PORT', 3000, 0, 65535),
@@ -67,6 +76,10 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       readSecretKey('FINEGRAIN_SECRET_KEY_PREVIOUS', key),
     ),
     outgoingAllow: list(env.FINEGRAIN_OUTGOING_ALLOW),
+    corsOrigins: origins(env, 'FINEGRAIN_CORS_ORIGINS'),
+    metricsKey,
+    // nobody balances over an embedded service
+    drainSeconds: integer(env, 'FINEGRAIN_DRAIN_SECONDS', databaseUrl ? 5 : 0, 0, 600),
     artifacts: resolve(artifacts),
     logLevel: choice(env, 'LOG_LEVEL', 'info', [
       'fatal',
@@ -177,6 +190,18 @@ export function readSecretKey(source: string, text: string): Buffer {
     throw new Error(`${source} must hold 32 random bytes in base64: openssl rand -base64 32.`);
   return key;
 }
+
+/** Exact origins as browsers send them, or `*` alone. */
+function origins(env: NodeJS.ProcessEnv, name: string): string[] {
+  const given = list(env[name]);
+  const wrong = given.find((origin) => (origin === '*' ? given.length > 1 : !isOrigin(origin)));
+  if (wrong === undefined) return given;
+  throw new Error(
+    `${name} must be a comma list of origins such as https://app.example.org, or * alone, not ${JSON.stringify(wrong)}.`,
+  );
+}
+
+const isOrigin = (text: string): boolean => URL.canParse(text) && new URL(text).origin === text;
 
 // the names that Fastify knows for networks
 const networkNames = ['loopback', 'linklocal', 'uniquelocal'];

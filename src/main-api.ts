@@ -1,5 +1,6 @@
 // The API. With DATABASE_URL: one stateless process. Without: embedded Postgres, worker and CPU runner beside it.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { readBootstrapKey } from './admin-key.ts';
 import { buildApp } from './app.ts';
 import { type Config, readConfig } from './config.ts';
@@ -55,6 +56,8 @@ async function serve(
     logger,
     rateLimits: config.rateLimits,
     trustProxy: config.trustProxy,
+    corsOrigins: config.corsOrigins,
+    metricsKey: config.metricsKey,
   });
   try {
     const address = await app.listen({ host: config.host, port: config.port }).catch((error) => {
@@ -66,6 +69,8 @@ async function serve(
       `finegrain is ready at ${address}   documentation: ${address}/docs\nAPI key: ${announced}\n`,
     );
     logger.info({ reason: await stopped }, 'stopping');
+    app.beginDrain();
+    await sleep(config.drainSeconds * 1000);
   } finally {
     await app.close();
     await scoring.close();

@@ -1,9 +1,8 @@
 // The OpenAPI document as it is committed. Routes only describe themselves here, so nothing is opened or connected.
-import { buildApp } from './app.ts';
-import type { Services } from './services/context.ts';
+import { type AppOptions, buildApp } from './app.ts';
 
 export async function openApiDocument(): Promise<string> {
-  const unused = {} as Services;
+  const unused = {} as AppOptions['services'];
   const app = await buildApp({ services: unused, bootstrapKey: null });
   await app.ready();
   const document = JSON.stringify(app.swagger(), null, 2);

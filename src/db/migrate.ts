@@ -98,6 +98,8 @@ function compareMigrations(migrations: Migration[], applied: AppliedMigration[])
   return migrations.filter(({ version }) => !done.has(version));
 }
 
+let known: Promise<Migration[]> | null = null; // the files of a running program do not change
+
 /**
  * Says how the database differs from this program's migrations and what to do; null when it does not.
  * @throws what `query` throws: a database that cannot be asked is no drift
@@ -112,7 +114,8 @@ export async function migrationDrift(
     'select version, name, sha256 from finegrain_migrations.applied',
   )) as unknown as AppliedMigration[];
   try {
-    const pending = compareMigrations(await readMigrations(), applied);
+    known ??= readMigrations();
+    const pending = compareMigrations(await known, applied);
     return pending.length === 0
       ? null
       : `${pending.length} migration(s) are not applied: run "finegrain migrate".`;

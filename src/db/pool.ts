@@ -15,6 +15,11 @@ export interface Database {
   close(): Promise<void>;
 }
 
+export interface PooledDatabase extends Database {
+  /** connections that are open, open and not in use, and what waits for one */
+  connections(): { open: number; idle: number; waiting: number };
+}
+
 pg.types.setTypeParser(pg.types.builtins.INT8, Number); // counts and sequence numbers, far below 2^53
 
 // A process that is frozen within a transaction would keep its locks, and so its run, for as long as it sleeps.
@@ -25,7 +30,7 @@ export function openDatabase(
   url: string,
   role: DatabaseRole,
   options: { max?: number; onError?: (error: Error) => void } = {},
-): Database {
+): PooledDatabase {
   const pool = new pg.Pool({
     connectionString: url,
     max: options.max ?? 10,
@@ -63,6 +68,7 @@ export function openDatabase(
         client.release(broken);
       }
     },
+    connections: () => ({ open: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     close: () => pool.end(),
   };
 }

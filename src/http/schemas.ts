@@ -41,6 +41,9 @@ export const Problem = Type.Object(
     code: Type.Enum(Object.keys(problems) as ProblemCode[], { description: 'Stable; decide on this' }),
     detail: Type.String({ description: 'What happened and what to do' }),
     instance: Type.Optional(Type.String()),
+    request_id: Type.String({
+      description: 'As in the header X-Request-Id: how the log of the service names the request',
+    }),
     errors: Type.Optional(
       Type.Array(
         Type.Object({
@@ -62,6 +65,7 @@ export const Problem = Type.Object(
         code: 'invalid_request',
         detail: '/name: is missing.',
         instance: '/v1/datasets',
+        request_id: '0d1d6d2c-7a57-4c8e-9d0b-7f3f6f3c1f52',
         errors: [{ pointer: '/name', detail: 'is missing', in: 'body' }],
       },
     ],
@@ -88,7 +92,8 @@ type ProblemStatus = (typeof problems)[ProblemCode]['status'];
 
 /** The error responses of a route: those every route can give, and the ones named. */
 export function problemResponses(...statuses: ProblemStatus[]) {
-  const all = [...new Set<ProblemStatus>([400, 401, 403, 422, ...statuses, 429, 500, 503])];
+  const ofBodies: ProblemStatus[] = statuses.includes(413) ? [408] : [];
+  const all = [...new Set<ProblemStatus>([400, 401, 403, 406, ...ofBodies, 422, ...statuses, 429, 500, 503])];
   const content = { 'application/problem+json': { schema: Type.Ref('Problem') } };
   return Object.fromEntries(all.map((status) => [status, { content }]));
 }

@@ -4,6 +4,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import { isDatabaseUnreachable } from '../services/database-errors.ts';
 import {
   finishWithout,
   type HeldRun,
@@ -296,22 +297,11 @@ async function untilWritten(
     try {
       return (await write()) ? outcome : 'lost';
     } catch (error) {
-      if (!isConnectionError(error)) throw error;
+      if (!isDatabaseUnreachable(error)) throw error;
       log.warn({ err: error }, 'the end of the run could not be written, trying again');
       await sleep(retryMs);
     }
   }
-}
-
-// those of sockets, PostgreSQL's classes 08 (connection), 53 (resources) and 57P0x (shutdown), and pg's own without a code
-function isConnectionError(error: unknown): boolean {
-  const { code = '', message } = error as Error & { code?: string };
-  return (
-    /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|08\w{3}|53\w{3}|57P0\w)$/.test(code) ||
-    /^Connection terminated|^timeout exceeded when trying to connect|connection error and is not queryable/.test(
-      message,
-    )
-  );
 }
 
 function plainFailure(reason: string, detail: string): RunFailure {

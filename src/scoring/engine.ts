@@ -18,6 +18,19 @@ export type { StoredModel } from '../storage/model-folder.ts';
 export type { Sequence, SequenceScore } from './scorer.ts';
 export type { EncodedResponse, ModelTokenizer } from './tokenizer.ts';
 
+/** Counted since the start. */
+export interface ScoringFigures {
+  /** prompt and response together */
+  scoredTokens: number;
+  queuedTokens: number;
+  /** requests that were turned away because too much was queued */
+  refusals: number;
+  /** scorer processes that ended while they were needed */
+  restarts: number;
+  /** scorer processes there are */
+  loadedModels: number;
+}
+
 export interface ScoringEngine {
   /**
    * One score for each sequence, in their order; a response without tokens has no rewards.
@@ -27,6 +40,9 @@ export interface ScoringEngine {
   score(model: StoredModel, sequences: Sequence[], signal: AbortSignal): Promise<SequenceScore[]>;
   /** The tokenizer of a registered model of any role. @throws Problem unprocessable, unavailable */
   tokenizer(model: StoredModel): Promise<ModelTokenizer>;
+  figures(): ScoringFigures;
+  /** Of a model of this digest: its process is there, there is none, or why it cannot be served. */
+  stateOf(digest: string): 'loaded' | 'not_loaded' | Problem;
   /** Takes nothing more, finishes what is queued, ends the processes. */
   close(): Promise<void>;
 }
@@ -45,6 +61,8 @@ export interface ScoringEngineOptions {
   answerLimitMs?: number;
 }
 
+const lengthOf = ({ promptIds, responseIds }: Sequence): number => promptIds.length + responseIds.length;
+
 const maxTokenizers = 8;
 const assumedTokensPerSecond = 3_000; // a model of 14 M parameters on one core
 
@@ -59,6 +77,7 @@ export function openScoringEngine({
 }: ScoringEngineOptions): ScoringEngine {
   const lanes = new Map<string, Lane>();
   const tokenizers = new Map<string, Promise<ModelTokenizer>>();
+  const counts = { scoredTokens: 0, refusals: 0, restarts: 0 };
   let queuedTokens = 0;
   let closing = false;
 
@@ -114,6 +133,9 @@ export function openScoringEngine({
       places,
       log: log.child({ model: model.digest }),
       idleMs,
+      onRestart() {
+        counts.restarts++;
+      },
       onIdle() {
         lanes.delete(model.digest);
         void lane.rest();
@@ -135,12 +157,10 @@ export function openScoringEngine({
       });
     const lane = laneOf(model);
     if (lane.refusal) throw lane.refusal;
-    const tokens = sequences.reduce(
-      (sum, { promptIds, responseIds }) => sum + promptIds.length + responseIds.length,
-      0,
-    );
+    const tokens = sequences.reduce((sum, sequence) => sum + lengthOf(sequence), 0);
     // a request alone always fits, whatever its size
     if (queuedTokens > 0 && queuedTokens + tokens > maxQueuedTokens) {
+      counts.refusals++;
       throw new Problem(
         'overloaded',
         `${queuedTokens} tokens are waiting to be scored and these would be ${tokens} more; at most ${maxQueuedTokens} may wait. Try again later or send fewer at a time.`,
@@ -151,7 +171,13 @@ export function openScoringEngine({
     const scores = sequences.map((sequence): SequenceScore | Promise<SequenceScore> =>
       sequence.responseIds.length === 0
         ? { rewards: new Float32Array(0) }
-        : new Promise((done, fail) => void jobs.add({ sequence, done, fail })),
+        : new Promise((resolve, fail) => {
+            const done = (score: SequenceScore): void => {
+              counts.scoredTokens += lengthOf(sequence);
+              resolve(score);
+            };
+            jobs.add({ sequence, done, fail });
+          }),
     );
     let leave = (): void => {};
     const aborted = new Promise<never>((_resolve, reject) => {
@@ -172,6 +198,15 @@ export function openScoringEngine({
   return {
     tokenizer,
     score,
+    figures: () => ({
+      ...counts,
+      queuedTokens,
+      loadedModels: [...lanes.values()].filter((lane) => lane.loaded).length,
+    }),
+    stateOf(digest) {
+      const lane = lanes.get(digest);
+      return lane?.refusal ?? (lane?.loaded ? 'loaded' : 'not_loaded');
+    },
     async close() {
       closing = true;
       await Promise.all([...lanes.values()].map((lane) => lane.close()));

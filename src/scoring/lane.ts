@@ -21,6 +21,8 @@ export interface Lane {
   readonly refusal: Problem | null;
   /** When the last work ended (performance.now()), null while there is work or no process. */
   readonly idleSince: number | null;
+  /** its process is there */
+  readonly loaded: boolean;
   /** Ends the process without waiting for more work. */
   rest(): Promise<void>;
   /** Finishes the queue, then ends the process. */
@@ -36,11 +38,13 @@ export interface LaneOptions {
   places: Places;
   log: Logger;
   idleMs: number;
+  /** a process ended while it was needed and is replaced */
+  onRestart(): void;
   /** nothing came for `idleMs`, or the refusal is old: the lane can be forgotten */
   onIdle(): void;
 }
 
-export function openLane({ start, places, log, idleMs, onIdle }: LaneOptions): Lane {
+export function openLane({ start, places, log, idleMs, onRestart, onIdle }: LaneOptions): Lane {
   const queue: Job[] = [];
   const retried = new WeakSet<Job>();
   let scorer: Scorer | null = null;
@@ -70,6 +74,7 @@ export function openLane({ start, places, log, idleMs, onIdle }: LaneOptions): L
     } catch (error) {
       if (!(error instanceof ScorerDied)) throw error;
       log.warn({ err: error }, 'a scorer ended while it loaded; trying once more');
+      onRestart();
       return startInPlace();
     }
   }
@@ -95,6 +100,7 @@ export function openLane({ start, places, log, idleMs, onIdle }: LaneOptions): L
         job.done(await scorer.score(job.sequence));
       } catch (error) {
         log.warn({ err: error }, 'a scorer ended while it held a sequence');
+        onRestart();
         void rest();
         if (retried.has(job)) job.fail(explain(error));
         else {
@@ -132,6 +138,9 @@ export function openLane({ start, places, log, idleMs, onIdle }: LaneOptions): L
     },
     get idleSince() {
       return scorer && !working ? idleSince : null;
+    },
+    get loaded() {
+      return scorer !== null;
     },
     rest,
     async close() {

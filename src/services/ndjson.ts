@@ -1,13 +1,13 @@
 // Newline-delimited JSON in and out, in constant memory. A line that cannot be read is reported and skipped; its
 // neighbours are not touched.
-import { findIllFormedText, type IllFormedText } from './text-checks.ts';
+import { parseJson } from './json-input.ts';
 
 export type NdjsonLine =
   | { line: number; value: unknown }
   | {
       line: number;
       error: {
-        code: 'malformed_json' | 'ill_formed_text' | 'line_too_long';
+        code: 'malformed_json' | 'ill_formed_text' | 'line_too_long' | 'invalid_row';
         pointer: string;
         detail: string;
       };
@@ -38,24 +38,13 @@ export async function* readNdjson(
   }
 }
 
-const utf8 = new TextDecoder('utf-8', { fatal: true }); // drops a byte order mark
-
 function parseLine(bytes: Uint8Array, line: number): NdjsonLine | null {
-  let text: string;
-  try {
-    text = utf8.decode(bytes);
-  } catch {
-    return { line, error: { code: 'ill_formed_text', pointer: '', detail: 'is not UTF-8' } };
+  const parsed = parseJson(bytes);
+  if ('error' in parsed) {
+    const { code, ...where } = parsed.error;
+    return { line, error: { code: code === 'beyond_limits' ? 'invalid_row' : code, ...where } };
   }
-  if (text.trim() === '') return null;
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    return { line, error: { code: 'malformed_json', pointer: '', detail: (error as SyntaxError).message } };
-  }
-  const wrong: IllFormedText | null = findIllFormedText(value);
-  return wrong ? { line, error: { code: 'ill_formed_text', ...wrong } } : { line, value };
+  return parsed.value === undefined ? null : { line, value: parsed.value };
 }
 
 /** Lines without their newline; null stands for one that was too long. */

@@ -56,6 +56,9 @@ export interface RunAttempt {
   outcome: string | null;
 }
 
+/** What a run may ask of its runner. */
+export const hardwareClasses = ['cpu', 'cuda'] as const;
+
 export interface Run {
   id: string;
   kind: RunKind;
@@ -115,7 +118,7 @@ function render(row: db.RunRow, attempts: db.AttemptRow[]): Run {
 }
 
 export type NewRun = KindSpec & {
-  hardware?: 'cpu' | 'cuda';
+  hardware?: (typeof hardwareClasses)[number];
   max_attempts?: number;
   labels?: string[];
   validate_only?: boolean;

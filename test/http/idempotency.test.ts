@@ -29,6 +29,7 @@ function seen({ status, text, headers }: Answer) {
     'keep-alive',
     'idempotency-replayed',
     'x-request-id',
+    'traceresponse',
     'ratelimit',
     'ratelimit-policy',
     'transfer-encoding',

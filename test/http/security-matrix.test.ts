@@ -27,7 +27,7 @@ interface Request {
   names: boolean;
 }
 
-const publicRoutes = ['GET /healthz', 'GET /readyz'];
+const publicRoutes = ['GET /healthz', 'GET /metrics', 'GET /readyz'];
 
 t.test('security matrix', async (t) => {
   const server = await startTestServer(t);

@@ -24,8 +24,8 @@ t.test('the service around the routes', async (t) => {
     t.equal(missing.headers.get('content-type'), 'application/problem+json');
     const wrong = await call('PUT', '/v1/datasets');
     t.match(wrong, { status: 405, body: { code: 'method_not_allowed' } });
-    t.equal(wrong.headers.get('allow'), 'GET, HEAD, POST');
-    t.equal((await call('POST', '/v1/datasets/ds_1/stats')).headers.get('allow'), 'GET, HEAD');
+    t.equal(wrong.headers.get('allow'), 'GET, HEAD, POST, OPTIONS');
+    t.equal((await call('POST', '/v1/datasets/ds_1/stats')).headers.get('allow'), 'GET, HEAD, OPTIONS');
     t.equal(
       (await call('GET', '/v1/datasets', { key: null })).headers.get('www-authenticate'),
       'Bearer realm="finegrain"',

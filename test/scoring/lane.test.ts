@@ -22,7 +22,14 @@ function openFakeLane() {
     return { score, ended, close: async () => end() };
   };
   const log = pino({ level: 'silent' });
-  const lane = openLane({ start, places: openPlaces(1, () => {}), log, idleMs: 1000, onIdle() {} });
+  const lane = openLane({
+    start,
+    places: openPlaces(1, () => {}),
+    log,
+    idleMs: 1000,
+    onRestart() {},
+    onIdle() {},
+  });
   const outcomes: Record<number, unknown> = {};
   const job = (token: number): Job => ({
     sequence: { promptIds: [], responseIds: [token] },

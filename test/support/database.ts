@@ -8,7 +8,7 @@ import type { Test } from 'tap';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/db/embedded-postgres.ts';
 import { enableLogins, loginUrl } from '../../src/db/logins.ts';
 import { migrate } from '../../src/db/migrate.ts';
-import { type Database, type DatabaseRole, openDatabase } from '../../src/db/pool.ts';
+import { type DatabaseRole, openDatabase, type PooledDatabase } from '../../src/db/pool.ts';
 import { throughPooler } from './pgbouncer.ts';
 
 export interface TestDatabase {
@@ -16,7 +16,7 @@ export interface TestDatabase {
   superuserUrl: string;
   urlOf(role: DatabaseRole): string;
   /** Opened once per role and closed after the test. */
-  open(role: DatabaseRole): Database;
+  open(role: DatabaseRole): PooledDatabase;
 }
 
 /** Clones the template; the clone is dropped when the test ends. */
@@ -26,7 +26,7 @@ export async function createTestDatabase(t: Test): Promise<TestDatabase> {
   const name = `test_${randomUUID().replaceAll('-', '')}`;
   await administer(server, (client) => client.query(`create database ${name} template ${template}`));
   const superuserUrl = databaseUrl(server, name);
-  const opened: Database[] = [];
+  const opened: PooledDatabase[] = [];
   const urlOf = (role: DatabaseRole): string => {
     const direct = loginUrl(superuserUrl, role);
     const pooler = process.env.FINEGRAIN_TEST_POOLER;

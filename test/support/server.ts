@@ -8,7 +8,6 @@ import type { Test } from 'tap';
 import { type AppOptions, buildApp } from '../../src/app.ts';
 import { openOutgoingClient } from '../../src/outgoing/client.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
-import type { Services } from '../../src/services/context.ts';
 import { openCursors } from '../../src/services/cursors.ts';
 import { generateKey } from '../../src/services/keys.ts';
 import { openSampleModel } from '../../src/services/sample-model.ts';
@@ -37,7 +36,8 @@ export interface RequestOptions {
 export interface TestServer {
   url: string;
   database: TestDatabase;
-  services: Services;
+  app: Awaited<ReturnType<typeof buildApp>>;
+  services: AppOptions['services'];
   bootstrapKey: string;
   dataDir: string;
   call(method: string, path: string, options?: RequestOptions): Promise<Answer>;
@@ -47,7 +47,7 @@ export interface TestServer {
   keyWith(...scopes: string[]): Promise<string>;
 }
 
-export interface TestServerOptions extends Pick<AppOptions, 'rateLimits' | 'trustProxy'> {
+export interface TestServerOptions extends Omit<Partial<AppOptions>, 'services' | 'bootstrapKey' | 'logger'> {
   /** of the sample model; without it the service has none, as an installation without `models/` */
   sampleFolder?: string;
   /** null: as when the operator gave none; undefined: made for the test */
@@ -59,7 +59,7 @@ export interface TestServerOptions extends Pick<AppOptions, 'rateLimits' | 'trus
 /** No rate limits unless they are given. Webhooks may reach this machine. */
 export async function startTestServer(
   t: Test,
-  { sampleFolder, keys = secretKeys(randomBytes(32), []), log, ...limits }: TestServerOptions = {},
+  { sampleFolder, keys = secretKeys(randomBytes(32), []), log, ...options }: TestServerOptions = {},
 ): Promise<TestServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(dataDir, { recursive: true, force: true }));
@@ -71,7 +71,7 @@ export async function startTestServer(
   const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, log: logger });
   const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
   const outgoing = openOutgoingClient({ allow: ['127.0.0.0/8'] });
-  const services: Services = {
+  const services = {
     db: database.open('finegrain_api'),
     artifacts,
     cursors: openCursors(),
@@ -81,7 +81,7 @@ export async function startTestServer(
     outgoing,
   };
   const bootstrapKey = generateKey();
-  const app = await buildApp({ services, bootstrapKey, logger, ...limits });
+  const app = await buildApp({ services, bootstrapKey, logger, ...options });
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
   t.teardown(async () => {
     await app.close();
@@ -124,6 +124,7 @@ export async function startTestServer(
 
   return {
     url,
+    app,
     database,
     services,
     bootstrapKey,

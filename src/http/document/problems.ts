@@ -7,33 +7,44 @@ const problemType = 'application/problem+json';
 // what each code says when it is met; `detail` of a real answer names the case
 const details: Record<ProblemCode, string> = {
   invalid_request: '/name: is missing.',
-  malformed_json: 'Unexpected end of JSON input',
+  malformed_json: 'The body is not valid JSON: it ends too early.',
   ill_formed_text: '/name holds a lone surrogate at 3.',
   invalid_cursor: 'Use the next_cursor of an earlier page as it was given, or none to begin at the start.',
   unauthenticated: 'Send the API key as "Authorization: Bearer KEY".',
   missing_scope:
     'This needs the scope "pairs:write"; the key has: read. Ask an admin of the project for a key with it.',
   not_found: 'There is no dataset "ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f" in this project.',
-  method_not_allowed: '/v1/datasets has GET, HEAD, POST, not DELETE.',
-  not_acceptable: 'This route answers application/json.',
-  request_timeout: 'The body did not arrive in time.',
+  method_not_allowed: '/v1/datasets has GET, HEAD, POST, OPTIONS, not DELETE.',
+  not_acceptable: 'The route sends application/json; the Accept header takes neither it nor */*.',
+  request_timeout: 'The body stopped coming before it was complete.',
   conflict: 'There is a pair "conversation-17" with other content.',
   idempotency_key_in_use: 'The first request with this key is still under way. Ask again in a second.',
   precondition_failed: 'The resource has changed. Read it again and repeat the change with its new ETag.',
-  content_too_large: 'The body is larger than the 8 MiB that this route takes.',
+  content_too_large: 'The route reads bodies of at most 8388608 bytes, decoded ones too.',
+  uri_too_long: 'A request target may have 8192 characters at most.',
   unsupported_media_type: 'This route reads application/json.',
+  expectation_failed: 'Leave out the header "Expect: the-unexpected".',
   unprocessable: 'The pair of /edits/0 has no preference yet: say which side was edited.',
   idempotency_key_reused: 'The key belongs to another request. Take a new key for each request.',
   overloaded: 'The scoring queue is full. Ask again in a second.',
   rate_limited: 'A key may send 60000 requests a minute. Try again in 12 s.',
-  header_too_large: 'The request headers are larger than 16 KiB.',
+  header_too_large: 'The request line and headers are too large together.',
   internal_error: 'The service failed; its log names this request.',
   unavailable: 'The database cannot be reached. Try again in a moment.',
 };
 
+const requestId = '0d1d6d2c-7a57-4c8e-9d0b-7f3f6f3c1f52';
+
 function exampleProblem(code: ProblemCode): object {
   const { status, title } = problems[code];
-  return { type: `urn:finegrain:problem:${code}`, title, status, code, detail: details[code] };
+  return {
+    type: `urn:finegrain:problem:${code}`,
+    title,
+    status,
+    code,
+    detail: details[code],
+    request_id: requestId,
+  };
 }
 
 const nameOf = (status: number | string): string => `Problem${status}`;

@@ -1,25 +1,20 @@
-// Refuses JSON bodies and queries with text that is not Unicode or cannot be stored, with the pointer to it; a path
-// with such text names nothing.
+// Refuses queries with text that cannot be stored, with the pointer to it; a path with such text names nothing. Of
+// bodies json-bodies.ts does the same.
 import fp from 'fastify-plugin';
 import { Problem, type ProblemDetail } from '../../errors.ts';
-import { findIllFormedText } from '../../services/text-checks.ts';
+import { findFault } from '../../services/json-input.ts';
 
-const jsonType = /^application\/json *(;|$)/i;
-
-function refuseIllFormed(value: unknown, part: ProblemDetail['in'] & string): void {
-  const wrong = findIllFormedText(value);
-  if (!wrong) return;
-  throw new Problem(
-    part === 'params' ? 'not_found' : 'ill_formed_text',
-    `${wrong.pointer || `The ${part}`} ${wrong.detail}.`,
-    { errors: [{ ...wrong, in: part }] },
-  );
+function refuse(value: unknown, part: 'params' | 'query'): void {
+  const fault = findFault(value);
+  if (!fault) return;
+  const { pointer, detail } = fault;
+  const errors: ProblemDetail[] = [{ pointer, detail, in: part }];
+  throw new Problem(part === 'params' ? 'not_found' : 'ill_formed_text', `${pointer} ${detail}.`, { errors });
 }
 
 export const requestText = fp(async (app) => {
   app.addHook('preValidation', async (request) => {
-    refuseIllFormed(request.params, 'params');
-    refuseIllFormed(request.query, 'query');
-    if (jsonType.test(request.headers['content-type'] ?? '')) refuseIllFormed(request.body, 'body');
+    refuse(request.params, 'params');
+    refuse(request.query, 'query');
   });
 });

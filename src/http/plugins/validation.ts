@@ -3,12 +3,11 @@
 // the columns of scores, takes seconds of start-up for all routes, and drops undeclared fields in silence; that answers fit
 // the document is the tests' to prove (test/support/contract.ts).
 import AjvCompiler from '@fastify/ajv-compiler';
-import type { FastifySchemaCompiler, FastifyServerOptions } from 'fastify';
+import type { FastifySchemaCompiler, FastifySchemaValidationError, FastifyServerOptions } from 'fastify';
 
 const common = {
   removeAdditional: false,
   useDefaults: true,
-  allErrors: true,
   strict: false,
   discriminator: true, // a union by kind tells the errors of one branch
 } as const;
@@ -30,21 +29,59 @@ function inLowerCase({ properties, required = [], ...schema }: HeaderSchema) {
   };
 }
 
+interface Validate {
+  (data: unknown): boolean;
+  errors?: FastifySchemaValidationError[] | null;
+}
+type Compile = (route: { schema: unknown }) => Validate;
+
+// A list of every error of a body of millions of wrong values would take seconds and gigabytes.
+const mostValuesToListErrorsOf = 10_000;
+
+/** Finds the first error; then, unless the value is very large, all of them. */
+function compileBoth(first: Compile, all: Compile): Compile {
+  return (route) => {
+    const validate = first(route);
+    let validateAll: Validate | undefined;
+    const check: Validate = (data) => {
+      if (validate(data)) return true;
+      check.errors = validate.errors ?? null;
+      if (hasMoreValues(data, mostValuesToListErrorsOf)) return false;
+      validateAll ??= all(route);
+      if (!validateAll(data)) check.errors = validateAll.errors ?? null;
+      return false;
+    };
+    return check;
+  };
+}
+
+function hasMoreValues(data: unknown, limit: number): boolean {
+  let seen = 0;
+  const isMore = (value: unknown): boolean => {
+    if (++seen > limit) return true;
+    if (typeof value !== 'object' || value === null) return false;
+    return (Array.isArray(value) ? value : Object.values(value)).some(isMore);
+  };
+  return isMore(data);
+}
+
 export const validation: FastifyServerOptions['schemaController'] = {
   compilersFactory: {
     buildValidator: (externalSchemas: unknown) => {
-      const strict = factory(
-        externalSchemas as never,
-        { customOptions: { ...common, coerceTypes: false } } as never,
-      );
-      const coercing = factory(
-        externalSchemas as never,
-        { customOptions: { ...common, coerceTypes: true } } as never,
-      );
+      const compilers = (coerceTypes: boolean): Compile => {
+        const compiler = (allErrors: boolean): Compile =>
+          factory(
+            externalSchemas as never,
+            { customOptions: { ...common, coerceTypes, allErrors } } as never,
+          ) as never;
+        return compileBoth(compiler(false), compiler(true));
+      };
+      const strict = compilers(false);
+      const coercing = compilers(true);
       const compile: FastifySchemaCompiler<unknown> = (route) => {
         const schema =
           route.httpPart === 'headers' ? inLowerCase(route.schema as HeaderSchema) : route.schema;
-        return (route.httpPart === 'body' ? strict : coercing)({ ...route, schema } as never) as never;
+        return (route.httpPart === 'body' ? strict : coercing)({ ...route, schema });
       };
       return compile as never;
     },

@@ -38,7 +38,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
   app.post(
     '/v1/artifacts',
     {
-      config: { scope: 'models:write', idempotency: 'stream' },
+      config: { scope: 'models:write', idempotency: 'stream', keepsBodyAsSent: true },
       schema: {
         operationId: 'putArtifact',
         tags: ['artifacts'],
@@ -46,7 +46,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         description:
           'The body is the file, of any content type and of up to 8 GiB; storing it again changes nothing. Runs take digests: NDJSON rows `{id?, prompt, response}` as demonstrations of an `sft` run, `{id, prompt}` as prompts.',
         body: streamedBody(['application/x-ndjson', 'application/octet-stream'], 'The file', rowExample),
-        response: { 201: Type.Ref('Artifact'), ...problemResponses(413) },
+        response: { 201: Type.Ref('Artifact'), ...problemResponses(413, 415) },
       },
     },
     async (request, reply) => {
@@ -81,6 +81,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
       );
       reply.headers({
         'content-length': artifact.bytes,
+        'cache-control': 'no-transform', // the bytes are those of the digest
         etag: `"${artifact.digest}"`,
         'x-content-type-options': 'nosniff', // the type is the uploader's word
         'content-disposition': 'attachment',

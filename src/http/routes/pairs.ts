@@ -186,7 +186,7 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
 Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
         params: datasetParams,
         body: streamedBody([ndjsonType, 'application/jsonl'], 'One row a line', rowExample),
-        response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 415) },
+        response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 413, 415) },
       },
     },
     (request) =>

@@ -28,7 +28,10 @@ const State = Type.Enum([...runStates], {
     'queued: waits for a runner; starting: a runner has taken it and fetches its inputs; running: the trainer has reported; ' +
     'pausing, paused: not used yet; succeeded, failed, cancelled: the end. A runner that stops, or is lost, puts the run back to queued.',
 });
-const Hardware = Type.Enum(['cpu', 'cuda'], { default: 'cpu', description: 'What the runner must have' });
+const Hardware = Type.Enum([...runs.hardwareClasses], {
+  default: 'cpu',
+  description: 'What the runner must have',
+});
 const Labels = Type.Array(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._=-]{0,99}$' }), {
   maxItems: 20,
   uniqueItems: true,
