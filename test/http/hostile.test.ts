@@ -202,12 +202,12 @@ t.test('JSON of any shape', async (t) => {
     for (const depth of [10_000, 4_000_000]) {
       const answer = await send(`depth ${depth}`, '/v1/datasets', '['.repeat(depth) + ']'.repeat(depth));
       t.match(answer, {
-        status: 400,
-        body: { code: 'invalid_request', detail: 'The body is nested deeper than 64 levels.' },
+        status: 422,
+        body: { code: 'unprocessable', detail: 'The body is nested deeper than 64 levels.' },
       });
     }
     t.match(await send('deep objects', pairs, pair(`${'{"a":'.repeat(10_000)}1${'}'.repeat(10_000)}`)), {
-      status: 400,
+      status: 422,
     });
     t.match(await send('depth 64', pairs, pair(`${'{"a":'.repeat(61)}1${'}'.repeat(61)}`)), { status: 201 });
     const row = `{"prompt": "q", "response_a": "a", "response_b": "b", "metadata": ${'['.repeat(3_000_000)}\n`;
@@ -248,8 +248,8 @@ t.test('JSON of any shape', async (t) => {
 
   t.test('values', async (t) => {
     t.match(await send('1e999', pairs, pair('{"n": [1e999]}')), {
-      status: 400,
-      body: { code: 'invalid_request', errors: [{ pointer: '/pairs/0/metadata/n/0' }] },
+      status: 422,
+      body: { code: 'unprocessable', errors: [{ pointer: '/pairs/0/metadata/n/0' }] },
     });
     t.match(await send('equal keys', '/v1/datasets', '{"name": "first", "name": "last"}'), {
       status: 201,
@@ -260,7 +260,7 @@ t.test('JSON of any shape', async (t) => {
       ['NUL', 'application/json;charset=utf-8'],
     ] as const)
       t.match(await send(name, '/v1/datasets', '{"name": "\\u0000"}', type), {
-        status: 400,
+        status: 422,
         body: { code: 'ill_formed_text', errors: [{ pointer: '/name' }] },
       });
     const metadata = '{"__proto__": {"polluted": true}, "constructor": {"prototype": {"polluted": true}}}';
@@ -276,7 +276,7 @@ t.test('JSON of any shape', async (t) => {
       body: Buffer.from('{"name": "\xff"}', 'latin1'),
       headers: { 'content-type': 'application/json' },
     });
-    t.match(answer, { status: 400, body: { code: 'ill_formed_text', detail: 'The body is not UTF-8.' } });
+    t.match(answer, { status: 400, body: { code: 'malformed_json', detail: 'The body is not UTF-8.' } });
   });
 
   t.test('queries', async (t) => {
@@ -290,9 +290,9 @@ t.test('JSON of any shape', async (t) => {
       ),
       /^HTTP\/1.1 414 URI Too Long/,
     );
-    t.match(await call('GET', '/v1/datasets?cursor=%00'), { status: 400, body: { code: 'ill_formed_text' } });
+    t.match(await call('GET', '/v1/datasets?cursor=%00'), { status: 422, body: { code: 'ill_formed_text' } });
     t.match(await call('GET', '/v1/datasets?__proto__=1&constructor=2'), { status: 400 });
     t.match(await call('GET', '/v1/datasets?limit=1&limit=2'), { status: 400 });
-    t.match(await call('GET', '/v1/datasets?cursor=%ff'), { status: 400 });
+    t.match(await call('GET', '/v1/datasets?cursor=%ff'), { status: 422, body: { code: 'invalid_cursor' } });
   });
 });

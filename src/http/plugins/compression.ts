@@ -12,6 +12,7 @@ import fp from 'fastify-plugin';
 import { type ContentEncoding, preferredEncoding } from '../media-types.ts';
 
 const thresholdBytes = 1024;
+const writeBytes = 16 * 1024;
 const flushAfterMs = 20;
 
 // level 4 is about as fast as gzip's default, and smaller
@@ -23,21 +24,43 @@ const whole = {
 };
 const streaming = { br: () => createBrotliCompress(brotli), gzip: () => createGzip() };
 
+/** Rows are gathered, as an encoder costs as much for each write as for many rows, and flushed soon after. */
 function encodeStream(source: Readable, encoding: ContentEncoding): Readable {
   const encoder = streaming[encoding]();
+  let gathered: Buffer[] = [];
+  let bytes = 0;
   let flushing: NodeJS.Timeout | undefined;
-  source.on('data', () => {
-    flushing ??= setTimeout(() => {
-      flushing = undefined;
-      encoder.flush();
-    }, flushAfterMs);
+  const write = (): void => {
+    if (bytes === 0) return;
+    const hasRoom = encoder.write(Buffer.concat(gathered));
+    gathered = [];
+    bytes = 0;
+    if (hasRoom) return;
+    source.pause();
+    encoder.once('drain', () => source.resume());
+  };
+  const writeAndFlush = (): void => {
+    flushing = undefined;
+    write();
+    encoder.flush();
+  };
+  source.on('data', (chunk: string | Buffer) => {
+    gathered.push(Buffer.from(chunk as string));
+    bytes += gathered.at(-1)!.length;
+    if (bytes >= writeBytes) write();
+    flushing ??= setTimeout(writeAndFlush, flushAfterMs);
+  });
+  source.once('end', () => {
+    clearTimeout(flushing);
+    write();
+    encoder.end();
   });
   source.once('error', (error) => encoder.destroy(error));
   encoder.once('close', () => {
     clearTimeout(flushing);
     source.destroy();
   });
-  return source.pipe(encoder);
+  return encoder;
 }
 
 const textual = /^(text\/|application\/(.+\+)?json\b|application\/(x-ndjson|javascript)\b|image\/svg)/;
