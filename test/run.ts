@@ -12,7 +12,16 @@ import pg from 'pg';
 import { findPostmaster } from '../src/db/embedded/postmaster.ts';
 import { stopServer } from '../src/db/embedded/server.ts';
 import { startEmbeddedPostgres } from '../src/db/embedded-postgres.ts';
-import { layerCheck, openApiLint, program, pytest, type Result, ruff, tap } from './support/checks.ts';
+import {
+  fuzzer,
+  layerCheck,
+  openApiLint,
+  program,
+  pytest,
+  type Result,
+  ruff,
+  tap,
+} from './support/checks.ts';
 import { startPgbouncer } from './support/pgbouncer.ts';
 import { endAllPrograms } from './support/programs.ts';
 
@@ -72,7 +81,7 @@ async function main(files: string[], binaries: string | undefined): Promise<void
           ),
         )
       : undefined,
-    everything ? runAll([...staticChecks(), pytestCheck([])]) : undefined,
+    everything ? runAll([...staticChecks(), fuzzCheck(), pytestCheck([])]) : undefined,
     pythonFiles.length > 0 ? runAll([pytestCheck(pythonFiles)]) : undefined,
   ]);
 }
@@ -93,6 +102,12 @@ function staticChecks(): Check[] {
 function pytestCheck(files: string[]): Check {
   const run = () => pytest(python, files, { ...testEnvironment(), OMP_NUM_THREADS: '1' }, temporary);
   return { name: 'Python tests', run };
+}
+
+/** One seed, few examples; `npm run test:fuzz` takes its time. */
+function fuzzCheck(): Check {
+  const environment = { ...testEnvironment(), FINEGRAIN_DATA_DIR: dataDir };
+  return { name: 'Fuzzer', run: () => fuzzer(['--seeds', '1', '--examples', '5'], environment) };
 }
 
 function runTap(files: string[], servers: NodeJS.ProcessEnv): Promise<void> {

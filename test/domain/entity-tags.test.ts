@@ -1,11 +1,5 @@
 import t from 'tap';
-import {
-  entityTag,
-  entityTagsPattern,
-  matchesStrongly,
-  matchesWeakly,
-  parseEntityTags,
-} from '../../src/domain/entity-tags.ts';
+import { entityTag, matchesStrongly, matchesWeakly, parseEntityTags } from '../../src/domain/entity-tags.ts';
 
 t.test('a tag changes with every byte of the representation, and only then', async (t) => {
   t.equal(entityTag({ a: 1, b: 'é' }), entityTag({ a: 1, b: 'é' }));
@@ -18,11 +12,10 @@ t.test('lists of tags are read as RFC 9110 writes them', async (t) => {
   t.equal(parseEntityTags('*'), '*');
   t.same(parseEntityTags('"a"'), ['"a"']);
   t.same(parseEntityTags('"a", W/"b"\t,,"c,d" ,""'), ['"a"', 'W/"b"', '"c,d"', '""']);
-  const pattern = new RegExp(entityTagsPattern, 'u');
-  for (const good of ['*', '"a"', 'W/"a"', '"a","b"', ', "a",,', '"a,b"', '"é"'])
-    t.match(good, pattern, good);
-  for (const bad of ['', 'a', '"a', 'w/"a"', '"a" "b"', '*, "a"', '"a b"', '""x', `"${'\x7f'}"`])
-    t.notMatch(bad, pattern, bad);
+  for (const good of ['"a"', 'W/"a"', '"a","b"', ', "a",,', '"a,b"'])
+    t.not(parseEntityTags(good).length, 0, good);
+  for (const bad of ['', 'a', '"a', 'w/"a"', '"a" "b"', '*, "a"', '"a b"', '""x', '"é"', `"${'\x7f'}"`])
+    t.same(parseEntityTags(bad), [], `${bad} names nothing`);
 });
 
 t.test('only the strong comparison minds a weak tag', async (t) => {

@@ -101,12 +101,8 @@ t.test('conditional requests', async (t) => {
       const head = await call('HEAD', path);
       t.equal(head.headers.get('etag'), etag, 'HEAD tells it');
 
-      for (const other of ['"x"', `W/${etag}`, '"x", "y"'])
+      for (const other of ['"x"', `W/${etag}`, '"x", "y"', 'x', `w/${etag}`])
         t.match(await perform(change, { 'if-match': other }), failed, other);
-      t.match(await perform(change, { 'if-match': 'x' }), {
-        status: 400,
-        body: { errors: [{ pointer: '/if-match', in: 'headers' }] },
-      });
       t.same((await call('GET', path)).body, before.body, 'nothing has changed');
 
       const done = await perform(change, { 'if-match': `"x", ${etag}` });
@@ -211,8 +207,10 @@ t.test('conditional requests', async (t) => {
         t.equal('304' in operation.responses, method === 'get' && takes(operation, 'If-None-Match'), name);
         const tagged = operation.responses[200]?.headers?.ETag !== undefined;
         if ('304' in operation.responses) t.ok(tagged, name);
+        // a secret shows no state that a caller could have read; a webhook cannot be changed, only deleted
+        const stateless = /^\/v1\/(secrets|webhooks)\//.test(path);
         const changes = /^(patch|put|delete)$/.test(method);
-        if (changes) t.ok(takes(operation, 'If-Match'), name);
+        if (changes && !stateless) t.ok(takes(operation, 'If-Match'), name);
       }
     }
   });

@@ -43,7 +43,7 @@ export function openApiLint(): Promise<Result> {
 }
 
 export async function ruff(python: string): Promise<Result> {
-  const ended = await runProgram(python, ['-m', 'ruff', 'check', 'runners']);
+  const ended = await runProgram(python, ['-m', 'ruff', 'check', 'runners', 'test/fuzz']);
   return asOne(ended.code === 0, said(ended));
 }
 
@@ -88,6 +88,19 @@ export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Resu
     const replay = await runProgram(bin('tap'), ['replay', '--reporter=min', ...files], env);
     result.output = `${replay.stdout.trim()}\n\n${ended.stderr}`;
   }
+  return orBroken(result, ended.code);
+}
+
+/** Counts are test cases, as schemathesis counts them. */
+export async function fuzzer(options: string[], env: NodeJS.ProcessEnv): Promise<Result> {
+  const ended = await runProgram(process.execPath, ['--import', 'tsx', 'test/fuzz/main.ts', ...options], env);
+  const [, passed, failed] = /^(\d+) passed, (\d+) failed$/m.exec(ended.stdout) ?? [];
+  const result = {
+    passed: Number(passed ?? 0),
+    failed: Number(failed ?? 0),
+    skipped: 0,
+    output: said(ended),
+  };
   return orBroken(result, ended.code);
 }
 

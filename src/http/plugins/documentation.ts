@@ -65,11 +65,8 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
     }
     shareProblemResponses(operation);
     nameInlineObjects(operation, components.schemas);
-    for (const [type, media] of Object.entries(operation.requestBody?.content ?? {})) {
-      // said here only: the validator would not take the stream of such a body for a string
-      if (type !== 'application/json') media.schema = { type: 'string', ...media.schema };
+    for (const media of Object.values(operation.requestBody?.content ?? {}))
       media.example ??= exampleOf(media.schema, 'request', components.schemas);
-    }
     for (const { content = {} } of Object.values(operation.responses)) {
       for (const media of Object.values(content))
         media.example ??= exampleOf(media.schema, 'answer', components.schemas);
