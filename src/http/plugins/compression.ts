@@ -2,7 +2,7 @@
 // flushed soon after, so that a first row arrives while the next is still made.
 //
 // An encoded answer is another representation, so its strong ETag says so, "…;gzip"; a tag that comes back in If-Match
-// or If-None-Match loses the ending again, so that a client may use what it was given. docs/adr/0011 says why this is
+// or If-None-Match loses the ending again, so that a client may use what it was given. docs/adr/0015 says why this is
 // not @fastify/compress.
 import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
