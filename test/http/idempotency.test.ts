@@ -351,7 +351,26 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
     const model_id = await registerTinyModel(server);
     return { path: `/v1/aliases/${name}`, json: { model_id } };
   };
+  const webhook = async () =>
+    (await post('/v1/webhooks', { url: 'https://example.com/hook', events: ['run.failed'] })).id;
   return {
+    deleteWebhook: async () => ({ method: 'DELETE', path: `/v1/webhooks/${await webhook()}` }),
+    testWebhook: async () => ({ method: 'POST', path: `/v1/webhooks/${await webhook()}/test` }),
+    async redeliverWebhook() {
+      const id = await webhook();
+      const delivery = await post(`/v1/webhooks/${id}/test`);
+      const system = server.database.open('finegrain_system'); // no worker runs here to end it
+      await system.transaction(null, (tx) =>
+        tx.query(
+          "update finegrain.webhook_deliveries set state = 'failed', due_at = null, finished_at = now()",
+        ),
+      );
+      return { method: 'POST', path: `/v1/webhooks/${id}/deliveries/${delivery.id}/redeliver` };
+    },
+    async deleteSecret() {
+      await server.call('PUT', '/v1/secrets/llm', { json: { value: 'x' } });
+      return { method: 'DELETE', path: '/v1/secrets/llm' };
+    },
     createDataset: async () => ({ method: 'POST', path: '/v1/datasets', json: { name: 'd' } }),
     updateDataset: async () => ({
       method: 'PATCH',

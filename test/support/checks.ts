@@ -75,7 +75,7 @@ export async function pytest(
 /** Counts are assertions, as tap counts them. */
 export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Result> {
   // this reporter alone lets through what a test file prints before it dies; replay then shows failures readably
-  const ended = await runProgram(bin('tap'), ['--jobs=2', '--timeout=300', '--reporter=tap', ...files], env);
+  const ended = await runProgram(bin('tap'), ['--jobs=3', '--timeout=300', '--reporter=tap', ...files], env);
   const summary = ended.stdout.match(/^# \{ total: .*\}$/gm)?.at(-1) ?? '';
   const count = (name: string) => Number(new RegExp(`\\b${name}: (\\d+)`).exec(summary)?.[1] ?? 0);
   const result = {
