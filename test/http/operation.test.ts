@@ -83,7 +83,7 @@ t.test('/metrics', async (t) => {
         server,
         `insert into finegrain.runs (project_id, id, kind, spec, inputs, state, hardware, max_attempts, fence, created_at)
         values ('00000000-0000-7000-8000-000000000000', ${run}, 'ppo', '{}', '{}', '${state}', '${hardware}', 1, 1, now() - interval '${age} s');
-        insert into finegrain.run_attempts (project_id, run_id, fence, runner, lease_expires_at) select project_id, id, 1, 'one', now() + interval '${age} s'
+        insert into finegrain.run_attempts (project_id, run_id, fence, runner, lease_expires_at) select project_id, id, 1, 'one', now() + interval '1 h'
         from finegrain.runs where id = ${run} and state = 'running'`,
       );
     }
