@@ -1,6 +1,7 @@
 // Schemas that several routes share, and the helper that gives every route its error responses.
 import { type TSchema, Type } from 'typebox';
 import { type ProblemCode, problems } from '../errors.ts';
+import { problemType } from './problem-details.ts';
 
 /** Optional in requests, null allowed. */
 export const Nullable = <T extends TSchema>(schema: T, options: Record<string, unknown> = {}) =>
@@ -94,6 +95,6 @@ type ProblemStatus = (typeof problems)[ProblemCode]['status'];
 export function problemResponses(...statuses: ProblemStatus[]) {
   const ofBodies: ProblemStatus[] = statuses.includes(413) ? [408] : [];
   const all = [...new Set<ProblemStatus>([400, 401, 403, 406, ...ofBodies, 422, ...statuses, 429, 500, 503])];
-  const content = { 'application/problem+json': { schema: Type.Ref('Problem') } };
+  const content = { [problemType]: { schema: Type.Ref('Problem') } };
   return Object.fromEntries(all.map((status) => [status, { content }]));
 }

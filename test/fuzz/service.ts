@@ -1,7 +1,6 @@
 // The service that is fuzzed: a process of its own, as `npm start` runs it, with one resource of each kind in it.
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { join } from 'node:path';
+import { spawnApi } from '../support/api-process.ts';
 
 export interface FuzzedService {
   url: string;
@@ -15,42 +14,22 @@ const key = 'fg_the-key-of-the-fuzzed-service';
 
 /** Without a runner: runs stay queued. @param dataDir a new folder */
 export async function startFuzzedService(dataDir: string): Promise<FuzzedService> {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
-    env: {
-      PATH: process.env.PATH,
-      FINEGRAIN_DATA_DIR: dataDir,
-      FINEGRAIN_API_KEY: key,
-      FINEGRAIN_RUNNERS: '0',
-      FINEGRAIN_RATE_LIMIT: '0',
-      FINEGRAIN_AUTH_FAILURES: '0',
-      FINEGRAIN_PYTHON: join(dataDir, 'no-python'),
-      LOG_LEVEL: 'error',
-      PORT: '0',
-    },
-    stdio: ['ignore', 'pipe', 'inherit'],
+  const api = spawnApi({
+    FINEGRAIN_DATA_DIR: dataDir,
+    FINEGRAIN_API_KEY: key,
+    FINEGRAIN_RUNNERS: '0',
+    FINEGRAIN_RATE_LIMIT: '0',
+    FINEGRAIN_AUTH_FAILURES: '0',
+    FINEGRAIN_PYTHON: join(dataDir, 'no-python'),
   });
-  const url = await readyUrl(child);
-  return {
-    url,
-    key,
-    ids: await fillService(url, key),
-    async stop() {
-      child.kill('SIGTERM');
-      if (child.exitCode === null) await once(child, 'exit');
-    },
-  };
-}
-
-function readyUrl(child: ChildProcess): Promise<string> {
-  return new Promise((resolve, reject) => {
-    let said = '';
-    child.stdout!.setEncoding('utf8').on('data', (text: string) => {
-      said += text;
-      const url = /is ready at (\S+)/.exec(said)?.[1];
-      if (url) resolve(url);
-    });
-    child.once('exit', (code) => reject(new Error(`The service ended with exit code ${code}.`)));
-  });
+  const stop = () => api.kill('SIGTERM');
+  try {
+    const url = await api.url;
+    return { url, key, ids: await fillService(url, key), stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
 }
 
 /** Makes one resource of each kind; the ids go by the name of the path parameter that takes them. */

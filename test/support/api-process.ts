@@ -1,4 +1,4 @@
-// The API as a process of its own, to be killed.
+// The API as a process of its own: to be killed, or to be put under load.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { Test } from 'tap';
@@ -6,11 +6,18 @@ import type { Test } from 'tap';
 export interface ApiProcess {
   url: string;
   /** Resolves when it is gone. */
-  kill(): Promise<void>;
+  kill(signal?: NodeJS.Signals): Promise<void>;
 }
 
 /** Starts `main-api.ts` on a free port; it is killed when the test ends. */
 export async function startApiProcess(t: Test, env: NodeJS.ProcessEnv): Promise<ApiProcess> {
+  const { kill, url } = spawnApi(env);
+  t.teardown(() => kill());
+  return { url: await url, kill };
+}
+
+/** Whoever calls this must kill it, also when it never gets ready. */
+export function spawnApi(env: NodeJS.ProcessEnv): { url: Promise<string>; kill: ApiProcess['kill'] } {
   const child: ChildProcess = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
     env: {
       PATH: process.env.PATH,
@@ -23,12 +30,7 @@ export async function startApiProcess(t: Test, env: NodeJS.ProcessEnv): Promise<
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const ended = once(child, 'exit');
-  const kill = async () => {
-    child.kill('SIGKILL');
-    await ended;
-  };
-  t.teardown(kill);
-  const url = await new Promise<string>((resolve, reject) => {
+  const url = new Promise<string>((resolve, reject) => {
     let said = '';
     child.stdout!.setEncoding('utf8').on('data', (text: string) => {
       said += text;
@@ -37,5 +39,11 @@ export async function startApiProcess(t: Test, env: NodeJS.ProcessEnv): Promise<
     });
     void ended.then(() => reject(new Error(`The API ended before it was ready: ${said}`)));
   });
-  return { url, kill };
+  return {
+    url,
+    async kill(signal = 'SIGKILL') {
+      child.kill(signal);
+      await ended;
+    },
+  };
 }

@@ -1,8 +1,7 @@
 // The problem answers of the document: one response component for each status, with an example of each code.
 import { type ProblemCode, problems } from '../../errors.ts';
+import { problemType } from '../problem-details.ts';
 import type { Operation, Response } from './components.ts';
-
-const problemType = 'application/problem+json';
 
 // what each code says when it is met; `detail` of a real answer names the case
 const details: Record<ProblemCode, string> = {
