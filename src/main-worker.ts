@@ -7,15 +7,18 @@ import * as deleting from './jobs/delete-old-deliveries.ts';
 import { deliverWebhookTask } from './jobs/deliver-webhook.ts';
 import * as forgetting from './jobs/forget-answers.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
+import * as trimming from './jobs/trim-runs.ts';
 import { openOutgoingClient } from './outgoing/client.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { forgetAnswers } from './services/idempotency.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
+import { trimRuns } from './services/run-retention.ts';
 import { secretKeys } from './services/sealing.ts';
 import { attemptDelivery, deleteOldDeliveries } from './services/webhook-delivery.ts';
 
 async function main(): Promise<void> {
-  const { databaseDirectUrl, logLevel, secretKey, previousSecretKeys, outgoingAllow } = readConfig();
+  const { databaseDirectUrl, logLevel, secretKey, previousSecretKeys, outgoingAllow, runRetention } =
+    readConfig();
   if (databaseDirectUrl === null)
     throw new Error('Set DATABASE_DIRECT_URL or DATABASE_URL: a worker works beside an API.');
   const log = createLogger('worker', logLevel);
@@ -42,9 +45,10 @@ async function main(): Promise<void> {
         'reap-lost-attempts': reaping.reapLostAttemptsTask(() => reapLostAttempts(db)),
         'forget-answers': forgetting.forgetAnswersTask(() => forgetAnswers(db)),
         'deliver-webhook': deliverWebhookTask((key) => attemptDelivery(delivery, key)),
+        'trim-runs': trimming.trimRunsTask(() => trimRuns(db, runRetention)),
         'delete-old-deliveries': deleting.deleteOldDeliveriesTask(() => deleteOldDeliveries(delivery)),
       },
-      crontab: [reaping, forgetting, deleting].map(({ crontab }) => crontab).join('\n'),
+      crontab: [reaping, forgetting, trimming, deleting].map(({ crontab }) => crontab).join('\n'),
       logger: new JobLogger(logWith(log)),
     });
     log.info('the worker takes jobs');

@@ -11,6 +11,8 @@ export interface TrainerCommand {
   /** all that the trainer sees of the environment, besides where its package lies */
   environment: Record<string, string>;
   workFolder: string;
+  /** gets each line of its standard error */
+  onLogLine: (line: string) => void;
 }
 
 export interface TrainerExit {
@@ -38,7 +40,7 @@ const maxLogLineBytes = 4096;
 
 const packageFolder = fileURLToPath(new URL('../../runners', import.meta.url));
 
-export function startTrainer({ python, args, environment, workFolder }: TrainerCommand): Trainer {
+export function startTrainer({ python, args, environment, workFolder, onLogLine }: TrainerCommand): Trainer {
   const child = spawn(python, ['-m', 'finegrain_trainer', ...args], {
     cwd: workFolder,
     env: trainerEnvironment(environment),
@@ -50,7 +52,7 @@ export function startTrainer({ python, args, environment, workFolder }: TrainerC
   child.stdin.write('\n');
 
   const tail: string[] = [];
-  const readLog = keepTail(child.stderr, tail);
+  const readLog = keepTail(child.stderr, tail, onLogLine);
   let killer: NodeJS.Timeout | undefined;
   const ended = exitOf(child).then(async (exit) => {
     clearInterval(ping);
@@ -109,9 +111,11 @@ function closeWhenEmpty(streams: Readable[]): void {
   }, 1000);
 }
 
-async function keepTail(stream: Readable, tail: string[]): Promise<void> {
-  for await (const line of textLines(stream, maxLogLineBytes)) {
-    tail.push(line ?? '(a very long line)');
+async function keepTail(stream: Readable, tail: string[], onLine: (line: string) => void): Promise<void> {
+  for await (const text of textLines(stream, maxLogLineBytes)) {
+    const line = text ?? '(a very long line)';
+    onLine(line);
+    tail.push(line);
     if (tail.length > keptLogLines) tail.shift();
   }
 }

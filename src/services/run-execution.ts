@@ -4,6 +4,7 @@ import { createReadStream, createWriteStream } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { createGzip } from 'node:zlib';
 import type { Database } from '../db/pool.ts';
 import * as db from '../db/run-execution.ts';
 import { formatId } from '../domain/ids.ts';
@@ -104,13 +105,49 @@ export async function saveCheckpoint(
   return services.db.transaction(null, (tx) => db.saveRunCheckpoint(tx, run.key, checkpoint.step, placed));
 }
 
-/** Puts the last checkpoint, if there is one, back where the trainer looks for it. */
+/** Uploads sampled responses of a step and records them. */
+export async function saveRollouts(
+  services: RunnerServices,
+  run: HeldRun,
+  workFolder: string,
+  { step, path, count }: { step: number; path: string; count: number },
+): Promise<boolean> {
+  const stored = await services.artifacts.put(createReadStream(join(workFolder, path)));
+  return services.db.transaction(null, (tx) => db.saveRunRollouts(tx, run.key, { step, count, ...stored }));
+}
+
+export interface LogReport {
+  lineCount: number;
+  newest: string[];
+  /** the file that holds the whole, once nothing more comes; complete: it was not cut off */
+  whole: { path: string; complete: boolean } | null;
+}
+
+/** Records the newest lines of the trainer's log; at its end also the whole, compressed. */
+export async function reportLog(
+  services: RunnerServices,
+  run: HeldRun,
+  { lineCount, newest, whole }: LogReport,
+): Promise<boolean> {
+  const kept = whole && {
+    ...(await services.artifacts.put(createReadStream(whole.path).pipe(createGzip()))),
+    complete: whole.complete,
+  };
+  return services.db.transaction(null, (tx) =>
+    db.reportRunLog(tx, run.key, { lineCount, newest: newest.map(storable), kept }),
+  );
+}
+
+/**
+ * Puts the last checkpoint, if there is one, back where the trainer looks for it; without one of its own a run goes on from
+ * the one that it is to promote.
+ */
 export async function restoreCheckpoint(
   services: RunnerServices,
   run: HeldRun,
   workFolder: string,
 ): Promise<void> {
-  for (const { path, digest } of run.checkpoint?.files ?? []) {
+  for (const { path, digest } of (run.checkpoint ?? run.inputs.checkpoint)?.files ?? []) {
     const target = join(workFolder, path);
     await mkdir(dirname(target), { recursive: true });
     await pipeline(services.artifacts.read(digest), createWriteStream(target));

@@ -109,5 +109,7 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     secret_name: ['llm-api-key'],
     digest: [((await artifact.json()) as { digest: string }).digest],
     path: ['config.json', 'reward.onnx'],
+    step: ['5'],
+    checkpoint_file: ['manifest.json'],
   };
 }

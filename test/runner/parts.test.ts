@@ -117,7 +117,13 @@ t.test('a trainer', async (t) => {
     return path;
   };
   const start = (python: string) =>
-    startTrainer({ python, args: [], environment: { PATH: process.env.PATH! }, workFolder: folder });
+    startTrainer({
+      python,
+      args: [],
+      environment: { PATH: process.env.PATH! },
+      workFolder: folder,
+      onLogLine: () => {},
+    });
   const linesOf = async (trainer: ReturnType<typeof start>) => {
     const lines: (string | null)[] = [];
     for await (const line of trainer.lines) lines.push(line);
