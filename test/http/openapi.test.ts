@@ -17,7 +17,7 @@ interface Operation {
   tags?: string[];
   summary?: string;
   description?: string;
-  parameters?: { name: string; description?: string; schema: { examples?: unknown[] } }[];
+  parameters?: { name: string; required?: boolean; description?: string; example?: unknown }[];
   requestBody?: { content: Record<string, MediaType> };
   responses: Record<string, { $ref?: string; description?: string; content?: Record<string, MediaType> }>;
 }
@@ -45,6 +45,13 @@ t.test('every operation of /v1 has an id, a tag, a summary, a description and it
     t.match(Object.keys(operation.responses), /400|401/, `${name} lists its errors`);
     for (const parameter of operation.parameters ?? [])
       t.ok(parameter.description, `${name}: ${parameter.name} is described`);
+  }
+});
+
+t.test('Swagger UI sends what it fills in: only where something must be sent', async (t) => {
+  for (const { name, operation } of operations) {
+    for (const { name: parameter, required, example } of operation.parameters ?? [])
+      if (!required) t.equal(example, undefined, `${name}: ${parameter} is left empty`);
   }
 });
 

@@ -199,7 +199,7 @@ takes no request (409); when it is archived later, its tasks are not given out u
         tags: ['editing work'],
         summary: 'List edit requests, oldest first',
         querystring: Type.Object(
-          { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample)) },
+          { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample, 'Only those of this dataset')) },
           { additionalProperties: false },
         ),
         response: { 200: Page(Type.Ref('EditRequestSummary')), ...problemResponses(404) },

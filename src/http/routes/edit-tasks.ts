@@ -129,7 +129,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
         querystring: Type.Object(
           {
             ...PageQuery,
-            edit_request_id: Type.Optional(Id(requestExample)),
+            edit_request_id: Type.Optional(Id(requestExample, 'Only those of this edit request')),
             state: Type.Optional(State),
           },
           { additionalProperties: false },

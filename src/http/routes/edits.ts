@@ -224,8 +224,8 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         querystring: Type.Object(
           {
             ...PageQuery,
-            dataset_id: Type.Optional(Id(datasetExample)),
-            pair_id: Type.Optional(Id(pairExample)),
+            dataset_id: Type.Optional(Id(datasetExample, 'Only those of this dataset')),
+            pair_id: Type.Optional(Id(pairExample, 'Only those of this pair')),
             status: Type.Optional(Status),
           },
           { additionalProperties: false },
