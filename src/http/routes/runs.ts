@@ -277,6 +277,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'createRun',
         tags: ['runs'],
         summary: 'Queue a run',
+        description:
+          'Checks the spec and fills its defaults in; a runner with the hardware and labels takes it, the oldest first. What the spec names must be there already. `validate_only` answers 200 with the spec as it would run.',
         body: NewRun,
         response: {
           200: Type.Ref('ValidatedRun'),
@@ -300,6 +302,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRuns',
         tags: ['runs'],
         summary: 'List runs, newest first',
+        description: 'Of the project; `state` and `kind` narrow it.',
         querystring: Type.Object(
           { ...PageQuery, state: Type.Optional(State), kind: Type.Optional(Kind) },
           { additionalProperties: false },
@@ -318,6 +321,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'getRun',
         tags: ['runs'],
         summary: 'Get a run with its progress, attempts and outcome',
+        description:
+          'Ask again until `finished_at` is set, or let a webhook tell. `failure` says why a run failed, with the last lines of its log.',
         params,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Run')), ...notModified, ...problemResponses(404) },
@@ -335,6 +340,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'cancelRun',
         tags: ['runs'],
         summary: 'Cancel a run: at once while it is queued, else with the next heartbeat of its runner',
+        description: 'Ask again with `GET` until it has ended. A run that has ended stays what it is: 409.',
         params,
         headers: Type.Object(IfMatch),
         response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412) },
@@ -357,6 +363,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRunEvents',
         tags: ['runs'],
         summary: 'Events of a run after a sequence number, oldest first',
+        description:
+          'Numbered from 1 without gaps. Give `next_after` as `after` to go on; a page without items means that nothing new has happened.',
         params,
         querystring: Type.Object(
           {
