@@ -1,5 +1,10 @@
 // The runner, on the machine that trains: takes runs from Postgres and executes them with the Python trainer, one at a
 // time. `--once`: takes one run, if there is one, and ends.
+//
+// Exit code 0: it was asked to stop (what it had taken is queued again, with a checkpoint), or, with --once, the run that
+// it took has ended, however, or there was none. 1: it could not work at all, or not to the end of its one run.
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
@@ -7,6 +12,11 @@ import { openDoorbell, runRunner } from './runner/loop.ts';
 import { checkTrainer } from './runner/trainer-check.ts';
 import { listenForRuns } from './services/run-execution.ts';
 import { openArtifactStore } from './storage/artifact-store.ts';
+
+/** of the package, for the list of runners */
+const { version }: { version: string } = JSON.parse(
+  readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
+);
 
 async function main(): Promise<void> {
   const { databaseDirectUrl, dataDir, artifacts, runner, logLevel } = readConfig();
@@ -28,7 +38,14 @@ async function main(): Promise<void> {
   try {
     await runRunner(
       { db, artifacts: openArtifactStore(artifacts), modelCache: `${dataDir}/models` },
-      { ...runner, workFolders: `${dataDir}/runs`, once: process.argv.includes('--once') },
+      {
+        ...runner,
+        id: randomUUID(),
+        devices,
+        version,
+        workFolders: `${dataDir}/runs`,
+        once: process.argv.includes('--once'),
+      },
       doorbell,
       stop.signal,
       log,

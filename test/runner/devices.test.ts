@@ -58,6 +58,18 @@ t.test('a runner that offers cuda', async (t) => {
     t.same(await checkTrainer({ ...place, hardware: ['cpu'] }), [], 'no GPU is looked for without cuda');
   });
 
+  t.test('takes runs for either class, each on its device', async (t) => {
+    startRunner(t, server, { python, env: { ...hardware, CUDA_VISIBLE_DEVICES: 'H100' } });
+    for (const device of ['cuda', 'cpu']) {
+      const { id } = await queueFake(server, 'environment', { hardware: device });
+      t.match(await untilEnded(server, id), { state: 'succeeded', result: { device } });
+    }
+    const runners = await server.database
+      .open('finegrain_system')
+      .transaction(null, (tx) => tx.query('select hardware, devices from finegrain.runners'));
+    t.match(runners, [{ hardware: ['cpu', 'cuda'], devices: [{ name: 'H100', capability: '9.0' }] }]);
+  });
+
   t.test('does not start where there is none, and says why', async (t) => {
     const runner = startRunner(t, server, { python, env: hardware });
     t.same(await runner.ended, { code: 1, signal: null });
@@ -65,27 +77,24 @@ t.test('a runner that offers cuda', async (t) => {
   });
 
   const real = trainerPython();
-  t.test(
-    'does not start on a machine like this one',
-    { skip: real === null && 'no Python environment' },
-    async (t) => {
-      const place = { python: real!, trainerEnvironment: { PATH: process.env.PATH! }, hardware: ['cuda'] };
-      const outcome = await checkTrainer(place).then(
-        (devices) => devices.length > 0,
-        (error: Error) => /offers cuda, but with .*(build for CPU|NVIDIA driver|no code)/.test(error.message),
-      );
-      t.ok(outcome);
-    },
-  );
+  const skip = real === null && 'no Python environment';
+  t.test('does not start on a machine like this one', { skip }, async (t) => {
+    const place = { python: real!, trainerEnvironment: { PATH: process.env.PATH! }, hardware: ['cuda'] };
+    const outcome = await checkTrainer(place).then(
+      (devices) => devices.length > 0,
+      (error: Error) => /offers cuda, but with .*(build for CPU|NVIDIA driver|no code)/.test(error.message),
+    );
+    t.ok(outcome);
+  });
 });
 
-t.test('a trainer that the kernel ends for lack of memory', async (t) => {
-  const group = await makeMemoryGroup(300 << 20);
-  if (group === null) return t.skip('memory can be limited by root only');
-  t.teardown(group.remove);
+const group = await makeMemoryGroup(300 << 20);
+const unlimited = group === null && 'memory can be limited by root only';
+t.test('a trainer that the kernel ends for lack of memory', { skip: unlimited }, async (t) => {
+  t.teardown(group!.remove);
   const server = await startTestServer(t);
   const runner = startRunner(t, server, { python: await fakePython(server), name: 'small' });
-  await group.add(runner.process.pid!);
+  await group!.add(runner.process.pid!);
   const run = await untilEnded(server, (await queueFake(server, 'eat memory')).id, 60);
   t.match(run, {
     state: 'failed',

@@ -133,7 +133,7 @@ const behaviours = {
     });
     succeed();
   },
-  environment: () => succeed({ environment: process.env }),
+  environment: () => succeed({ environment: process.env, device: argument('--device') }),
   'leave a child'() {
     const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'], { stdio: 'ignore' });
     say({ type: 'log', level: 'info', message: String(child.pid) });
