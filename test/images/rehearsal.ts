@@ -26,11 +26,15 @@ async function must(command: string, ...args: string[]): Promise<string> {
   return ended.stdout;
 }
 
+const cache = new Map<string, Image>();
+
 /** @param folder where the layers lie; on no overlay itself. @param context what .dockerignore leaves of the repository */
 export async function buildImage(folder: string, context: string, dockerfile: string): Promise<Image> {
   const built = new Map<string, Image>();
   for (const stage of parseDockerfile(await readFile(dockerfile, 'utf8'))) {
-    const image = await buildStage(folder, context, stage, built);
+    const key = JSON.stringify(stage);
+    const image = cache.get(key) ?? (await buildStage(folder, context, stage, built));
+    if (stage.name !== null) cache.set(key, image); // as an engine does, for the stage that all Dockerfiles begin with
     built.set(stage.name ?? 'last', image);
   }
   return built.get('last')!;
