@@ -3,8 +3,8 @@
 //
 // Exit code 0: it was asked to stop (what it had taken is queued again, with a checkpoint), or, with --once, the run that
 // it took has ended, however, or there was none. 1: it could not work at all, or not to the end of its one run.
-import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { v7 as uuidv7 } from 'uuid';
 import { readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
@@ -40,7 +40,7 @@ async function main(): Promise<void> {
       { db, artifacts: openArtifactStore(artifacts), modelCache: `${dataDir}/models` },
       {
         ...runner,
-        id: randomUUID(),
+        id: uuidv7(),
         devices,
         version,
         workFolders: `${dataDir}/runs`,

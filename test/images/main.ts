@@ -68,7 +68,9 @@ async function rehearse(): Promise<void> {
     await chown(path, 10001, 10001);
     return path;
   };
-  const [secrets, artifacts] = [await owned('secrets'), await owned('artifacts')];
+  const secrets = join(folder, 'secrets');
+  await mkdir(secrets, { mode: 0o755 });
+  const artifacts = await owned('artifacts');
   const shared = { '/run/secrets': secrets, '/artifacts': artifacts };
   await freeze(api, { ...shared, '/var/lib/finegrain': await owned('api-data') });
   await freeze(runner, { ...shared, '/var/lib/finegrain': await owned('runner-data') });
