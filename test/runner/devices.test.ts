@@ -9,7 +9,7 @@ import { checkTrainer } from '../../src/runner/trainer-check.ts';
 import { fakePython, queueFake, startRunner, trainerPython, untilEnded } from '../support/runner.ts';
 import { startTestServer } from '../support/server.ts';
 
-t.setTimeout(180_000);
+t.setTimeout(300_000);
 
 t.test(
   'kills for lack of memory are counted for those that share the limit, wherever it stands',
