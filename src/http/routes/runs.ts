@@ -326,6 +326,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'createRun',
         tags: ['runs'],
         summary: 'Queue a run',
+        description:
+          'Checks the spec and fills its defaults in; a runner with the hardware and labels takes it, the oldest first. What the spec names must be there already. `validate_only` answers 200 with the spec as it would run.',
         body: NewRun,
         response: {
           200: Type.Ref('ValidatedRun'),
@@ -349,6 +351,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRuns',
         tags: ['runs'],
         summary: 'List runs, newest first',
+        description: 'Of the project; `state` and `kind` narrow it.',
         querystring: Type.Object(
           { ...PageQuery, state: Type.Optional(State), kind: Type.Optional(Kind) },
           { additionalProperties: false },
@@ -367,6 +370,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'getRun',
         tags: ['runs'],
         summary: 'Get a run with its progress, attempts and outcome',
+        description:
+          'Ask again until `finished_at` is set, or let a webhook tell. `failure` says why a run failed, with the last lines of its log.',
         params,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Run')), ...notModified, ...problemResponses(404) },
@@ -497,6 +502,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRunEvents',
         tags: ['runs'],
         summary: 'Events of a run after a sequence number, oldest first',
+        description:
+          'Numbered from 1 without gaps. Give `next_after` as `after` to go on; a page without items means that nothing new has happened.',
         params,
         querystring: Type.Object(
           {
