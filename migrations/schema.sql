@@ -435,6 +435,7 @@
 -- finegrain.on_run_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
+-- finegrain.queue_depth(hardware text, labels text[]) returns bigint security definer, owner finegrain_system
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
 -- finegrain.run_moves() returns TABLE(from_state text, to_state text), owner finegrain_owner
 -- finegrain.runner_claim(runner_id uuid) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, hardware text, fence bigint, checkpoint jsonb, seconds_left double precision) security definer, owner finegrain_system
@@ -523,6 +524,7 @@
 -- on_model_registered: finegrain_system
 -- on_run_ended: finegrain_system
 -- operating_figures: finegrain_api, finegrain_system
+-- queue_depth: finegrain_scaler, finegrain_system
 -- reap_lost_attempts: finegrain_system
 -- run_moves: PUBLIC
 -- runner_claim: finegrain_runner, finegrain_system

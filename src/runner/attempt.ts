@@ -20,6 +20,7 @@ import type { RunFailure } from '../services/runs.ts';
 import { type EventQueue, openEventQueue } from './event-queue.ts';
 import { locateHubModel } from './hub.ts';
 import { holdLease } from './lease.ts';
+import { countOomKills } from './oom-kills.ts';
 import { progressEstimator } from './progress.ts';
 import { startTrainer, type Trainer, type TrainerExit } from './trainer-process.ts';
 import { parseTrainerLine, type TrainerLine } from './trainer-protocol.ts';
@@ -147,9 +148,10 @@ async function attempt(
   }
   if (halt.reason) return endHalted();
 
+  const oomKillsBefore = await countOomKills();
   const trainer = startTrainer({
     python: settings.python,
-    args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--supervised'],
+    args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--device', run.hardware, '--supervised'],
     environment: settings.trainerEnvironment,
     workFolder,
   });
@@ -166,7 +168,9 @@ async function attempt(
     }
     if (halt.reason) return await endHalted();
     if (exit.code === exitInterrupted) return await end('interrupted');
-    return await end('failed', explain(exit, heard, trainer.logTail()));
+    const oomKills = await countOomKills();
+    const outOfMemory = oomKillsBefore !== null && oomKills !== null && oomKills > oomKillsBefore;
+    return await end('failed', explain(exit, heard, trainer.logTail(), outOfMemory));
   } catch (error) {
     if (halt.reason) return await endHalted();
     log.warn({ err: error }, 'the outputs of the run could not be taken');
@@ -329,12 +333,26 @@ function plainFailure(reason: string, detail: string): RunFailure {
   return { reason, detail, exit_code: null, log_tail: [] };
 }
 
-function explain(exit: TrainerExit, { failure, result }: Heard, log_tail: string[]): RunFailure {
+/** @param outOfMemory the kernel has ended a process for lack of memory meanwhile */
+function explain(
+  exit: TrainerExit,
+  { failure, result }: Heard,
+  log_tail: string[],
+  outOfMemory: boolean,
+): RunFailure {
   const rest = { exit_code: exit.code, log_tail };
   if (exit.error) {
     return { reason: 'crashed', detail: `The trainer could not be started: ${exit.error.message}.`, ...rest };
   }
   if (failure) return { ...failure, ...rest };
+  if (exit.signal === 'SIGKILL' && outOfMemory) {
+    return {
+      reason: 'out_of_memory',
+      detail:
+        'The kernel ended the trainer, as memory ran out. Smaller batch_size, or more minibatches, need less; or give the runner more memory.',
+      ...rest,
+    };
+  }
   if (exit.signal) {
     const hint = exit.signal === 'SIGKILL' ? '; when nobody else did that, the system was out of memory' : '';
     return { reason: 'crashed', detail: `The trainer was ended by ${exit.signal}${hint}.`, ...rest };

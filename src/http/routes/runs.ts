@@ -124,7 +124,7 @@ const Progress = Type.Object({
 const Failure = Type.Object({
   reason: Type.String({
     description:
-      '`bad_spec`, `out_of_memory`, `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `protocol`, `lost`, `inputs`, `outputs`, `time_limit`, `dependency_failed`',
+      '`bad_spec`, `out_of_memory` (of the machine or of the GPU), `driver_missing` (no GPU that could be used, for a run on cuda), `wrong_gpu` (one that the installed torch has no code for), `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `protocol`, `lost`, `inputs`, `outputs`, `time_limit`, `dependency_failed`',
   }),
   detail: Type.String(),
   exit_code: Nullable(Type.Integer()),
