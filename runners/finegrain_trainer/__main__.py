@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from .failures import BadSpec, Interrupted, OutOfMemory, TrainerFailure
+from .failures import BadSpec, DiskFull, Interrupted, OutOfMemory, TrainerFailure
 from .protocol import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -92,6 +92,9 @@ def classify(error: Exception) -> TrainerFailure:
     if isinstance(error, TrainerFailure):
         return error
     text = f"{type(error).__name__}: {error}"
+    # the libraries that write weights raise errors of their own, with the system's words in them
+    if any(words in text for words in ("No space left on device", "Disk quota exceeded")):
+        return DiskFull(text)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return OutOfMemory(f"{text}. Smaller batch_size, or more minibatches, need less memory")
     return TrainerFailure(text)

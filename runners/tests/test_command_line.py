@@ -1,6 +1,8 @@
 """The program as a runner starts it: arguments, exit codes, the life line, and nothing but protocol on stdout."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -61,6 +63,8 @@ def test_a_supervised_run_speaks_json_only_and_stops_when_its_life_line_closes(t
     [
         (MemoryError(), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out_of_memory"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "disk_full"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk_full"),
         (RuntimeError("index out of range"), "error"),
     ],
 )
