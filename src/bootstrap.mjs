@@ -21,7 +21,7 @@ const programs = {
   start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
   test: { entry: 'test/run.ts', needsPython: true, needsFuzzer: true, withPooler: true },
   'test:fuzz': { entry: 'test/fuzz/main.ts', needsPython: false, needsFuzzer: true },
-  'test:soak': { entry: 'test/soak/main.ts', needsPython: false, withPooler: true },
+  'test:soak': { entry: 'test/soak/main.ts', needsPython: true, withPooler: true },
   'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
   'bench:controls': { entry: 'bench/loop/controls.ts', needsPython: true },
 };

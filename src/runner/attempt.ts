@@ -3,7 +3,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { isDatabaseUnreachable } from '../services/database-errors.ts';
+import { isDatabaseUnreachable, isRolledBack } from '../services/database-errors.ts';
 import {
   finishWithout,
   type HeldRun,
@@ -339,7 +339,7 @@ async function untilWritten(
     try {
       return (await write()) ? outcome : 'lost';
     } catch (error) {
-      if (!isDatabaseUnreachable(error)) throw error;
+      if (!isDatabaseUnreachable(error) && !isRolledBack(error)) throw error;
       log.warn({ err: error }, 'the end of the run could not be written, trying again');
       await sleep(retryMs);
     }

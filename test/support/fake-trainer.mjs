@@ -67,20 +67,22 @@ function succeed(result = {}, metrics = { validation_loss: 1.5 }) {
  */
 function work({ steps = 60, ms = 50, every = 5 } = {}) {
   const folder = join(workdir, 'checkpoints');
-  const newest = existsSync(folder) ? readdirSync(folder).sort().at(-1) : undefined;
+  const kept = existsSync(folder) ? readdirSync(folder).filter((name) => name.startsWith('step-')) : [];
+  const newest = kept.sort().at(-1);
   if (newest) ({ step, weights } = JSON.parse(readFileSync(join(folder, newest, 'state.json'), 'utf8')));
   const from = step;
-  const lines = rows.trimEnd().split('\n');
+  const [, ...lines] = `${rows.trimEnd()}\n`.split('\n'); // the first tells how to behave
   const timer = setInterval(() => {
     try {
+      if (step === steps) {
+        clearInterval(timer);
+        return succeed({ resumed_from: from });
+      }
       step += 1;
       weights = digestOf(weights + lines[step % lines.length]);
       say({ type: 'progress', step, total_steps: steps, stage: 'train' });
       say({ type: 'metrics', step, values: { from } });
       if (step % every === 0) checkpoint();
-      if (step < steps) return;
-      clearInterval(timer);
-      succeed({ resumed_from: from });
     } catch (error) {
       giveUp(error);
     }
