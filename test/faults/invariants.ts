@@ -49,7 +49,6 @@ async function violationsOfRun(world: World, { id, modelDigest }: Expected): Pro
   }
 
   const events = await allEvents(world, id);
-  if (model.digest !== modelDigest) for (const e of events) console.log(JSON.stringify(e));
   const gap = events.find(({ sequence }, index) => sequence !== index + 1);
   if (gap) found.push(`its events have a gap or a repetition at ${gap.sequence}`);
   if (events.length !== run.last_event) found.push(`last_event is ${run.last_event} of ${events.length}`);

@@ -21,7 +21,7 @@ export async function soakUnderFaults({
     runners: 3,
     python,
     leaseSeconds: 4,
-    silenceSeconds: 8,
+    silenceSeconds: fake ? 8 : 30, // the real one is busy with its export for seconds
     smallDisks: true,
   });
   try {
@@ -34,8 +34,8 @@ export async function soakUnderFaults({
       faults: plan,
       random,
       concurrently: 4,
-      pauseMs: [200, 4000],
-      patienceSeconds: 900,
+      pauseMs: fake ? [200, 3000] : [500, 9000], // a trainer takes seconds to load torch, and must get somewhere
+      patienceSeconds: 1800,
       signal,
       log: (line) =>
         console.log(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${line}`),
@@ -109,14 +109,14 @@ async function realWorks(world: World): Promise<Work[]> {
     return body.id;
   };
   const modelOf = async (id: string): Promise<object> => ({
-    model_id: (await untilEnded(world, id, 300)).model_id,
+    model_id: (await untilEnded(world, id, 900)).model_id,
   });
 
   const policy = await modelOf(await sft(6)());
   const reward = {
     base_model: policy,
     snapshot_id: await makeSnapshot(world),
-    hyperparameters: { epochs: 40, batch_size: 4, checkpoint_every: 5 },
+    hyperparameters: { epochs: 12, batch_size: 4, checkpoint_every: 5 },
   };
   const reward_model = await modelOf(await queue('reward', reward));
   const prompts = await call('POST', '/v1/artifacts', {

@@ -5,7 +5,6 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isPostmasterOf } from '../../src/db/embedded/postmaster.ts';
 import type { EmbeddedPostgres } from '../../src/db/embedded-postgres.ts';
 import { enableLogins, loginUrl } from '../../src/db/logins.ts';
 import type { DatabaseRole } from '../../src/db/pool.ts';
@@ -48,7 +47,7 @@ export async function installFinegrain(
   const { superuserUrl, port } = postgres;
   const restartPostgres: Installation['restartPostgres'] = async (signal, downMs) => {
     process.kill(postgres.pid, signal);
-    while (isPostmasterOf(postgres.pid, join(database, 'pgdata'))) await sleep(20);
+    while (postgres.isRunning()) await sleep(20);
     await postgres.stop();
     await sleep(downMs);
     for (let tries = 1; ; tries++) {
