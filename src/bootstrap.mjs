@@ -22,7 +22,7 @@ const programs = {
   test: { entry: 'test/run.ts', needsPython: true, needsFuzzer: true, needsLinters: true, withPooler: true },
   'test:fuzz': { entry: 'test/fuzz/main.ts', needsPython: false, needsFuzzer: true },
   'test:images': { entry: 'test/images/main.ts', needsPython: false },
-  'test:soak': { entry: 'test/soak/main.ts', needsPython: false, withPooler: true },
+  'test:soak': { entry: 'test/soak/main.ts', needsPython: true, withPooler: true },
   'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
   'bench:controls': { entry: 'bench/loop/controls.ts', needsPython: true },
 };

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from .failures import BadSpec, DriverMissing, Interrupted, OutOfMemory, TrainerFailure, WrongGpu
+from .failures import BadSpec, DiskFull, DriverMissing, Interrupted, OutOfMemory, TrainerFailure, WrongGpu
 from .protocol import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -96,6 +96,9 @@ def classify(error: Exception) -> TrainerFailure:
     if isinstance(error, TrainerFailure):
         return error
     text = f"{type(error).__name__}: {error}"
+    # the libraries that write weights raise errors of their own, with the system's words in them
+    if any(words in text for words in ("No space left on device", "Disk quota exceeded")):
+        return DiskFull(text)
     if is_out_of_memory(error, text):
         return OutOfMemory(f"{text}. Smaller batch_size, or more minibatches, need less memory")
     if "no kernel image is available" in text:

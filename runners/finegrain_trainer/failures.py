@@ -19,6 +19,12 @@ class OutOfMemory(TrainerFailure):
     reason = "out_of_memory"
 
 
+class DiskFull(TrainerFailure):
+    """No room is left in the work folder: not the run's fault, another attempt goes on from its last checkpoint."""
+
+    reason = "disk_full"
+
+
 class DriverMissing(TrainerFailure):
     """The run asks for CUDA, and there is no GPU that torch could use."""
 

@@ -1,6 +1,8 @@
 """The program as a runner starts it: arguments, exit codes, the life line, and nothing but protocol on stdout."""
 
+import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -96,6 +98,8 @@ def test_a_model_that_does_not_fit_into_memory_ends_as_out_of_memory(tmp_path):
         (OSError(12, "Cannot allocate memory"), "out_of_memory"),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "wrong_gpu"),
         (RuntimeError("CUDA driver version is insufficient for CUDA runtime version"), "driver_missing"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "disk_full"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk_full"),
         (RuntimeError("index out of range"), "error"),
     ],
 )

@@ -1,10 +1,9 @@
 // One attempt of a run, from its claim to its end: prepare the work folder, watch the trainer, hand in what it made.
 // Whatever happens, no trainer and no folder is left behind, and after the lease is lost nothing more is written.
-import { mkdir, readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { isDatabaseUnreachable } from '../services/database-errors.ts';
+import { isDatabaseUnreachable, isRolledBack } from '../services/database-errors.ts';
 import {
   finishWithout,
   type HeldRun,
@@ -24,9 +23,13 @@ import { countOomKills } from './oom-kills.ts';
 import { progressEstimator } from './progress.ts';
 import { startTrainer, type Trainer, type TrainerExit } from './trainer-process.ts';
 import { parseTrainerLine, type TrainerLine } from './trainer-protocol.ts';
+import { isTrouble, troubleOf } from './trouble.ts';
+import { workFolderOf } from './work-folders.ts';
 
 export interface AttemptSettings {
   leaseSeconds: number;
+  /** a trainer that says nothing for as long is killed */
+  silenceSeconds: number;
   python: string;
   /** what the trainer may see of the runner's environment */
   trainerEnvironment: Record<string, string>;
@@ -34,11 +37,14 @@ export interface AttemptSettings {
   workFolders: string;
 }
 
-export type AttemptEnd = 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'paused' | 'lost';
+/** gave_up: for reasons of this machine, another attempt may do better; lost: the run belongs to another attempt. */
+export type AttemptEnd = 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'paused' | 'gave_up' | 'lost';
 
 /** how long a trainer may take for its last checkpoint; it ends itself after 20 s */
 const graceMs = 22_000;
 const exitInterrupted = 75;
+/** between tries of what the database or the artifact store does not take at the moment */
+const retryMs = 1000;
 
 /** What the trainer has said so far that matters at the end. */
 interface Heard {
@@ -75,9 +81,8 @@ export async function executeAttempt(
     onError: (error) => log.warn({ err: error }, 'the lease could not be renewed'),
   });
   const timeLimit = holdTimeLimit(run.secondsLeft, () => halt.turn('time_limit'));
-  const workFolder = join(settings.workFolders, `${run.id}-${run.fence}`);
+  const workFolder = workFolderOf(settings.workFolders, { runId: run.id, fence: run.fence });
   try {
-    await removeEarlierFolders(settings.workFolders, run);
     return await attempt(services, settings, run, workFolder, halt, log);
   } finally {
     release();
@@ -126,8 +131,14 @@ async function attempt(
   halt: HaltSwitch,
   log: Logger,
 ): Promise<AttemptEnd> {
-  const end = (outcome: Exclude<AttemptEnd, 'lost' | 'succeeded'>, failure: RunFailure | null = null) =>
-    untilWritten(halt, log, outcome, () => finishWithout(services, run, outcome, failure));
+  const end = (
+    outcome: Exclude<AttemptEnd, 'lost' | 'gave_up' | 'succeeded'>,
+    failure: RunFailure | null = null,
+  ) => untilWritten(halt, log, outcome, () => finishWithout(services, run, outcome, failure));
+  const giveUp = (failure: RunFailure) => {
+    log.warn({ failure }, 'the attempt is given up');
+    return untilWritten(halt, log, 'gave_up', () => finishWithout(services, run, 'lost', failure));
+  };
   const endHalted = () => {
     if (halt.reason === 'lost') return 'lost';
     if (halt.reason === 'time_limit') return end('failed', outOfTime);
@@ -136,13 +147,19 @@ async function attempt(
 
   let specPath: string;
   try {
-    await mkdir(workFolder, { recursive: true });
     const locate = (hub: string, revision: string) =>
       locateHubModel(settings.python, settings.trainerEnvironment, hub, revision);
-    specPath = await prepareRun(services, run, workFolder, locate);
-    await restoreCheckpoint(services, run, workFolder);
+    specPath = await whileTrouble(['artifact_store'], halt, log, async () => {
+      await rm(workFolder, { recursive: true, force: true, maxRetries: 3 });
+      await mkdir(workFolder, { recursive: true });
+      const path = await prepareRun(services, run, workFolder, locate);
+      await restoreCheckpoint(services, run, workFolder);
+      return path;
+    });
   } catch (error) {
     if (halt.reason) return endHalted();
+    const trouble = troubleOf(error);
+    if (trouble) return giveUp(plainFailure(trouble.reason, trouble.detail));
     log.warn({ err: error }, 'the inputs of the run could not be prepared');
     return end('failed', plainFailure('inputs', (error as Error).message));
   }
@@ -151,6 +168,7 @@ async function attempt(
   const oomKillsBefore = await countOomKills();
   const trainer = startTrainer({
     python: settings.python,
+    silenceSeconds: settings.silenceSeconds,
     args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--device', run.hardware, '--supervised'],
     environment: settings.trainerEnvironment,
     workFolder,
@@ -163,16 +181,21 @@ async function attempt(
     const { result, model, artifacts } = heard;
     if (exit.code === 0 && result) {
       return await untilWritten(halt, log, 'succeeded', () =>
-        finishSucceeded(services, run, workFolder, { result, model, artifacts }),
+        whileTrouble(['artifact_store', 'disk_full'], halt, log, () =>
+          finishSucceeded(services, run, workFolder, { result, model, artifacts }),
+        ),
       );
     }
     if (halt.reason) return await endHalted();
     if (exit.code === exitInterrupted) return await end('interrupted');
     const oomKills = await countOomKills();
     const outOfMemory = oomKillsBefore !== null && oomKills !== null && oomKills > oomKillsBefore;
-    return await end('failed', explain(exit, heard, trainer.logTail(), outOfMemory));
+    const failure = explain(exit, heard, trainer.logTail(), outOfMemory);
+    return await (isTrouble(failure) ? giveUp(failure) : end('failed', failure));
   } catch (error) {
     if (halt.reason) return await endHalted();
+    const trouble = troubleOf(error);
+    if (trouble) return await giveUp(plainFailure(trouble.reason, trouble.detail));
     log.warn({ err: error }, 'the outputs of the run could not be taken');
     return await end('failed', {
       ...plainFailure('outputs', (error as Error).message),
@@ -266,6 +289,8 @@ interface Checkpoint {
   digest: string;
 }
 
+const checkpointTries = 15;
+
 /** Uploads one checkpoint at a time, always the newest; those that were overtaken meanwhile are left out. */
 function checkpointUploads(
   services: RunnerServices,
@@ -277,14 +302,20 @@ function checkpointUploads(
   let newest: Checkpoint | null = null;
   let upload: Promise<void> | null = null;
   const work = async (): Promise<void> => {
+    let tries = 0;
     while (newest && halt.reason !== 'lost') {
       const checkpoint: Checkpoint = newest;
       newest = null;
       try {
         if (!(await saveCheckpoint(services, run, workFolder, checkpoint))) halt.turn('lost');
+        tries = 0;
       } catch (error) {
-        // a later one will do; without any, the run begins anew after a loss
+        // a later one will do; the last one, after which the trainer ends, is worth waiting for a store that is away
         log.warn({ err: error, step: checkpoint.step }, 'a checkpoint could not be kept');
+        const passes = troubleOf(error)?.reason === 'artifact_store' || isDatabaseUnreachable(error);
+        if (!passes || ++tries > checkpointTries) continue;
+        await sleep(retryMs);
+        newest ??= checkpoint;
       }
     }
     upload = null;
@@ -300,8 +331,6 @@ function checkpointUploads(
   };
 }
 
-const retryMs = 1000;
-
 /** Repeats a fenced write while the database cannot be reached and the lease lasts. */
 async function untilWritten(
   halt: HaltSwitch,
@@ -314,8 +343,29 @@ async function untilWritten(
     try {
       return (await write()) ? outcome : 'lost';
     } catch (error) {
-      if (!isDatabaseUnreachable(error)) throw error;
+      if (!isDatabaseUnreachable(error) && !isRolledBack(error)) throw error;
       log.warn({ err: error }, 'the end of the run could not be written, trying again');
+      await sleep(retryMs);
+    }
+  }
+}
+
+const troublePatienceMs = 15 * 60_000;
+
+/** Repeats `work` through trouble of these kinds: at the end of a run, what is at stake may be days of training. */
+async function whileTrouble<T>(
+  kinds: string[],
+  halt: HaltSwitch,
+  log: Logger,
+  work: () => Promise<T>,
+): Promise<T> {
+  for (const end = performance.now() + troublePatienceMs; ; ) {
+    try {
+      return await work();
+    } catch (error) {
+      const passes = kinds.includes(troubleOf(error)?.reason ?? '');
+      if (!passes || halt.reason || performance.now() > end) throw error;
+      log.warn({ err: error }, 'the artifact store cannot be used, trying again');
       await sleep(retryMs);
     }
   }
@@ -344,6 +394,14 @@ function explain(
   if (exit.error) {
     return { reason: 'crashed', detail: `The trainer could not be started: ${exit.error.message}.`, ...rest };
   }
+  if (exit.hung) {
+    return {
+      reason: 'hung',
+      detail:
+        'The trainer said nothing for FINEGRAIN_TRAINER_SILENCE_SECONDS of its runner, which then ended it.',
+      ...rest,
+    };
+  }
   if (failure) return { ...failure, ...rest };
   if (exit.signal === 'SIGKILL' && outOfMemory) {
     return {
@@ -365,13 +423,4 @@ function explain(
     detail: `The trainer ended with exit code ${exit.code} and did not say why.`,
     ...rest,
   };
-}
-
-/** Folders of earlier attempts of this run, left by a runner on this machine that was killed. */
-async function removeEarlierFolders(workFolders: string, run: HeldRun): Promise<void> {
-  await mkdir(workFolders, { recursive: true });
-  for (const name of await readdir(workFolders)) {
-    const fence = name.startsWith(`${run.id}-`) ? Number(name.slice(run.id.length + 1)) : Number.NaN;
-    if (fence < run.fence) await rm(join(workFolders, name), { recursive: true, force: true, maxRetries: 3 });
-  }
 }

@@ -36,14 +36,18 @@ function stop(why) {
   process.exit(75);
 }
 
+/** Stands for the weights: a function of all rows and of every step that was made, in order, by whatever process. */
+let weights = digestOf('');
+
 function checkpoint() {
   const path = `checkpoints/step-${String(step).padStart(8, '0')}`;
   if (existsSync(join(workdir, path))) return;
   const aside = join(workdir, 'checkpoints', '.writing');
   mkdirSync(aside, { recursive: true });
-  const manifest = JSON.stringify({ step });
+  const state = JSON.stringify({ step, weights });
+  const manifest = JSON.stringify({ step, state: digestOf(state) });
   writeFileSync(join(aside, 'manifest.json'), manifest);
-  writeFileSync(join(aside, 'state.json'), String(step));
+  writeFileSync(join(aside, 'state.json'), state);
   renameSync(aside, join(workdir, path));
   say({ type: 'checkpoint', step, path, digest: digestOf(manifest) });
 }
@@ -54,7 +58,10 @@ function succeed(result = {}, metrics = { validation_loss: 1.5 }) {
   mkdirSync(folder, { recursive: true });
   const names = ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json'];
   if (role === 'token_reward') names.push('reward.onnx', 'golden.json');
-  for (const name of names) writeFileSync(join(folder, name), `${name} of ${behaviour}`);
+  for (const name of names) {
+    const content = name === 'model.safetensors' ? weights : `${name} of ${behaviour}`;
+    writeFileSync(join(folder, name), content);
+  }
   writeFileSync(join(workdir, 'output', 'notes.txt'), 'notes');
   say({ type: 'artifact', name: 'notes.txt', path: 'output/notes.txt', media_type: 'text/plain' });
   say({ type: 'model', role, path: 'output/model', metrics });
@@ -63,20 +70,39 @@ function succeed(result = {}, metrics = { validation_loss: 1.5 }) {
   process.stdin.destroy();
 }
 
-/** 60 steps, 50 ms each, a checkpoint after every fifth; goes on from the newest one. */
-function work() {
+/**
+ * Steps, a checkpoint after every fifth unless told otherwise; goes on from the newest one. Each step is said once, under
+ * its number.
+ */
+function work({ steps = 60, ms = 50, every = 5 } = {}) {
   const folder = join(workdir, 'checkpoints');
-  const newest = existsSync(folder) ? readdirSync(folder).sort().at(-1) : undefined;
-  const from = newest ? Number(readFileSync(join(folder, newest, 'state.json'), 'utf8')) : 0;
-  step = from;
+  const kept = existsSync(folder) ? readdirSync(folder).filter((name) => name.startsWith('step-')) : [];
+  const newest = kept.sort().at(-1);
+  if (newest) ({ step, weights } = JSON.parse(readFileSync(join(folder, newest, 'state.json'), 'utf8')));
+  const from = step;
+  const [, ...lines] = `${rows.trimEnd()}\n`.split('\n'); // the first tells how to behave
   const timer = setInterval(() => {
-    step += 1;
-    say({ type: 'progress', step, total_steps: 60, stage: 'train' });
-    if (step % 5 === 0) checkpoint();
-    if (step < 60) return;
-    clearInterval(timer);
-    succeed({ resumed_from: from });
-  }, 50);
+    try {
+      if (step === steps) {
+        clearInterval(timer);
+        return succeed({ resumed_from: from });
+      }
+      step += 1;
+      weights = digestOf(weights + lines[step % lines.length]);
+      say({ type: 'progress', step, total_steps: steps, stage: 'train' });
+      say({ type: 'metrics', step, values: { from } });
+      if (step % every === 0) checkpoint();
+    } catch (error) {
+      giveUp(error);
+    }
+  }, ms);
+}
+
+/** As the real one does with what it did not expect. */
+function giveUp(error) {
+  const reason = error.code === 'ENOSPC' ? 'disk_full' : 'error';
+  say({ type: 'failure', reason, detail: error.message });
+  process.exit(1);
 }
 
 const behaviours = {
@@ -85,7 +111,7 @@ const behaviours = {
     say({ type: 'result', result: {} });
     process.stdin.destroy();
   },
-  work,
+  work: () => work(details[0] && JSON.parse(details[0])),
   measure: () =>
     succeed(
       {
@@ -121,6 +147,14 @@ const behaviours = {
   'eat memory'() {
     const eaten = [];
     setInterval(() => eaten.push(Buffer.alloc(32 << 20, 1)), 5);
+  },
+  hang() {}, // its life line keeps it alive
+  'fill the disk'() {
+    try {
+      writeFileSync('/dev/full', 'a checkpoint');
+    } catch (error) {
+      giveUp(error);
+    }
   },
   'no result': () => process.exit(0),
   'no model'() {
