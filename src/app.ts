@@ -36,6 +36,7 @@ import { modelRoutes } from './http/routes/models.ts';
 import { pairRoutes } from './http/routes/pairs.ts';
 import { projectRoutes } from './http/routes/projects.ts';
 import { runWatchingRoutes } from './http/routes/run-watching.ts';
+import { runnerRoutes } from './http/routes/runners.ts';
 import { runRoutes } from './http/routes/runs.ts';
 import { scoreRoutes } from './http/routes/score.ts';
 import { secretRoutes } from './http/routes/secrets.ts';
@@ -142,6 +143,7 @@ export async function buildApp({
     aliasRoutes,
     scoreRoutes,
     runRoutes,
+    runnerRoutes,
     winRateRoutes,
     webhookRoutes,
     secretRoutes,

@@ -50,6 +50,8 @@ export interface RunnerConfig {
   labels: string[];
   leaseSeconds: number;
   pollSeconds: number;
+  /** a trainer that says nothing for as long is taken to hang */
+  silenceSeconds: number;
   python: string;
   /** all that the trainer sees of this environment: never the database's URL, never a key */
   trainerEnvironment: Record<string, string>;
@@ -117,6 +119,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       labels: list(env.FINEGRAIN_RUNNER_LABELS),
       leaseSeconds: integer(env, 'FINEGRAIN_LEASE_SECONDS', 60, 2, 3600),
       pollSeconds: integer(env, 'FINEGRAIN_POLL_SECONDS', 10, 1, 3600),
+      silenceSeconds: integer(env, 'FINEGRAIN_TRAINER_SILENCE_SECONDS', 300, 3, 86_400),
       python: env.FINEGRAIN_PYTHON || `${dataDir}/python/bin/python`,
       trainerEnvironment: {
         ...trainerEnvironment(env),

@@ -66,6 +66,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'getArtifact',
         tags: ['artifacts'],
         summary: 'Download an artifact',
+        description: 'Byte by byte as it was stored.',
         params: Type.Object({ digest: ArtifactDigest }),
         response: {
           200: streamed('*/*', 'The content, of the type that it was stored with', rowExample),
