@@ -8,10 +8,10 @@ import { createLogger, runMain, untilStopped } from './process.ts';
 import { openDoorbell, runRunner } from './runner/loop.ts';
 import { trainerEnvironment } from './runner/trainer-process.ts';
 import { listenForRuns } from './services/run-execution.ts';
-import { openArtifactStore } from './storage/artifact-store.ts';
+import { openArtifacts } from './storage/artifact-place.ts';
 
 async function main(): Promise<void> {
-  const { databaseDirectUrl, dataDir, artifacts, runner, logLevel } = readConfig();
+  const { databaseDirectUrl, dataDir, artifacts, artifactCache, runner, logLevel } = readConfig();
   if (databaseDirectUrl === null)
     throw new Error('Set DATABASE_DIRECT_URL or DATABASE_URL: a runner works beside an API.');
   const log = createLogger('runner', logLevel);
@@ -28,7 +28,7 @@ async function main(): Promise<void> {
   const stopListening = listenForRuns(databaseDirectUrl, doorbell.wake, onError);
   try {
     await runRunner(
-      { db, artifacts: openArtifactStore(artifacts), modelCache: `${dataDir}/models` },
+      { db, artifacts: await openArtifacts(artifacts, artifactCache), modelCache: `${dataDir}/models` },
       { ...runner, workFolders: `${dataDir}/runs`, once: process.argv.includes('--once') },
       doorbell,
       stop.signal,
