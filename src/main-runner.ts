@@ -1,6 +1,8 @@
 // The runner, on the machine that trains: takes runs from Postgres and executes them with the Python trainer, one at a
 // time. `--once`: takes one run, if there is one, and ends.
 import { execFile } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
@@ -9,6 +11,11 @@ import { openDoorbell, runRunner } from './runner/loop.ts';
 import { trainerEnvironment } from './runner/trainer-process.ts';
 import { listenForRuns } from './services/run-execution.ts';
 import { openArtifacts } from './storage/artifact-place.ts';
+
+/** of the package, for the list of runners */
+const { version }: { version: string } = JSON.parse(
+  readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
+);
 
 async function main(): Promise<void> {
   const { databaseDirectUrl, dataDir, artifacts, artifactCache, runner, logLevel } = readConfig();
@@ -29,7 +36,14 @@ async function main(): Promise<void> {
   try {
     await runRunner(
       { db, artifacts: await openArtifacts(artifacts, artifactCache), modelCache: `${dataDir}/models` },
-      { ...runner, workFolders: `${dataDir}/runs`, once: process.argv.includes('--once') },
+      {
+        ...runner,
+        id: randomUUID(),
+        devices: [],
+        version,
+        workFolders: `${dataDir}/runs`,
+        once: process.argv.includes('--once'),
+      },
       doorbell,
       stop.signal,
       log,

@@ -1,4 +1,4 @@
-// The fenced functions of a runner (migration 0003), and the channel that wakes it. Every write names the fence of its
+// The fenced functions of a runner (migrations 0003 and 0009), and the channel that wakes it. Every write names the fence of its
 // attempt; under an old one nothing changes and the answer is false or null.
 import pg from 'pg';
 import type { Transaction } from './pool.ts';
@@ -19,21 +19,46 @@ export interface ClaimRow extends FencedRun {
   kind: string;
   spec: unknown;
   inputs: unknown;
+  hardware: string;
   checkpoint: { step: number; files: CheckpointFile[] } | null;
+  /** of the time limit; null without one */
+  seconds_left: number | null;
 }
 
-/** The oldest queued run that fits, now held by a new attempt. */
-export async function claimRun(
-  tx: Transaction,
-  runner: { name: string; hardware: string[]; labels: string[]; leaseSeconds: number },
-): Promise<ClaimRow | undefined> {
-  const rows = await tx.query<ClaimRow>('select * from finegrain.runner_claim($1, $2, $3, $4)', [
+export interface RunnerRecord {
+  /** UUID, a new one for each process */
+  id: string;
+  name: string;
+  hardware: string[];
+  labels: string[];
+  devices: object[];
+  version: string;
+  leaseSeconds: number;
+  pollSeconds: number;
+}
+
+/** Makes the runner known; registering again changes nothing. */
+export async function registerRunner(tx: Transaction, runner: RunnerRecord): Promise<void> {
+  await tx.query('select finegrain.runner_register($1, $2, $3, $4, $5, $6, $7, $8)', [
+    runner.id,
     runner.name,
     runner.hardware,
     runner.labels,
+    JSON.stringify(runner.devices),
+    runner.version,
     runner.leaseSeconds,
+    runner.pollSeconds,
   ]);
-  return rows[0];
+}
+
+/** The runner says that it takes no more runs. */
+export async function stopRunner(tx: Transaction, runnerId: string): Promise<void> {
+  await tx.query('select finegrain.runner_stop($1)', [runnerId]);
+}
+
+/** The first queued run that fits, by priority and age, now held by a new attempt. */
+export async function claimRun(tx: Transaction, runnerId: string): Promise<ClaimRow | undefined> {
+  return (await tx.query<ClaimRow>('select * from finegrain.runner_claim($1)', [runnerId]))[0];
 }
 
 /** Renews the lease; answers the desired state, null when the run is held no longer. */
@@ -49,13 +74,17 @@ export async function heartbeatRun(
   return rows[0]!.desired;
 }
 
-export async function reportRunEvents(tx: Transaction, run: FencedRun, events: object[]): Promise<boolean> {
-  const rows = await tx.query<{ held: boolean }>('select finegrain.runner_report($1, $2, $3, $4) as held', [
-    run.project_id,
-    run.run_id,
-    run.fence,
-    JSON.stringify(events),
-  ]);
+/** @param batch counts the batches of this attempt from 1; one that is written already is not written again */
+export async function reportRunEvents(
+  tx: Transaction,
+  run: FencedRun,
+  batch: number,
+  events: object[],
+): Promise<boolean> {
+  const rows = await tx.query<{ held: boolean }>(
+    'select finegrain.runner_report($1, $2, $3, $4, $5) as held',
+    [run.project_id, run.run_id, run.fence, batch, JSON.stringify(events)],
+  );
   return rows[0]!.held;
 }
 
@@ -73,7 +102,7 @@ export async function saveRunCheckpoint(
 }
 
 export interface RunEnding {
-  outcome: 'succeeded' | 'failed' | 'cancelled' | 'interrupted';
+  outcome: 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'paused';
   result: object | null;
   failure: object | null;
   /** what the run shows under names */
@@ -82,12 +111,14 @@ export interface RunEnding {
   newArtifacts: { digest: string; bytes: number; media_type: string }[];
   model: object | null;
   alias: string | null;
+  /** said with the end */
+  events: object[];
 }
 
 /** All of it or nothing. */
 export async function finishRun(tx: Transaction, run: FencedRun, ending: RunEnding): Promise<boolean> {
   const rows = await tx.query<{ held: boolean }>(
-    'select finegrain.runner_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as held',
+    'select finegrain.runner_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) as held',
     [
       run.project_id,
       run.run_id,
@@ -99,6 +130,7 @@ export async function finishRun(tx: Transaction, run: FencedRun, ending: RunEndi
       JSON.stringify(ending.newArtifacts),
       ending.model && JSON.stringify(ending.model),
       ending.alias,
+      JSON.stringify(ending.events),
     ],
   );
   return rows[0]!.held;

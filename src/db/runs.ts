@@ -9,7 +9,11 @@ export interface RunRow {
   desired_state: string;
   hardware: string;
   labels: string[];
+  priority: number;
+  time_limit_seconds: number | null;
   max_attempts: number;
+  waits_for: number;
+  after: string[];
   progress: unknown;
   result: unknown;
   failure: unknown;
@@ -22,11 +26,16 @@ export interface RunRow {
   finished_at: Date | null;
 }
 
-const columns = `r.id, r.kind, r.spec, r.state, r.desired_state, r.hardware, r.labels, r.max_attempts, r.progress, r.result,
-  r.failure, r.alarms, r.artifacts, r.last_event, r.created_at, r.started_at, r.finished_at,
-  (select m.id from finegrain.models m where m.project_id = r.project_id and m.run_id = r.id) as model_id`;
+const columns = `r.id, r.kind, r.spec, r.state, r.desired_state, r.hardware, r.labels, r.priority,
+  r.time_limit_seconds, r.max_attempts, r.waits_for, r.progress, r.result, r.failure, r.alarms, r.artifacts, r.last_event, r.created_at, r.started_at, r.finished_at,
+  (select m.id from finegrain.models m where m.project_id = r.project_id and m.run_id = r.id) as model_id,
+  array(select d.after_run_id from finegrain.run_dependencies d where d.project_id = r.project_id and d.run_id = r.id
+    order by d.after_run_id) as after`;
 
-/** Queues a run and wakes the runners that listen, when the transaction commits. */
+/**
+ * Queues a run and wakes the runners that listen, when the transaction commits. It waits for those of `after` that have not
+ * succeeded; the caller has locked them with `selectRunsForShare`.
+ */
 export async function insertRun(
   tx: Transaction,
   run: {
@@ -37,12 +46,17 @@ export async function insertRun(
     inputs: unknown;
     hardware: string;
     labels: string[];
+    priority: number;
+    timeLimitSeconds: number | null;
     maxAttempts: number;
+    /** ids of runs */
+    after: string[];
   },
 ): Promise<RunRow> {
   await tx.query(
-    `insert into finegrain.runs (project_id, id, kind, spec, inputs, hardware, labels, max_attempts)
-     values ($1, $2, $3, $4, $5, $6, $7, $8)`,
+    `insert into finegrain.runs (project_id, id, kind, spec, inputs, hardware, labels, priority, time_limit_seconds, max_attempts, waits_for)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+       (select count(*) from finegrain.runs where id = any ($11::uuid[]) and state <> 'succeeded'))`,
     [
       run.projectId,
       run.id,
@@ -51,10 +65,17 @@ export async function insertRun(
       JSON.stringify(run.inputs),
       run.hardware,
       run.labels,
+      run.priority,
+      run.timeLimitSeconds,
       run.maxAttempts,
+      run.after,
     ],
   );
-  await tx.query("select pg_notify('finegrain_runs', '')");
+  await tx.query(
+    `insert into finegrain.run_dependencies (project_id, run_id, after_run_id) select $1, $2, after from unnest($3::uuid[]) as after`,
+    [run.projectId, run.id, run.after],
+  );
+  await wakeRunners(tx);
   return (await selectRun(tx, run.id))!;
 }
 
@@ -99,29 +120,72 @@ export function selectAttempts(tx: Transaction, runIds: string[]): Promise<Attem
   );
 }
 
-/**
- * A queued run is cancelled at once; one that a runner holds is told so by its next heartbeat. Asking twice changes
- * nothing. False when the run has ended already.
- */
-export async function cancelRun(tx: Transaction, id: string): Promise<boolean> {
-  const rows = await tx.query(
-    `with asked as (
-       update finegrain.runs set
-         desired_state = 'cancelled',
-         state = case when state in ('queued', 'paused') then 'cancelled' else state end,
-         finished_at = case when state in ('queued', 'paused') then clock_timestamp() end,
-         last_event = last_event + case when desired_state = 'cancelled' then 0 else 1 end
-       where id = $1 and state not in ('succeeded', 'failed', 'cancelled')
-       returning project_id, id, last_event, fence
-     ), said as (
-       insert into finegrain.run_events (project_id, run_id, sequence, fence, type, payload)
-       select project_id, id, last_event, fence, 'cancel_requested', '{}' from asked
-       on conflict do nothing
-     )
-     select id from asked`,
-    [id],
+export interface DependencyRow {
+  id: string;
+  kind: string;
+  state: string;
+  spec: unknown;
+}
+
+/** Runs that another one is to wait for: none of them ends before the transaction does. In the order of their ids. */
+export function selectRunsForShare(tx: Transaction, ids: string[]): Promise<DependencyRow[]> {
+  return tx.query<DependencyRow>(
+    'select id, kind, state, spec from finegrain.runs where id = any ($1::uuid[]) order by id for share',
+    [ids],
   );
-  return rows.length > 0;
+}
+
+/** Moves a run that the caller has locked; a move that is not legal is refused by the database. */
+export async function moveRun(
+  tx: Transaction,
+  id: string,
+  { state, desired_state }: { state: string; desired_state: string },
+): Promise<void> {
+  await tx.query(
+    `update finegrain.runs set state = $2, desired_state = $3,
+       finished_at = case when $2 in ('succeeded', 'failed', 'cancelled') then clock_timestamp() end
+     where id = $1`,
+    [id, state, desired_state],
+  );
+  if (state === 'queued') await wakeRunners(tx);
+}
+
+/** Clears what the last end of a run left behind, and with `restart` also passes over its checkpoints. */
+export async function renewRun(
+  tx: Transaction,
+  id: string,
+  { restart }: { restart: boolean },
+): Promise<void> {
+  await tx.query(
+    `update finegrain.runs r set failure = null, result = null, progress = null, alarms = '[]', finished_at = null,
+       state = 'queued', desired_state = 'running', retried_fence = fence,
+       restart_fence = case when $2 then fence else restart_fence end,
+       waits_for = (select count(*) from finegrain.run_dependencies d join finegrain.runs a
+         on a.project_id = d.project_id and a.id = d.after_run_id where d.run_id = r.id and a.state <> 'succeeded')
+     where r.id = $1`,
+    [id, restart],
+  );
+  await wakeRunners(tx);
+}
+
+export async function setRunPriority(tx: Transaction, id: string, priority: number): Promise<void> {
+  await tx.query('update finegrain.runs set priority = $2 where id = $1', [id, priority]);
+}
+
+/** Writes events of the API's own, in the name of the newest attempt. */
+export async function appendRunEvents(
+  tx: Transaction,
+  id: string,
+  events: { type: string }[],
+): Promise<void> {
+  await tx.query(
+    'select finegrain.append_run_events(project_id, id, fence, $2) from finegrain.runs where id = $1',
+    [id, JSON.stringify(events)],
+  );
+}
+
+async function wakeRunners(tx: Transaction): Promise<void> {
+  await tx.query("select pg_notify('finegrain_runs', '')");
 }
 
 export interface RunEventRow {

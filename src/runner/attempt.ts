@@ -33,7 +33,7 @@ export interface AttemptSettings {
   workFolders: string;
 }
 
-export type AttemptEnd = 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'lost';
+export type AttemptEnd = 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'paused' | 'lost';
 
 /** how long a trainer may take for its last checkpoint; it ends itself after 20 s */
 const graceMs = 22_000;
@@ -65,7 +65,7 @@ export async function executeAttempt(
     leaseSeconds: settings.leaseSeconds,
     heartbeat: () => heartbeat(services, run, settings.leaseSeconds),
     onDesiredState: (state) => {
-      if (state === 'cancelled') halt.turn('cancelled');
+      if (state === 'cancelled' || state === 'paused') halt.turn(state);
     },
     onLost: (why) => {
       log.warn({ why }, 'the run is lost to this runner');
@@ -73,22 +73,30 @@ export async function executeAttempt(
     },
     onError: (error) => log.warn({ err: error }, 'the lease could not be renewed'),
   });
+  const timeLimit = holdTimeLimit(run.secondsLeft, () => halt.turn('time_limit'));
   const workFolder = join(settings.workFolders, `${run.id}-${run.fence}`);
   try {
     await removeEarlierFolders(settings.workFolders, run);
     return await attempt(services, settings, run, workFolder, halt, log);
   } finally {
     release();
+    clearTimeout(timeLimit);
     stop.removeEventListener('abort', onStop);
     await rm(workFolder, { recursive: true, force: true, maxRetries: 3 });
   }
 }
 
-type HaltReason = 'interrupted' | 'cancelled' | 'lost';
+/** A timer; one that would be longer than Node's can be is set again by the attempt after a loss or a pause. */
+function holdTimeLimit(seconds: number | null, onEnd: () => void): NodeJS.Timeout | undefined {
+  if (seconds === null) return undefined;
+  return setTimeout(onEnd, Math.min(Math.max(0, seconds) * 1000, 2 ** 31 - 1));
+}
+
+type HaltReason = 'interrupted' | 'paused' | 'time_limit' | 'cancelled' | 'lost';
 
 /** Why the attempt must end early; a graver reason replaces a milder one. */
 function haltSwitch() {
-  const order: (HaltReason | null)[] = [null, 'interrupted', 'cancelled', 'lost'];
+  const order: (HaltReason | null)[] = [null, 'interrupted', 'paused', 'time_limit', 'cancelled', 'lost'];
   let reason: HaltReason | null = null;
   const listeners: (() => void)[] = [];
   return {
@@ -119,7 +127,11 @@ async function attempt(
 ): Promise<AttemptEnd> {
   const end = (outcome: Exclude<AttemptEnd, 'lost' | 'succeeded'>, failure: RunFailure | null = null) =>
     untilWritten(halt, log, outcome, () => finishWithout(services, run, outcome, failure));
-  const endHalted = () => (halt.reason === 'lost' ? 'lost' : end(halt.reason!));
+  const endHalted = () => {
+    if (halt.reason === 'lost') return 'lost';
+    if (halt.reason === 'time_limit') return end('failed', outOfTime);
+    return end(halt.reason!);
+  };
 
   let specPath: string;
   try {
@@ -145,6 +157,7 @@ async function attempt(
   try {
     const { heard, exit } = await watch(services, run, workFolder, trainer, halt, log);
     if (halt.reason === 'lost' || halt.reason === 'cancelled') return await endHalted();
+    // a trainer that was told to stop when it had all but ended has ended well
     const { result, model, artifacts } = heard;
     if (exit.code === 0 && result) {
       return await untilWritten(halt, log, 'succeeded', () =>
@@ -176,8 +189,8 @@ async function watch(
   log: Logger,
 ): Promise<{ heard: Heard; exit: TrainerExit }> {
   const events = openEventQueue(
-    async (batch) => {
-      const held = await reportEvents(services, run, batch);
+    async (events, batch) => {
+      const held = await reportEvents(services, run, batch, events);
       if (!held) halt.turn('lost');
       return held;
     },
@@ -303,6 +316,14 @@ async function untilWritten(
     }
   }
 }
+
+const outOfTime: RunFailure = {
+  reason: 'time_limit',
+  detail:
+    'The run has been worked on for its time_limit_seconds. It has kept a checkpoint: a retry goes on from there, with the whole limit anew.',
+  exit_code: null,
+  log_tail: [],
+};
 
 function plainFailure(reason: string, detail: string): RunFailure {
   return { reason, detail, exit_code: null, log_tail: [] };

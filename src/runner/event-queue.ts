@@ -21,12 +21,16 @@ const retryMs = 1000;
 const roomFor = 2000;
 const batchSize = 500;
 
-/** @param send false: the run is held no longer, and nothing more will be sent */
+/**
+ * @param send gets the number of each batch, counted from 1, with it: a batch that is tried again keeps its number and its
+ *   events, so that it can be told from a new one. false: the run is held no longer, and nothing more will be sent.
+ */
 export function openEventQueue(
-  send: (events: RunEvent[]) => Promise<boolean>,
+  send: (events: RunEvent[], batch: number) => Promise<boolean>,
   onError: (error: Error) => void,
 ): EventQueue {
   let waiting: RunEvent[] = [];
+  let batches = 0;
   let pump: Promise<void> | null = null;
   const closed = new AbortController();
 
@@ -34,9 +38,10 @@ export function openEventQueue(
     while (waiting.length > 0 && !closed.signal.aborted) {
       await sleep(intervalMs);
       const batch = newestProgressOnly(waiting.splice(0, batchSize));
+      batches += 1;
       for (let sent = false; !sent && !closed.signal.aborted; ) {
         try {
-          if (!(await send(batch))) closed.abort();
+          if (!(await send(batch, batches))) closed.abort();
           sent = true;
         } catch (error) {
           onError(error as Error);

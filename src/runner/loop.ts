@@ -1,11 +1,16 @@
 // The life of a runner: take the oldest run that fits, execute it, look again. It looks after each run, when Postgres
 // says that one was queued, and every poll interval in case nobody said so.
 import type { Logger } from 'pino';
-import { claimRun, type RunnerIdentity, type RunnerServices } from '../services/run-execution.ts';
+import {
+  claimRun,
+  type Runner,
+  type RunnerServices,
+  registerRunner,
+  stopRunner,
+} from '../services/run-execution.ts';
 import { type AttemptEnd, type AttemptSettings, executeAttempt } from './attempt.ts';
 
-export interface RunnerOptions extends RunnerIdentity, Omit<AttemptSettings, 'leaseSeconds'> {
-  pollSeconds: number;
+export interface RunnerOptions extends Runner, Omit<AttemptSettings, 'leaseSeconds'> {
   /** take one run if there is one, then return */
   once: boolean;
 }
@@ -48,29 +53,30 @@ export async function runRunner(
     { runner: options.name, hardware: options.hardware, labels: options.labels },
     'the runner looks for runs',
   );
+  let registered = false;
+  const look = async (): Promise<boolean> => {
+    try {
+      if (!registered) await registerRunner(services, options);
+      registered = true;
+      const run = await claimRun(services, options);
+      if (!run) return false;
+      const runLog = log.child({ run: run.id, kind: run.kind, attempt: run.fence });
+      runLog.info('the run is taken');
+      const end: AttemptEnd = await executeAttempt(services, options, run, stop, runLog);
+      runLog.info({ end }, 'the attempt has ended');
+      return true;
+    } catch (error) {
+      log.error({ err: error }, 'a run could not be taken or ended');
+      registered = false; // another database may stand in its place by then, or have forgotten this runner
+      return false; // wait before the next try
+    }
+  };
   while (!stop.aborted) {
-    const found = await claimAndExecute(services, options, stop, log);
-    if (options.once) return;
+    const found = await look();
+    if (options.once) break;
     if (!found && !stop.aborted) await doorbell.wait(options.pollSeconds * 1000);
   }
-}
-
-async function claimAndExecute(
-  services: RunnerServices,
-  options: RunnerOptions,
-  stop: AbortSignal,
-  log: Logger,
-): Promise<boolean> {
-  try {
-    const run = await claimRun(services, options);
-    if (!run) return false;
-    const runLog = log.child({ run: run.id, kind: run.kind, attempt: run.fence });
-    runLog.info('the run is taken');
-    const end: AttemptEnd = await executeAttempt(services, options, run, stop, runLog);
-    runLog.info({ end }, 'the attempt has ended');
-    return true;
-  } catch (error) {
-    log.error({ err: error }, 'a run could not be taken or ended');
-    return false; // wait before the next try
-  }
+  await stopRunner(services, options).catch((error) =>
+    log.warn({ err: error }, 'the runner could not say that it stops'),
+  );
 }

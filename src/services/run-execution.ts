@@ -26,31 +26,40 @@ export type HeldRun = KindSpec & {
   /** public id */
   id: string;
   inputs: RunInputs;
+  /** the class of hardware that it asks for */
+  hardware: string;
   /** counts the attempts of this run */
   fence: number;
   key: db.FencedRun;
   checkpoint: { step: number; files: db.CheckpointFile[] } | null;
+  /** of the time limit; null without one */
+  secondsLeft: number | null;
 };
 
-export interface RunnerIdentity {
-  name: string;
-  hardware: string[];
-  labels: string[];
-  leaseSeconds: number;
+export type Runner = db.RunnerRecord;
+
+export function registerRunner({ db: database }: RunnerServices, runner: Runner): Promise<void> {
+  return database.transaction(null, (tx) => db.registerRunner(tx, runner));
 }
 
-/** The oldest queued run that this runner can take, or null. */
-export async function claimRun(services: RunnerServices, runner: RunnerIdentity): Promise<HeldRun | null> {
-  const row = await services.db.transaction(null, (tx) => db.claimRun(tx, runner));
+export function stopRunner({ db: database }: RunnerServices, { id }: Runner): Promise<void> {
+  return database.transaction(null, (tx) => db.stopRunner(tx, id));
+}
+
+/** The first queued run that this runner can take, by priority and age, or null. */
+export async function claimRun(services: RunnerServices, runner: Runner): Promise<HeldRun | null> {
+  const row = await services.db.transaction(null, (tx) => db.claimRun(tx, runner.id));
   if (!row) return null;
-  const { project_id, run_id, fence, kind, spec, inputs, checkpoint } = row;
+  const { project_id, run_id, fence, kind, spec, inputs, hardware, checkpoint, seconds_left } = row;
   return {
     ...({ kind, spec } as KindSpec), // written by createRun, which parsed them
     id: formatId('run', run_id),
     inputs: inputs as RunInputs,
+    hardware,
     fence,
     key: { project_id, run_id, fence },
     checkpoint,
+    secondsLeft: seconds_left,
   };
 }
 
@@ -67,12 +76,14 @@ export interface RunEventInput {
   [field: string]: unknown;
 }
 
+/** @param batch counts the batches of this attempt from 1; one that is written already is not written again */
 export function reportEvents(
   services: RunnerServices,
   run: HeldRun,
+  batch: number,
   events: RunEventInput[],
 ): Promise<boolean> {
-  return services.db.transaction(null, (tx) => db.reportRunEvents(tx, run.key, events.map(storable)));
+  return services.db.transaction(null, (tx) => db.reportRunEvents(tx, run.key, batch, events.map(storable)));
 }
 
 /** Uploads a checkpoint's folder and records it, so that another attempt can go on from there. */
@@ -119,11 +130,11 @@ export async function uploadFolder(artifacts: ArtifactStore, folder: string): Pr
   return files;
 }
 
-/** Ends the attempt without a model: for good (`failed`, `cancelled`), or to be taken up again (`interrupted`). */
+/** Ends the attempt without a model: for good (`failed`, `cancelled`), or to be taken up again (`interrupted`, `paused`). */
 export function finishWithout(
   services: RunnerServices,
   run: HeldRun,
-  outcome: 'failed' | 'cancelled' | 'interrupted',
+  outcome: 'failed' | 'cancelled' | 'interrupted' | 'paused',
   failure: RunFailure | null = null,
 ): Promise<boolean> {
   return finish(services, run, {
@@ -134,6 +145,7 @@ export function finishWithout(
     newArtifacts: [],
     model: null,
     alias: null,
+    events: [],
   });
 }
 

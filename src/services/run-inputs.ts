@@ -1,15 +1,18 @@
 // What the names in a spec stand for when the run is created: digests and files, kept on the run, so that its runner
-// needs no table and an alias that moves later changes no queued run. Everything that can be refused is refused here.
+// needs no table and an alias that moves later changes no queued run. Everything that can be refused is refused here. Only
+// the model of a run that has not ended yet is filled in later, by the transaction that ends that run.
 
 import { selectArtifact } from '../db/artifacts.ts';
 import { type ModelRow, selectModelByAlias } from '../db/models.ts';
 import type { Transaction } from '../db/pool.ts';
-import { formatId } from '../domain/ids.ts';
+import { type RunRow, selectRun } from '../db/runs.ts';
+import { formatId, parseId } from '../domain/ids.ts';
+import { hasEnded, type RunState } from '../domain/run-states.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { ModelFile } from '../storage/model-folder.ts';
 import { type Caller, requireScope, type Services } from './context.ts';
 import { findModelByAlias, findModelById, scoringAlias } from './models.ts';
-import { type KindSpec, rewardRole } from './run-specs.ts';
+import { type KindSpec, modelRole, rewardRole } from './run-specs.ts';
 import type { SnapshotCounts, Split } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
 
@@ -38,16 +41,32 @@ export type ModelInput =
 /** By digest: the artifact of a snapshot, or NDJSON rows of the caller's. */
 export type DataInput = { snapshot: string } | { rows: string };
 
-export interface RunInputs {
+/** The model of a run that has not ended yet; settle_dependents (migration 0009) puts a RegisteredModel in its place. */
+export interface FutureModel {
+  /** UUID */
+  run_id: string;
+}
+
+/** Those that a runner gets have no FutureModel left. */
+export interface RunInputs<Future = never> {
   /** what is trained, or sampled from */
-  model: ModelInput;
+  model: ModelInput | Future;
   /** ppo only */
-  reward_model?: RegisteredModel;
+  reward_model?: RegisteredModel | Future;
   /** generate, and the evaluation of ppo */
-  kl_reference?: ModelInput;
+  kl_reference?: ModelInput | Future;
   data: DataInput;
   /** ppo only */
   evaluation_data?: DataInput;
+}
+
+export type PlannedInputs = RunInputs<FutureModel>;
+
+/** UUIDs of the runs whose models are still to be made. */
+export function awaitedRuns({ model, reward_model, kl_reference }: PlannedInputs): string[] {
+  return [model, reward_model, kl_reference].flatMap((input) =>
+    input && 'run_id' in input ? input.run_id : [],
+  );
 }
 
 /**
@@ -59,7 +78,7 @@ export async function resolveInputs(
   tx: Transaction,
   caller: Caller,
   run: KindSpec,
-): Promise<RunInputs> {
+): Promise<PlannedInputs> {
   switch (run.kind) {
     case 'sft': {
       const { base_model, data } = run.spec;
@@ -135,17 +154,17 @@ async function resolveReference(
   tx: Transaction,
   caller: Caller,
   reference: ModelReference | undefined,
-  policy: ModelInput,
+  policy: ModelInput | FutureModel,
   pointer: string,
-): Promise<Pick<RunInputs, 'kl_reference'>> {
+): Promise<Pick<PlannedInputs, 'kl_reference'>> {
   if (!reference) return {};
   const kl_reference = await resolveModel(services, tx, caller, reference, 'policy', pointer);
   checkTokenizer(policy, kl_reference, pointer);
   return { kl_reference };
 }
 
-/** Models of a path or of a hub are compared by the trainer. */
-function checkTokenizer(policy: ModelInput, other: ModelInput, pointer: string): void {
+/** Models of a path, of a hub or of a run to come are compared by the trainer. */
+function checkTokenizer(policy: object, other: object, pointer: string): void {
   const known = 'tokenizer_digest' in policy && 'tokenizer_digest' in other;
   if (known && policy.tokenizer_digest !== other.tokenizer_digest) {
     throw unprocessable(
@@ -158,6 +177,7 @@ function checkTokenizer(policy: ModelInput, other: ModelInput, pointer: string):
 interface ModelReference {
   model_id?: string;
   alias?: string;
+  run_id?: string;
   path?: string;
   hub?: string;
   revision?: string;
@@ -173,7 +193,7 @@ async function resolveModel(
   model: ModelReference,
   role: Role,
   pointer: string,
-): Promise<ModelInput> {
+): Promise<ModelInput | FutureModel> {
   if (model.scratch) return { scratch: model.scratch as ScratchConfig };
   if (model.hub) return { hub: model.hub, revision: model.revision! };
   if (model.path) {
@@ -186,10 +206,15 @@ async function resolveModel(
 async function resolveStored(
   services: Services,
   tx: Transaction,
-  { model_id, alias }: ModelReference,
+  { model_id, alias, run_id }: ModelReference,
   roles: Role[],
   pointer: string,
-): Promise<RegisteredModel> {
+): Promise<RegisteredModel | FutureModel> {
+  if (run_id !== undefined) {
+    const run = await findModelRun(tx, run_id, roles, `${pointer}/run_id`);
+    if (run.model_id === null) return { run_id: run.id };
+    model_id = formatId('model', run.model_id);
+  }
   const row =
     model_id === undefined
       ? await findModelByAlias(services, tx, alias!)
@@ -206,6 +231,22 @@ async function resolveStored(
     tokenizer_digest: row.tokenizer_digest,
     files: row.files,
   };
+}
+
+/** A run whose model can serve: it makes one of these roles, and has it or will. */
+async function findModelRun(tx: Transaction, id: string, roles: Role[], pointer: string): Promise<RunRow> {
+  const uuid = parseId('run', id);
+  const row = uuid ? await selectRun(tx, uuid) : undefined;
+  if (!row) throw notFound('run', id, pointer);
+  const role = modelRole(row as unknown as KindSpec);
+  if (role === null || !roles.includes(role))
+    throw unprocessable(
+      pointer,
+      `makes ${role ? `a ${role} model` : 'no model'}; a ${roles.join(' or ')} is needed here`,
+    );
+  if (row.model_id === null && hasEnded(row.state as RunState))
+    throw unprocessable(pointer, `has ended as ${row.state} and has no model; retry it first`);
+  return row;
 }
 
 /** An alias that serves one role is not handed to a model of another. */

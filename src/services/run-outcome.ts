@@ -6,8 +6,8 @@ import { join, sep } from 'node:path';
 import { v7 as uuidv7 } from 'uuid';
 import { modelDigest } from '../domain/model-digest.ts';
 import { isModelFilePath } from '../storage/model-folder.ts';
-import { finish, type HeldRun, type RunnerServices, reportEvents, uploadFolder } from './run-execution.ts';
-import { rewardRole } from './run-specs.ts';
+import { finish, type HeldRun, type RunnerServices, uploadFolder } from './run-execution.ts';
+import { modelRole } from './run-specs.ts';
 import type { RunArtifact } from './runs.ts';
 
 /** What the trainer said that it made; paths are relative to the work folder. */
@@ -15,11 +15,6 @@ export interface TrainerOutputs {
   result: object;
   artifacts: { name: string; path: string; media_type: string }[];
   model: { role: string; path: string; metrics: Record<string, number | null> } | null;
-}
-
-function roleOf(run: HeldRun): keyof typeof filesOfRole | null {
-  if (run.kind === 'generate') return null;
-  return run.kind === 'reward' ? rewardRole(run.spec.loss!) : 'policy';
 }
 
 const filesOfRole = {
@@ -42,7 +37,7 @@ export async function finishSucceeded(
   workFolder: string,
   outputs: TrainerOutputs,
 ): Promise<boolean> {
-  const role = roleOf(run);
+  const role = modelRole(run);
   if ((outputs.model?.role ?? null) !== role) {
     throw new Error(
       `A ${run.kind} run must make ${role ? `a ${role} model` : 'no model'}; the trainer made ${outputs.model?.role ?? 'none'}.`,
@@ -55,7 +50,6 @@ export async function finishSucceeded(
   }
   const model = outputs.model && role && (await uploadModel(services, run, workFolder, role, outputs.model));
   const gate = run.kind === 'reward' ? judge(run.spec.gate ?? {}, outputs.model!.metrics) : null;
-  if (gate && !gate.passed && !(await reportEvents(services, run, [gateAlarm(gate)]))) return false;
   return finish(services, run, {
     outcome: 'succeeded',
     result: {
@@ -68,6 +62,7 @@ export async function finishSucceeded(
     newArtifacts: artifacts,
     model,
     alias: 'alias' in run.spec && gate?.passed !== false ? (run.spec.alias ?? null) : null,
+    events: gate && !gate.passed ? [gateAlarm(gate)] : [],
   });
 }
 

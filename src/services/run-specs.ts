@@ -15,6 +15,12 @@ export function rewardRole(loss: string): 'token_reward' | 'sequence_reward' {
   return tokenLosses.some((known) => known === loss) ? 'token_reward' : 'sequence_reward';
 }
 
+/** What a run of this kind registers when it succeeds; null for nothing. */
+export function modelRole(run: KindSpec): 'policy' | 'token_reward' | 'sequence_reward' | null {
+  if (run.kind === 'generate') return null;
+  return run.kind === 'reward' ? rewardRole(run.spec.loss!) : 'policy';
+}
+
 const closed = { additionalProperties: false } as const;
 
 const count = (value: number, description: string, minimum = 1) =>
@@ -154,7 +160,15 @@ const alias = Type.Optional(
     examples: ['policy'],
   }),
 );
-const storedModelForms = { model_id: modelId, alias };
+const runId = Type.Optional(
+  Type.String({
+    maxLength: 100,
+    description:
+      'The model that this run makes. While it has not ended, the new run waits for it, and fails when it does, or when its model does not pass its gate.',
+    examples: ['run_019356f0a1b27c3d8e4f5a6b7c8d9e0f'],
+  }),
+);
+const storedModelForms = { model_id: modelId, alias, run_id: runId };
 const anyModelForms = {
   ...storedModelForms,
   path: Type.Optional(
@@ -185,19 +199,19 @@ const oneForm = { ...closed, minProperties: 1 };
 
 const StoredModel = Type.Object(storedModelForms, {
   ...oneForm,
-  description: 'Exactly one of `model_id`, `alias`',
+  description: 'Exactly one of `model_id`, `alias`, `run_id`',
   examples: [{ alias: 'token-reward' }],
 });
 const AnyModel = Type.Object(anyModelForms, {
   ...oneForm,
-  description: 'Exactly one of `model_id`, `alias`, `path`, `hub` with `revision`',
+  description: 'Exactly one of `model_id`, `alias`, `run_id`, `path`, `hub` with `revision`',
   examples: [{ alias: 'policy' }],
 });
 const StartModel = Type.Object(
   { ...anyModelForms, scratch: Type.Optional(scratchModel) },
   {
     ...oneForm,
-    description: 'Exactly one of `model_id`, `alias`, `path`, `hub` with `revision`, `scratch`',
+    description: 'Exactly one of `model_id`, `alias`, `run_id`, `path`, `hub` with `revision`, `scratch`',
     examples: [{ scratch: { hidden_size: 64, num_layers: 2, num_heads: 2 } }],
   },
 );
@@ -248,7 +262,7 @@ const KlReference = Type.Optional(
   Type.Object(anyModelForms, {
     ...oneForm,
     description:
-      'The model that KL is measured against: one of `model_id`, `alias`, `path`, `hub` with `revision`, with the policy’s tokenizer',
+      'The model that KL is measured against: one of `model_id`, `alias`, `run_id`, `path`, `hub` with `revision`, with the policy’s tokenizer',
     examples: [{ alias: 'policy' }],
   }),
 );
@@ -531,7 +545,7 @@ function oneModel(model: StartModel, pointer: string): StartModel {
   const { hub, revision } = model;
   if ((hub === undefined) !== (revision === undefined))
     throw invalid(pointer, 'needs hub and revision together');
-  exactlyOne(model, ['model_id', 'alias', 'path', 'hub', 'scratch'], pointer);
+  exactlyOne(model, ['model_id', 'alias', 'run_id', 'path', 'hub', 'scratch'], pointer);
   return model;
 }
 

@@ -1,15 +1,22 @@
 // Runs: pieces of work that a runner takes from the queue. What can be refused is refused when a run is created.
 import { v7 as uuidv7 } from 'uuid';
 import type { Transaction } from '../db/pool.ts';
+import { type RunnerRow, selectLiveRunners } from '../db/runners.ts';
 import * as db from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
-import type { RunState } from '../domain/run-states.ts';
+import {
+  hasEnded,
+  type RunRequest,
+  type RunStanding,
+  type RunState,
+  standingAfter,
+} from '../domain/run-states.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 import type { Caller, Services } from './context.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
-import { type DataInput, type RunInputs, resolveInputs } from './run-inputs.ts';
+import { awaitedRuns, type DataInput, type PlannedInputs, resolveInputs } from './run-inputs.ts';
 import { type KindSpec, type RunKind, resolveSpec } from './run-specs.ts';
 import { BadRow, demonstrationRows, promptRows } from './training-rows.ts';
 
@@ -56,6 +63,12 @@ export interface RunAttempt {
   outcome: string | null;
 }
 
+/** Why a queued run is not taken yet. */
+export interface RunWaiting {
+  reason: 'dependencies' | 'no_runner' | 'turn';
+  detail: string;
+}
+
 /** What a run may ask of its runner. */
 export const hardwareClasses = ['cpu', 'cuda'] as const;
 
@@ -64,10 +77,14 @@ export interface Run {
   kind: RunKind;
   spec: object;
   state: RunState;
-  desired_state: string;
+  desired_state: RunStanding['desired_state'];
   hardware: string;
   labels: string[];
+  priority: number;
+  time_limit_seconds: number | null;
   max_attempts: number;
+  after: string[];
+  waiting: RunWaiting | null;
   progress: RunProgress | null;
   attempts: RunAttempt[];
   result: object | null;
@@ -93,16 +110,40 @@ function renderAttempt(row: db.AttemptRow): RunAttempt {
   };
 }
 
-function render(row: db.RunRow, attempts: db.AttemptRow[]): Run {
+function waiting(row: db.RunRow, runners: RunnerRow[]): RunWaiting | null {
+  if (row.state !== 'queued') return null;
+  if (row.waits_for > 0)
+    return {
+      reason: 'dependencies',
+      detail: `It waits for ${row.waits_for} of the ${row.after.length} run(s) of \`after\` to succeed.`,
+    };
+  const fits = (runner: RunnerRow): boolean =>
+    runner.hardware.includes(row.hardware) && row.labels.every((label) => runner.labels.includes(label));
+  if (runners.some(fits))
+    return { reason: 'turn', detail: 'A runner that can take it is live, and takes it when its turn comes.' };
+  const wanted = `${row.hardware}${row.labels.length > 0 ? ` and the labels ${row.labels.join(', ')}` : ''}`;
+  const offers = [...new Set(runners.map(({ hardware, labels }) => [...hardware, ...labels].join(' ')))];
+  return {
+    reason: 'no_runner',
+    detail: `No live runner has ${wanted}. ${offers.length > 0 ? `Those that live have: ${offers.join('; ')}.` : 'No runner is live at all.'} Start one that does, or cancel the run.`,
+  };
+}
+
+/** @param runners that live; only a queued run's rendering looks at them */
+function render(row: db.RunRow, attempts: db.AttemptRow[], runners: RunnerRow[]): Run {
   return {
     id: formatId('run', row.id),
     kind: row.kind as RunKind,
     spec: row.spec as object,
     state: row.state as RunState,
-    desired_state: row.desired_state,
+    desired_state: row.desired_state as RunStanding['desired_state'],
     hardware: row.hardware,
     labels: row.labels,
+    priority: row.priority,
+    time_limit_seconds: row.time_limit_seconds,
     max_attempts: row.max_attempts,
+    after: row.after.map((id) => formatId('run', id)),
+    waiting: waiting(row, runners),
     progress: row.progress as RunProgress | null,
     attempts: attempts.filter(({ run_id }) => run_id === row.id).map(renderAttempt),
     result: row.result as object | null,
@@ -119,15 +160,19 @@ function render(row: db.RunRow, attempts: db.AttemptRow[]): Run {
 
 export type NewRun = KindSpec & {
   hardware?: (typeof hardwareClasses)[number];
-  max_attempts?: number;
   labels?: string[];
+  priority?: number;
+  time_limit_seconds?: number;
+  max_attempts?: number;
+  after?: string[];
   validate_only?: boolean;
 };
 
 /** What a run would be, had it been created. */
-export type ValidatedRun = Pick<Run, 'kind' | 'spec' | 'hardware' | 'labels' | 'max_attempts'> & {
-  valid: true;
-};
+export type ValidatedRun = Pick<
+  Run,
+  'kind' | 'spec' | 'hardware' | 'labels' | 'priority' | 'time_limit_seconds' | 'max_attempts' | 'after'
+> & { valid: true };
 
 /**
  * Queues a run; with `validate_only` only says what it would do.
@@ -142,27 +187,60 @@ export async function createRun(
   const settings = {
     hardware: request.hardware ?? 'cpu',
     labels: request.labels ?? [],
+    priority: request.priority ?? 0,
+    time_limit_seconds: request.time_limit_seconds ?? null,
     max_attempts: request.max_attempts ?? 3,
   };
-  const inputs = await services.db.transaction(caller.projectId, (tx) =>
-    resolveInputs(services, tx, caller, run),
-  );
-  await checkArtifacts(services.artifacts, run, inputs);
-  if (request.validate_only) return { valid: true, ...run, ...settings };
-  return services.db.transaction(caller.projectId, async (tx) =>
-    render(
-      await db.insertRun(tx, {
-        projectId: caller.projectId,
-        id: uuidv7(),
-        ...run,
-        inputs,
-        hardware: settings.hardware,
-        labels: settings.labels,
-        maxAttempts: settings.max_attempts,
-      }),
-      [],
-    ),
-  );
+  const plan = async (tx: Transaction): Promise<{ inputs: PlannedInputs; after: string[] }> => {
+    const inputs = await resolveInputs(services, tx, caller, run);
+    const after = await lockDependencies(tx, request.after ?? [], awaitedRuns(inputs));
+    return { inputs, after };
+  };
+  const planned = await services.db.transaction(caller.projectId, plan);
+  await checkArtifacts(services.artifacts, run, planned.inputs);
+  if (request.validate_only)
+    return {
+      valid: true,
+      ...run,
+      ...settings,
+      after: planned.after.map((id) => formatId('run', id)),
+    };
+  return services.db.transaction(caller.projectId, async (tx) => {
+    // a run that was waited for may have ended meanwhile; from here on none of them does
+    const { inputs, after } = planned.after.length > 0 ? await plan(tx) : planned;
+    const row = await db.insertRun(tx, {
+      projectId: caller.projectId,
+      id: uuidv7(),
+      ...run,
+      inputs,
+      after,
+      hardware: settings.hardware,
+      labels: settings.labels,
+      priority: settings.priority,
+      timeLimitSeconds: settings.time_limit_seconds,
+      maxAttempts: settings.max_attempts,
+    });
+    return render(row, [], await selectLiveRunners(tx));
+  });
+}
+
+/**
+ * The runs that a new one waits for, as UUIDs: those of `after` and those whose models it needs.
+ * @throws Problem not_found, unprocessable for one that has failed already
+ */
+async function lockDependencies(tx: Transaction, after: string[], awaited: string[]): Promise<string[]> {
+  const named = after.map((id) => parseId('run', id));
+  const rows = await db.selectRunsForShare(tx, [
+    ...new Set([...named.filter((id) => id !== null), ...awaited]),
+  ]);
+  for (const [index, uuid] of named.entries()) {
+    const pointer = `/after/${index}`;
+    const row = rows.find(({ id }) => id === uuid);
+    if (!row) throw notFound('run', after[index]!, pointer);
+    if (hasEnded(row.state as RunState) && row.state !== 'succeeded')
+      throw unreadable(pointer, `the run ${after[index]} has ended as ${row.state}: retry it first`);
+  }
+  return rows.map(({ id }) => id);
 }
 
 const checkedRows = 1000;
@@ -171,7 +249,7 @@ const checkedRows = 1000;
 async function checkArtifacts(
   artifacts: ArtifactStore,
   { kind }: KindSpec,
-  inputs: RunInputs,
+  inputs: PlannedInputs,
 ): Promise<void> {
   for (const model of [inputs.model, inputs.reward_model, inputs.kl_reference]) {
     if (!model || !('files' in model)) continue;
@@ -234,7 +312,8 @@ export function listRuns(
       tx,
       page.items.map(({ id }) => id),
     );
-    return { ...page, items: page.items.map((row) => render(row, attempts)) };
+    const runners = page.items.some(({ state }) => state === 'queued') ? await selectLiveRunners(tx) : [];
+    return { ...page, items: page.items.map((row) => render(row, attempts, runners)) };
   });
 }
 
@@ -246,32 +325,118 @@ async function findRun(tx: Transaction, id: string): Promise<db.RunRow> {
   return row;
 }
 
-const readRun = async (tx: Transaction, uuid: string): Promise<Run> =>
-  render((await db.selectRun(tx, uuid))!, await db.selectAttempts(tx, [uuid]));
+async function readRun(tx: Transaction, uuid: string): Promise<Run> {
+  const row = (await db.selectRun(tx, uuid))!;
+  return render(
+    row,
+    await db.selectAttempts(tx, [uuid]),
+    row.state === 'queued' ? await selectLiveRunners(tx) : [],
+  );
+}
 
 export function getRun({ db: database }: Services, caller: Caller, id: string): Promise<Run> {
   return database.transaction(caller.projectId, async (tx) => readRun(tx, (await findRun(tx, id)).id));
 }
 
 /**
- * Cancels a queued run at once and asks the runner of a running one to stop.
- * @throws Problem not_found, precondition_failed, conflict
+ * Changes a run that nobody else changes meanwhile, its runner included, and answers what has become of it.
+ * @throws Problem not_found, precondition_failed, and what `change` throws
  */
-export function cancelRun(
+function changeRun(
   { db: database }: Services,
   caller: Caller,
   id: string,
   condition: Precondition,
+  change: (tx: Transaction, uuid: string, run: Run) => Promise<void>,
 ): Promise<Run> {
   return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await findRun(tx, id);
     await db.lockRun(tx, uuid);
-    checkPrecondition(condition, await readRun(tx, uuid));
-    const asked = await db.cancelRun(tx, uuid);
     const run = await readRun(tx, uuid);
-    if (!asked) throw new Problem('conflict', `The run has already ended: it is ${run.state}.`);
-    return run;
+    checkPrecondition(condition, run);
+    await change(tx, uuid, run);
+    return readRun(tx, uuid);
   });
+}
+
+const told: Record<Exclude<RunRequest, 'retry'>, { event: string; refusal: string }> = {
+  cancel: { event: 'cancel_requested', refusal: 'cannot be cancelled any more' },
+  pause: { event: 'pause_requested', refusal: 'cannot be paused any more' },
+  resume: {
+    event: 'resume_requested',
+    refusal: 'cannot be resumed; a failed or cancelled run can be retried',
+  },
+};
+
+/**
+ * Cancels, pauses or resumes a run: at once while no runner holds it, else with the next heartbeat of its runner. Asking
+ * for what has been asked for already changes nothing.
+ * @throws Problem not_found, precondition_failed, conflict
+ */
+export function steerRun(
+  services: Services,
+  caller: Caller,
+  id: string,
+  request: keyof typeof told,
+  condition: Precondition,
+): Promise<Run> {
+  return changeRun(services, caller, id, condition, async (tx, uuid, run) => {
+    const standing = { state: run.state, desired_state: run.desired_state };
+    const next = standingAfter(standing, request);
+    if (!next) throw conflict(run, told[request].refusal);
+    if (next.state === run.state && next.desired_state === run.desired_state) return;
+    await db.appendRunEvents(tx, uuid, [{ type: told[request].event }]);
+    await db.moveRun(tx, uuid, next);
+  });
+}
+
+/**
+ * Queues a failed or cancelled run again, with the whole of its attempts and of its time limit; it goes on from its last
+ * checkpoint unless `restart` is asked for.
+ * @throws Problem not_found, precondition_failed, conflict
+ */
+export function retryRun(
+  services: Services,
+  caller: Caller,
+  id: string,
+  { restart = false }: { restart?: boolean },
+  condition: Precondition,
+): Promise<Run> {
+  return changeRun(services, caller, id, condition, async (tx, uuid, run) => {
+    if (!standingAfter(run, 'retry'))
+      throw conflict(run, 'cannot be retried; only a failed or cancelled run can');
+    const dependencies = await db.selectRunsForShare(
+      tx,
+      run.after.map((after) => parseId('run', after)!),
+    );
+    const ended = dependencies.find(({ state }) => state === 'failed' || state === 'cancelled');
+    if (ended)
+      throw new Problem(
+        'conflict',
+        `The run waits for ${formatId('run', ended.id)}, which has ended as ${ended.state}: retry that one first.`,
+      );
+    await db.appendRunEvents(tx, uuid, [{ type: 'retry_requested' }]);
+    await db.renewRun(tx, uuid, { restart });
+  });
+}
+
+/** @throws Problem not_found, precondition_failed, conflict for a run that has ended */
+export function setPriority(
+  services: Services,
+  caller: Caller,
+  id: string,
+  priority: number,
+  condition: Precondition,
+): Promise<Run> {
+  return changeRun(services, caller, id, condition, async (tx, uuid, run) => {
+    if (hasEnded(run.state)) throw conflict(run, 'has no place in the queue to be changed');
+    await db.setRunPriority(tx, uuid, priority);
+  });
+}
+
+function conflict({ state, desired_state }: RunStanding, refusal: string): Problem {
+  const cancelled = desired_state === 'cancelled' && !hasEnded(state) ? ', and about to be cancelled' : '';
+  return new Problem('conflict', `The run is ${state}${cancelled}: it ${refusal}.`);
 }
 
 export interface RunEvent {

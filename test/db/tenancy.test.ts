@@ -112,8 +112,12 @@ t.test('tenancy', async (t) => {
         name,
       );
     }
-    const claim = "select * from finegrain.runner_claim('r', '{cpu}', '{}', 60)";
-    t.same(await runner.transaction(null, (tx) => tx.query(claim)), []);
+    const claim = 'select * from finegrain.runner_claim(gen_random_uuid())';
+    await t.rejects(
+      runner.transaction(null, (tx) => tx.query(claim)),
+      { code: 'P0002' },
+      'it may call, but nobody has registered it',
+    );
     await t.rejects(
       api.transaction(one, (tx) => tx.query(claim)),
       { code: '42501' },

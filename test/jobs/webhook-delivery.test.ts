@@ -3,14 +3,14 @@ import { randomBytes, webcrypto } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import type { Transaction } from '../../src/db/pool.ts';
-import { claimRun, finishRun, type RunEnding } from '../../src/db/run-execution.ts';
-import { insertRun } from '../../src/db/runs.ts';
+import { finishRun, type RunEnding } from '../../src/db/run-execution.ts';
 import { maxTries, webhookEvents } from '../../src/domain/webhooks.ts';
 import { openOutgoingClient } from '../../src/outgoing/client.ts';
 import { defaultProjectId as project } from '../../src/services/keys.ts';
 import { secretKeys } from '../../src/services/sealing.ts';
 import { attemptDelivery } from '../../src/services/webhook-delivery.ts';
 import type { Delivery } from '../../src/services/webhooks.ts';
+import { claimAs, queueRow } from '../support/queue.ts';
 import { type Received, startReceiver } from '../support/receiver.ts';
 import { startTestServer, type TestServer } from '../support/server.ts';
 import { startWorker } from '../support/worker.ts';
@@ -87,13 +87,11 @@ async function setUp(t: Test, workerEnv: NodeJS.ProcessEnv = {}) {
 let lastRun = 0;
 async function runOf({ database }: TestServer, of = project): Promise<string> {
   const id = `00000000-0000-7000-8000-${String(++lastRun).padStart(12, '0')}`;
-  const run = { id, kind: 'sft', spec: {}, inputs: {}, hardware: 'cpu', labels: [], maxAttempts: 1 };
-  await database.open('finegrain_api').transaction(of, (tx) => insertRun(tx, { projectId: of, ...run }));
+  await database.open('finegrain_api').transaction(of, (tx) => queueRow(tx, of, id, { maxAttempts: 1 }));
   return id;
 }
 
-const claim = (tx: Transaction) =>
-  claimRun(tx, { name: 'one', hardware: ['cpu'], labels: [], leaseSeconds: 60 });
+const claim = (tx: Transaction) => claimAs(tx);
 const ending = (outcome: RunEnding['outcome'], model: object | null = null): RunEnding => ({
   outcome,
   result: outcome === 'succeeded' ? {} : null,
@@ -102,6 +100,7 @@ const ending = (outcome: RunEnding['outcome'], model: object | null = null): Run
   newArtifacts: [],
   model: model as never,
   alias: null,
+  events: [],
 });
 
 /** Computed as the specification says, by another implementation than the service's. */

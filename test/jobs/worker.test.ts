@@ -1,9 +1,9 @@
 // The worker process: takes jobs as its own database role, queues lost runs again, forgets old answers, stops in order.
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { claimRun } from '../../src/db/run-execution.ts';
-import { insertRun, selectRun } from '../../src/db/runs.ts';
+import { selectRun } from '../../src/db/runs.ts';
 import { createTestDatabase } from '../support/database.ts';
+import { claimAs, queueRow } from '../support/queue.ts';
 import { startWorker } from '../support/worker.ts';
 
 const project = '00000000-0000-7000-8000-000000000000';
@@ -13,19 +13,10 @@ t.setTimeout(60_000);
 t.test('worker', async (t) => {
   const database = await createTestDatabase(t);
   const api = database.open('finegrain_api');
-  const run = {
-    projectId: project,
-    id,
-    kind: 'sft',
-    spec: {},
-    inputs: {},
-    hardware: 'cpu',
-    labels: [],
-    maxAttempts: 3,
-  };
-  await api.transaction(project, (tx) => insertRun(tx, run));
-  const runner = { name: 'gone', hardware: ['cpu'], labels: [], leaseSeconds: 0.01 };
-  await database.open('finegrain_runner').transaction(null, (tx) => claimRun(tx, runner));
+  await api.transaction(project, (tx) => queueRow(tx, project, id));
+  await database
+    .open('finegrain_runner')
+    .transaction(null, (tx) => claimAs(tx, 'gone', { leaseSeconds: 0.01 }));
   await sleep(20);
 
   await api.transaction(project, (tx) =>

@@ -6,7 +6,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
-import { isTerminal } from '../../src/domain/run-states.ts';
+import { hasEnded } from '../../src/domain/run-states.ts';
 import type { Run } from '../../src/services/runs.ts';
 import type { TestServer } from './server.ts';
 
@@ -65,6 +65,7 @@ export function startRunner(
   t.teardown(async () => {
     child.kill('SIGKILL');
     await ended;
+    if (!t.passing()) console.error(`The log of the runner ${name}:\n${log}`);
   });
   return { process: child, log: () => log, ended };
 }
@@ -114,7 +115,7 @@ export async function untilRun(
 }
 
 export const untilEnded = (server: Client, id: string, seconds?: number) =>
-  untilRun(server, id, ({ state }) => isTerminal(state), seconds);
+  untilRun(server, id, ({ state }) => hasEnded(state), seconds);
 
 export async function eventsOf(
   server: Client,

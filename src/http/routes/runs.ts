@@ -26,7 +26,8 @@ const Kind = Type.Enum([...runKinds], {
 const State = Type.Enum([...runStates], {
   description:
     'queued: waits for a runner; starting: a runner has taken it and fetches its inputs; running: the trainer has reported; ' +
-    'pausing, paused: not used yet; succeeded, failed, cancelled: the end. A runner that stops, or is lost, puts the run back to queued.',
+    'pausing: its trainer is asked to keep a checkpoint and stop; paused: it waits for `resume`; succeeded: the end; failed, cancelled: ' +
+    'the end, unless it is retried. A runner that stops, or is lost, puts the run back to queued, and another goes on from the last checkpoint.',
 });
 const Hardware = Type.Enum([...runs.hardwareClasses], {
   default: 'cpu',
@@ -45,6 +46,26 @@ const MaxAttempts = Type.Integer({
   description:
     'How many attempts may be lost with their runner before the run fails; a trainer that fails is not tried again',
 });
+const Priority = Type.Integer({
+  minimum: -1000,
+  maximum: 1000,
+  default: 0,
+  description: 'Runs of a higher priority are taken first; equal ones in the order of their creation',
+});
+const TimeLimit = Type.Integer({
+  minimum: 1,
+  maximum: 31_536_000,
+  description:
+    'Seconds for which runners may work on it, all attempts since the last retry together; it then keeps a checkpoint and fails with `time_limit`',
+  examples: [86_400],
+});
+const After = Type.Array(Type.String({ maxLength: 100, examples: [exampleId] }), {
+  maxItems: 50,
+  uniqueItems: true,
+  default: [],
+  description:
+    'Runs that must succeed before this one is taken; when one of them fails or is cancelled, this one fails with `dependency_failed`. A `run_id` in the spec counts as one of them.',
+});
 /** A token reward model on its way. */
 const runExample = {
   id: exampleId,
@@ -60,7 +81,11 @@ const runExample = {
   desired_state: 'running',
   hardware: 'cpu',
   labels: [],
+  priority: 0,
+  time_limit_seconds: null,
   max_attempts: 3,
+  after: [],
+  waiting: null,
   progress: { step: 120, total_steps: 480, fraction: 0.25, eta_seconds: 96, stage: 'training' },
   attempts: [
     {
@@ -98,12 +123,22 @@ const Progress = Type.Object({
 const Failure = Type.Object({
   reason: Type.String({
     description:
-      '`bad_spec`, `out_of_memory`, `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `protocol`, `lost`, `inputs`, `outputs`',
+      '`bad_spec`, `out_of_memory`, `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `protocol`, `lost`, `inputs`, `outputs`, `time_limit`, `dependency_failed`',
   }),
   detail: Type.String(),
   exit_code: Nullable(Type.Integer()),
   log_tail: Type.Array(Type.String(), { description: 'The trainer’s last lines of log' }),
 });
+const Waiting = Type.Object(
+  {
+    reason: Type.Enum(['dependencies', 'no_runner', 'turn']),
+    detail: Type.String(),
+  },
+  {
+    description:
+      'Why a queued run is not taken yet. dependencies: runs of `after` have not succeeded; no_runner: no live runner has its hardware and labels; turn: one has.',
+  },
+);
 const Alarm = Type.Object({
   code: Type.String(),
   detail: Type.String(),
@@ -118,7 +153,7 @@ const Attempt = Type.Object({
   heartbeat_at: Timestamp,
   lease_expires_at: Timestamp,
   ended_at: Nullable(Timestamp),
-  outcome: Nullable(Type.Enum(['succeeded', 'failed', 'cancelled', 'interrupted', 'lost']), {
+  outcome: Nullable(Type.Enum(['succeeded', 'failed', 'cancelled', 'interrupted', 'paused', 'lost']), {
     description: 'null while it lasts; interrupted: its runner was asked to stop; lost: its lease ran out',
   }),
 });
@@ -140,7 +175,11 @@ export const Run = Type.Object(
     desired_state: Type.Enum(['running', 'paused', 'cancelled']),
     hardware: Hardware,
     labels: Labels,
+    priority: Priority,
+    time_limit_seconds: Nullable(TimeLimit),
     max_attempts: MaxAttempts,
+    after: After,
+    waiting: Nullable(Waiting),
     progress: Nullable(Progress),
     attempts: Type.Array(Attempt),
     result: Nullable(AnyObject, { description: 'What the trainer found, and `gate` of a reward run' }),
@@ -163,7 +202,10 @@ const ValidatedRun = Type.Object(
     spec: AnyObject,
     hardware: Hardware,
     labels: Labels,
+    priority: Priority,
+    time_limit_seconds: Nullable(TimeLimit),
     max_attempts: MaxAttempts,
+    after: After,
   },
   {
     $id: 'ValidatedRun',
@@ -175,7 +217,10 @@ const ValidatedRun = Type.Object(
         spec: runExample.spec,
         hardware: 'cpu',
         labels: [],
+        priority: 0,
+        time_limit_seconds: null,
         max_attempts: 3,
+        after: [],
       },
     ],
   },
@@ -189,7 +234,7 @@ const RunEvents = Type.Object(
         attempt: Type.Integer(),
         type: Type.String({
           description:
-            '`attempt_started`, `progress`, `metrics`, `log`, `alarm`, `checkpoint`, `cancel_requested`, `attempt_ended`, `attempt_lost`',
+            '`attempt_started`, `progress`, `metrics`, `log`, `alarm`, `checkpoint`, `attempt_ended`, `attempt_lost`; `cancel_requested`, `pause_requested`, `resume_requested`, `retry_requested`, `dependency_failed`',
         }),
         created_at: Timestamp,
         data: AnyObject,
@@ -218,6 +263,9 @@ const RunEvents = Type.Object(
 
 const settings = {
   hardware: Type.Optional(Hardware),
+  priority: Type.Optional(Priority),
+  time_limit_seconds: Type.Optional(TimeLimit),
+  after: Type.Optional(After),
   max_attempts: Type.Optional(MaxAttempts),
   labels: Type.Optional(Labels),
   validate_only: Type.Optional(
@@ -327,16 +375,71 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
       sendTagged(request, reply, await runs.getRun(services, request.caller, request.params.run_id)),
   );
 
+  const steer = (request: 'cancel' | 'pause' | 'resume', summary: string, description: string) =>
+    app.post(
+      `/v1/runs/:run_id/${request}`,
+      {
+        config: { scope: 'runs:write', idempotency: 'accepted' },
+        schema: {
+          operationId: `${request}Run`,
+          tags: ['runs'],
+          summary,
+          description,
+          params,
+          headers: Type.Object(IfMatch),
+          response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412) },
+        },
+      },
+      (message, reply) =>
+        answerOnce(services, message, reply, async (services) =>
+          tagged(
+            200,
+            await runs.steerRun(
+              services,
+              message.caller,
+              message.params.run_id,
+              request,
+              preconditionOf(message),
+            ),
+          ),
+        ),
+    );
+  steer(
+    'cancel',
+    'Cancel a run',
+    'At once while no runner holds it, else with the next heartbeat of its runner, which ends the trainer. Nothing that the run makes after this becomes visible. Runs that wait for it fail.',
+  );
+  steer(
+    'pause',
+    'Pause a run',
+    'At once while no runner holds it; else its trainer is asked, with the next heartbeat, to keep a checkpoint and stop, and the runner is free for another run.',
+  );
+  steer(
+    'resume',
+    'Resume a paused run',
+    'It is queued again and goes on from its checkpoint; a run that is still `pausing` may not have to stop at all.',
+  );
+
   app.post(
-    '/v1/runs/:run_id/cancel',
+    '/v1/runs/:run_id/retry',
     {
       config: { scope: 'runs:write', idempotency: 'accepted' },
       schema: {
-        operationId: 'cancelRun',
+        operationId: 'retryRun',
         tags: ['runs'],
-        summary: 'Cancel a run: at once while it is queued, else with the next heartbeat of its runner',
+        summary: 'Retry a failed or cancelled run',
+        description:
+          'It is queued again with the same inputs, with all of its attempts and of its time limit, and goes on from its last checkpoint.',
         params,
         headers: Type.Object(IfMatch),
+        querystring: Type.Object(
+          {
+            restart: Type.Optional(
+              Type.Boolean({ default: false, description: 'Begin anew: take up no checkpoint made so far' }),
+            ),
+          },
+          { additionalProperties: false },
+        ),
         response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412) },
       },
     },
@@ -344,7 +447,43 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
       answerOnce(services, request, reply, async (services) =>
         tagged(
           200,
-          await runs.cancelRun(services, request.caller, request.params.run_id, preconditionOf(request)),
+          await runs.retryRun(
+            services,
+            request.caller,
+            request.params.run_id,
+            request.query,
+            preconditionOf(request),
+          ),
+        ),
+      ),
+  );
+
+  app.patch(
+    '/v1/runs/:run_id',
+    {
+      config: { scope: 'runs:write', idempotency: 'accepted' },
+      schema: {
+        operationId: 'updateRun',
+        tags: ['runs'],
+        summary: 'Change the priority of a run',
+        description: 'It counts when the run is next taken from the queue.',
+        params,
+        headers: Type.Object(IfMatch),
+        body: Type.Object({ priority: Priority }, { additionalProperties: false }),
+        response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412, 413, 415) },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await runs.setPriority(
+            services,
+            request.caller,
+            request.params.run_id,
+            request.body.priority,
+            preconditionOf(request),
+          ),
         ),
       ),
   );
