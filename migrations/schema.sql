@@ -136,6 +136,8 @@
 --   lease_expires_at timestamp with time zone not null
 --   ended_at timestamp with time zone
 --   outcome text
+--   runner_id uuid
+--   last_batch bigint not null default 0
 -- table finegrain.run_checkpoints row-level security, forced
 --   project_id uuid not null
 --   run_id uuid not null
@@ -143,6 +145,10 @@
 --   fence bigint not null
 --   files jsonb not null
 --   created_at timestamp with time zone not null default clock_timestamp()
+-- table finegrain.run_dependencies row-level security, forced
+--   project_id uuid not null
+--   run_id uuid not null
+--   after_run_id uuid not null
 -- table finegrain.run_events row-level security, forced
 --   project_id uuid not null
 --   run_id uuid not null
@@ -151,6 +157,19 @@
 --   type text not null
 --   payload jsonb not null
 --   created_at timestamp with time zone not null default clock_timestamp()
+-- table finegrain.runners row-level security, forced
+--   id uuid not null
+--   name text not null
+--   hardware text[] not null
+--   labels text[] not null
+--   devices jsonb not null default '[]'::jsonb
+--   version text not null
+--   lease_seconds double precision not null
+--   poll_seconds double precision not null
+--   started_at timestamp with time zone not null default clock_timestamp()
+--   seen_at timestamp with time zone not null default clock_timestamp()
+--   busy_since timestamp with time zone
+--   stopped_at timestamp with time zone
 -- table finegrain.runs row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -172,6 +191,11 @@
 --   created_at timestamp with time zone not null default now()
 --   started_at timestamp with time zone
 --   finished_at timestamp with time zone
+--   priority integer not null default 0
+--   time_limit_seconds integer
+--   waits_for integer not null default 0
+--   retried_fence bigint not null default 0
+--   restart_fence bigint not null default 0
 -- table finegrain.secrets row-level security, forced
 --   project_id uuid not null
 --   name text not null
@@ -274,20 +298,29 @@
 -- finegrain.pairs pairs_project_id_dataset_id_fkey: FOREIGN KEY (project_id, dataset_id) REFERENCES finegrain.datasets(project_id, id)
 -- finegrain.projects projects_name_check: CHECK (((length(name) >= 1) AND (length(name) <= 200)))
 -- finegrain.projects projects_pkey: PRIMARY KEY (id)
--- finegrain.run_attempts run_attempts_outcome_check: CHECK ((outcome = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'interrupted'::text, 'lost'::text])))
+-- finegrain.run_attempts run_attempts_outcome_check: CHECK ((outcome = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'interrupted'::text, 'paused'::text, 'lost'::text])))
 -- finegrain.run_attempts run_attempts_pkey: PRIMARY KEY (project_id, run_id, fence)
 -- finegrain.run_attempts run_attempts_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
 -- finegrain.run_checkpoints run_checkpoints_pkey: PRIMARY KEY (project_id, run_id, step)
 -- finegrain.run_checkpoints run_checkpoints_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.run_dependencies run_dependencies_pkey: PRIMARY KEY (project_id, run_id, after_run_id)
+-- finegrain.run_dependencies run_dependencies_project_id_after_run_id_fkey: FOREIGN KEY (project_id, after_run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.run_dependencies run_dependencies_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
 -- finegrain.run_events run_events_pkey: PRIMARY KEY (project_id, run_id, sequence)
 -- finegrain.run_events run_events_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.runners runners_pkey: PRIMARY KEY (id)
+-- finegrain.runs runs_check: CHECK (((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL)))
+-- finegrain.runs runs_check1: CHECK (((state = 'failed'::text) = (failure IS NOT NULL)))
 -- finegrain.runs runs_desired_state_check: CHECK ((desired_state = ANY (ARRAY['running'::text, 'paused'::text, 'cancelled'::text])))
 -- finegrain.runs runs_hardware_check: CHECK ((hardware = ANY (ARRAY['cpu'::text, 'cuda'::text])))
 -- finegrain.runs runs_kind_check: CHECK ((kind = ANY (ARRAY['sft'::text, 'reward'::text, 'ppo'::text, 'generate'::text])))
 -- finegrain.runs runs_max_attempts_check: CHECK (((max_attempts >= 1) AND (max_attempts <= 100)))
 -- finegrain.runs runs_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.runs runs_priority_check: CHECK (((priority >= '-1000'::integer) AND (priority <= 1000)))
 -- finegrain.runs runs_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.runs runs_state_check: CHECK ((state = ANY (ARRAY['queued'::text, 'starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
+-- finegrain.runs runs_time_limit_seconds_check: CHECK (((time_limit_seconds >= 1) AND (time_limit_seconds <= 31536000)))
+-- finegrain.runs runs_waits_for_check: CHECK ((waits_for >= 0))
 -- finegrain.secrets secrets_name_check: CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
 -- finegrain.secrets secrets_pkey: PRIMARY KEY (project_id, name)
 -- finegrain.secrets secrets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
@@ -317,8 +350,10 @@
 -- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
 -- CREATE INDEX pairs_of_dataset ON finegrain.pairs USING btree (project_id, dataset_id, id)
 -- CREATE INDEX run_attempts_live ON finegrain.run_attempts USING btree (lease_expires_at) WHERE (ended_at IS NULL)
+-- CREATE INDEX run_dependencies_of ON finegrain.run_dependencies USING btree (project_id, after_run_id)
+-- CREATE INDEX runners_live ON finegrain.runners USING btree (seen_at) WHERE (stopped_at IS NULL)
 -- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
--- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, id) WHERE (state = 'queued'::text)
+-- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, priority DESC, id) WHERE ((state = 'queued'::text) AND (waits_for = 0))
 -- CREATE INDEX webhook_deliveries_by_age ON finegrain.webhook_deliveries USING btree (created_at)
 -- CREATE INDEX webhook_deliveries_of_webhook ON finegrain.webhook_deliveries USING btree (project_id, webhook_id, id)
 
@@ -326,7 +361,10 @@
 -- CREATE CONSTRAINT TRIGGER task_deleted AFTER DELETE ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((old.state = ANY (ARRAY['open'::text, 'leased'::text]))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
 -- CREATE CONSTRAINT TRIGGER task_submitted AFTER UPDATE OF state ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = 'submitted'::text))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
 -- CREATE TRIGGER model_registered AFTER INSERT ON finegrain.models FOR EACH ROW EXECUTE FUNCTION finegrain.on_model_registered()
+-- CREATE TRIGGER run_begins BEFORE INSERT ON finegrain.runs FOR EACH ROW EXECUTE FUNCTION finegrain.check_run_move()
 -- CREATE TRIGGER run_ended AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.on_run_ended()
+-- CREATE TRIGGER run_moves BEFORE UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION finegrain.check_run_move()
+-- CREATE TRIGGER settle_dependents AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.settle_dependents()
 -- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF state, due_at ON finegrain.webhook_deliveries FOR EACH ROW EXECUTE FUNCTION finegrain.keep_delivery_job()
 
 -- ## Policies
@@ -361,8 +399,12 @@
 -- finegrain.run_attempts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.run_checkpoints: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.run_checkpoints: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.run_dependencies: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.run_dependencies: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.run_events: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.run_events: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.runners: every_runner for ALL to {finegrain_system} using true check true
+-- finegrain.runners: everybody_reads for SELECT to {finegrain_api} using true check -
 -- finegrain.runs: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.runs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.secrets: every_project for ALL to {finegrain_system} using true check true
@@ -378,10 +420,12 @@
 -- finegrain.add_webhook_event(project uuid, new_event text, event_data jsonb) returns void, owner finegrain_system
 -- finegrain.append_run_events(project uuid, run uuid, as_fence bigint, new_events jsonb) returns void, owner finegrain_system
 -- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[], state text, ended_at timestamp with time zone) security definer, owner finegrain_system
+-- finegrain.check_run_move() returns trigger, owner finegrain_owner
 -- finegrain.create_project(id uuid, name text, key_id uuid, key_sha256 bytea) returns finegrain.projects security definer, owner finegrain_system
 -- finegrain.current_project() returns uuid, owner finegrain_owner
 -- finegrain.cursor_secret() returns bytea security definer, owner finegrain_system
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
+-- finegrain.is_live(runner finegrain.runners) returns boolean, owner finegrain_system
 -- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
 -- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
@@ -392,12 +436,17 @@
 -- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
--- finegrain.runner_claim(runner text, hardware text[], labels text[], lease_seconds double precision) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, fence bigint, checkpoint jsonb) security definer, owner finegrain_system
--- finegrain.runner_finish(project uuid, run uuid, as_fence bigint, as_outcome text, run_result jsonb, run_failure jsonb, run_artifacts jsonb, new_artifacts jsonb, new_model jsonb, alias text) returns boolean security definer, owner finegrain_system
+-- finegrain.run_moves() returns TABLE(from_state text, to_state text), owner finegrain_owner
+-- finegrain.runner_claim(runner_id uuid) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, hardware text, fence bigint, checkpoint jsonb, seconds_left double precision) security definer, owner finegrain_system
+-- finegrain.runner_finish(project uuid, run uuid, as_fence bigint, as_outcome text, run_result jsonb, run_failure jsonb, run_artifacts jsonb, new_artifacts jsonb, new_model jsonb, alias text, last_events jsonb) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_heartbeat(project uuid, run uuid, as_fence bigint, lease_seconds double precision) returns text security definer, owner finegrain_system
--- finegrain.runner_report(project uuid, run uuid, as_fence bigint, new_events jsonb) returns boolean security definer, owner finegrain_system
+-- finegrain.runner_register(runner_id uuid, name text, hardware text[], labels text[], devices jsonb, version text, lease_seconds double precision, poll_seconds double precision) returns void security definer, owner finegrain_system
+-- finegrain.runner_report(project uuid, run uuid, as_fence bigint, batch bigint, new_events jsonb) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_save_checkpoint(project uuid, run uuid, as_fence bigint, at_step bigint, checkpoint_files jsonb) returns boolean security definer, owner finegrain_system
+-- finegrain.runner_stop(runner_id uuid) returns void security definer, owner finegrain_system
+-- finegrain.settle_dependents() returns trigger security definer, owner finegrain_system
 -- finegrain.time_ordered_uuid() returns uuid, owner finegrain_system
+-- finegrain.with_alarms(alarms jsonb, new_events jsonb) returns jsonb, owner finegrain_system
 
 -- ## Privileges on tables
 -- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_api
@@ -431,8 +480,12 @@
 -- run_attempts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- run_checkpoints: SELECT to finegrain_api
 -- run_checkpoints: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- run_dependencies: INSERT, SELECT to finegrain_api
+-- run_dependencies: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- run_events: INSERT, SELECT to finegrain_api
 -- run_events: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- runners: SELECT to finegrain_api
+-- runners: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- runs: INSERT, SELECT to finegrain_api
 -- runs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- secrets: DELETE, INSERT, SELECT, UPDATE to finegrain_api
@@ -449,17 +502,19 @@
 -- api_keys: UPDATE (expires_at, revoked_at) to finegrain_api
 -- audit_events: INSERT (action, address, detail, id, key_id, project_id, request_id, subject) to finegrain_api
 -- edit_requests: UPDATE (cancelled_at) to finegrain_api
--- runs: UPDATE (desired_state, failure, finished_at, last_event, state) to finegrain_api
+-- runs: UPDATE (alarms, desired_state, failure, finished_at, last_event, priority, progress, restart_fence, result, retried_fence, state, waits_for) to finegrain_api
 -- webhook_deliveries: UPDATE (due_at, finished_at, state, tries) to finegrain_api
 
 -- ## Privileges on functions
 -- add_webhook_event: finegrain_system
--- append_run_events: finegrain_system
+-- append_run_events: finegrain_api, finegrain_system
 -- authenticate: finegrain_api, finegrain_system
+-- check_run_move: PUBLIC
 -- create_project: finegrain_api, finegrain_system
 -- current_project: PUBLIC
 -- cursor_secret: finegrain_api, finegrain_system
 -- holds_run: finegrain_system
+-- is_live: finegrain_api, finegrain_system
 -- keep_delivery_job: finegrain_system
 -- key_state: PUBLIC
 -- list_projects: finegrain_api, finegrain_system
@@ -469,9 +524,14 @@
 -- on_run_ended: finegrain_system
 -- operating_figures: finegrain_api, finegrain_system
 -- reap_lost_attempts: finegrain_system
+-- run_moves: PUBLIC
 -- runner_claim: finegrain_runner, finegrain_system
 -- runner_finish: finegrain_runner, finegrain_system
 -- runner_heartbeat: finegrain_runner, finegrain_system
+-- runner_register: finegrain_runner, finegrain_system
 -- runner_report: finegrain_runner, finegrain_system
 -- runner_save_checkpoint: finegrain_runner, finegrain_system
+-- runner_stop: finegrain_runner, finegrain_system
+-- settle_dependents: finegrain_system
 -- time_ordered_uuid: finegrain_system
+-- with_alarms: finegrain_system

@@ -35,6 +35,7 @@ import { keyRoutes } from './http/routes/keys.ts';
 import { modelRoutes } from './http/routes/models.ts';
 import { pairRoutes } from './http/routes/pairs.ts';
 import { projectRoutes } from './http/routes/projects.ts';
+import { runnerRoutes } from './http/routes/runners.ts';
 import { runRoutes } from './http/routes/runs.ts';
 import { scoreRoutes } from './http/routes/score.ts';
 import { secretRoutes } from './http/routes/secrets.ts';
@@ -137,6 +138,7 @@ export async function buildApp({
     aliasRoutes,
     scoreRoutes,
     runRoutes,
+    runnerRoutes,
     winRateRoutes,
     webhookRoutes,
     secretRoutes,

@@ -1,9 +1,9 @@
 // The runner, on the machine that trains: takes runs from Postgres and executes them with the Python trainer, one at a
 // time. `--once`: takes one run, if there is one, and ends.
 import { execFile } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
+import { v7 as uuidv7 } from 'uuid';
 import { readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
@@ -38,7 +38,7 @@ async function main(): Promise<void> {
       { db, artifacts: await openArtifacts(artifacts, artifactCache), modelCache: `${dataDir}/models` },
       {
         ...runner,
-        id: randomUUID(),
+        id: uuidv7(),
         devices: [],
         version,
         workFolders: `${dataDir}/runs`,

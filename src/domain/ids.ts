@@ -12,6 +12,7 @@ export const idPrefixes = {
   snapshot: 'snap',
   model: 'model',
   run: 'run',
+  runner: 'runner',
   webhook: 'wh',
   webhookDelivery: 'whd',
   auditEvent: 'audit',

@@ -340,6 +340,12 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
     await pair(dataset_id);
     return (await post('/v1/edit-requests', { dataset_id, editor: 'person' })).id;
   };
+  /** The last request to a run that has seen the others. */
+  const onRun = async (before: string[], last: string): Promise<Call> => {
+    const path = `/v1/runs/${(await run()).id}`;
+    for (const request of before) await post(`${path}/${request}`);
+    return { method: 'POST', path: `${path}/${last}` };
+  };
   const onTask = async (verb: string, extra: object = {}): Promise<Call> => {
     const edit_request_id = await editRequest();
     const editor = { kind: 'person', name: 'one' };
@@ -420,7 +426,11 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
       const { kind, spec } = await run();
       return { method: 'POST', path: '/v1/runs', json: { kind, spec } };
     },
-    cancelRun: async () => ({ method: 'POST', path: `/v1/runs/${(await run()).id}/cancel` }),
+    cancelRun: () => onRun([], 'cancel'),
+    pauseRun: () => onRun([], 'pause'),
+    resumeRun: () => onRun(['pause'], 'resume'),
+    retryRun: () => onRun(['cancel'], 'retry'),
+    updateRun: async () => ({ method: 'PATCH', path: `/v1/runs/${(await run()).id}`, json: { priority: 1 } }),
     deleteModel: async () => ({ method: 'DELETE', path: `/v1/models/${await registerTinyModel(server)}` }),
     setAlias: async () => ({ method: 'PUT', ...(await alias('set')) }),
     deleteAlias: async () => {

@@ -72,6 +72,10 @@ function work() {
 
 const behaviours = {
   succeed: () => succeed(),
+  'succeed without model'() {
+    say({ type: 'result', result: {} });
+    process.stdin.destroy();
+  },
   work,
   measure: () =>
     succeed(

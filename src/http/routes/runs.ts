@@ -46,12 +46,13 @@ const MaxAttempts = Type.Integer({
   description:
     'How many attempts may be lost with their runner before the run fails; a trainer that fails is not tried again',
 });
-const Priority = Type.Integer({
+const priority = {
   minimum: -1000,
   maximum: 1000,
-  default: 0,
   description: 'Runs of a higher priority are taken first; equal ones in the order of their creation',
-});
+  examples: [10],
+};
+const Priority = Type.Integer({ ...priority, default: 0 });
 const TimeLimit = Type.Integer({
   minimum: 1,
   maximum: 31_536_000,
@@ -469,7 +470,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         description: 'It counts when the run is next taken from the queue.',
         params,
         headers: Type.Object(IfMatch),
-        body: Type.Object({ priority: Priority }, { additionalProperties: false }),
+        body: Type.Object({ priority: Type.Integer(priority) }, { additionalProperties: false }),
         response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412, 413, 415) },
       },
     },
