@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { isDatabaseUnreachable } from '../services/database-errors.ts';
+import { isStoreUnavailable } from '../services/named-artifacts.ts';
 import {
   finishWithout,
   type HeldRun,
@@ -29,6 +30,8 @@ export interface AttemptSettings {
   python: string;
   /** what the trainer may see of the runner's environment */
   trainerEnvironment: Record<string, string>;
+  /** how long the artifact store may fail before the run does */
+  storePatienceSeconds: number;
   /** parent of the work folders */
   workFolders: string;
 }
@@ -135,15 +138,19 @@ async function attempt(
 
   let specPath: string;
   try {
-    await mkdir(workFolder, { recursive: true });
     const locate = (hub: string, revision: string) =>
       locateHubModel(settings.python, settings.trainerEnvironment, hub, revision);
-    specPath = await prepareRun(services, run, workFolder, locate);
-    await restoreCheckpoint(services, run, workFolder);
+    specPath = await whileStoreFails(settings, halt, log, async () => {
+      await rm(workFolder, { recursive: true, force: true }); // what an earlier try has left
+      await mkdir(workFolder, { recursive: true });
+      const path = await prepareRun(services, run, workFolder, locate);
+      await restoreCheckpoint(services, run, workFolder);
+      return path;
+    });
   } catch (error) {
     if (halt.reason) return endHalted();
     log.warn({ err: error }, 'the inputs of the run could not be prepared');
-    return end('failed', plainFailure('inputs', (error as Error).message));
+    return end('failed', plainFailure(storeOr('inputs', error), (error as Error).message));
   }
   if (halt.reason) return endHalted();
 
@@ -155,13 +162,15 @@ async function attempt(
   });
   halt.onTurn(() => (halt.reason === 'lost' ? trainer.kill() : trainer.terminate(graceMs)));
   try {
-    const { heard, exit } = await watch(services, run, workFolder, trainer, halt, log);
+    const { heard, exit } = await watch(services, settings, run, workFolder, trainer, halt, log);
     if (halt.reason === 'lost' || halt.reason === 'cancelled') return await endHalted();
     // a trainer that was told to stop when it had all but ended has ended well
     const { result, model, artifacts } = heard;
     if (exit.code === 0 && result) {
       return await untilWritten(halt, log, 'succeeded', () =>
-        finishSucceeded(services, run, workFolder, { result, model, artifacts }),
+        whileStoreFails(settings, halt, log, () =>
+          finishSucceeded(services, run, workFolder, { result, model, artifacts }),
+        ),
       );
     }
     if (halt.reason) return await endHalted();
@@ -171,7 +180,7 @@ async function attempt(
     if (halt.reason) return await endHalted();
     log.warn({ err: error }, 'the outputs of the run could not be taken');
     return await end('failed', {
-      ...plainFailure('outputs', (error as Error).message),
+      ...plainFailure(storeOr('outputs', error), (error as Error).message),
       log_tail: trainer.logTail(),
     });
   } finally {
@@ -182,6 +191,7 @@ async function attempt(
 /** Reads the trainer's output to its end, passing on what it says; resolves when all of that is written. */
 async function watch(
   services: RunnerServices,
+  settings: AttemptSettings,
   run: HeldRun,
   workFolder: string,
   trainer: Trainer,
@@ -199,7 +209,7 @@ async function watch(
   halt.onTurn(() => {
     if (halt.reason === 'lost') events.close();
   });
-  const checkpoints = checkpointUploads(services, run, workFolder, halt, log);
+  const checkpoints = checkpointUploads(services, settings, run, workFolder, halt, log);
   const estimate = progressEstimator(() => performance.now() / 1000);
   const heard: Heard = { result: null, failure: null, model: null, artifacts: [] };
   for await (const text of trainer.lines) {
@@ -265,6 +275,7 @@ interface Checkpoint {
 /** Uploads one checkpoint at a time, always the newest; those that were overtaken meanwhile are left out. */
 function checkpointUploads(
   services: RunnerServices,
+  settings: AttemptSettings,
   run: HeldRun,
   workFolder: string,
   halt: HaltSwitch,
@@ -277,7 +288,8 @@ function checkpointUploads(
       const checkpoint: Checkpoint = newest;
       newest = null;
       try {
-        if (!(await saveCheckpoint(services, run, workFolder, checkpoint))) halt.turn('lost');
+        const save = () => saveCheckpoint(services, run, workFolder, checkpoint);
+        if (!(await whileStoreFails(settings, halt, log, save, () => newest !== null))) halt.turn('lost');
       } catch (error) {
         // a later one will do; without any, the run begins anew after a loss
         log.warn({ err: error, step: checkpoint.step }, 'a checkpoint could not be kept');
@@ -316,6 +328,40 @@ async function untilWritten(
     }
   }
 }
+
+const storePatienceAtStopSeconds = 20; // whoever stops a runner does not wait for long
+
+/** Repeats what needs the artifact store while that fails: for a bounded time, as long as the lease lasts and nothing newer waits. */
+async function whileStoreFails<T>(
+  { storePatienceSeconds }: AttemptSettings,
+  halt: HaltSwitch,
+  log: Logger,
+  work: () => Promise<T>,
+  isOvertaken: () => boolean = () => false,
+): Promise<T> {
+  const started = performance.now();
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      const seconds =
+        halt.reason === 'interrupted'
+          ? Math.min(storePatienceAtStopSeconds, storePatienceSeconds)
+          : storePatienceSeconds;
+      const isOver =
+        halt.reason === 'lost' ||
+        halt.reason === 'cancelled' ||
+        isOvertaken() ||
+        performance.now() - started > seconds * 1000;
+      if (!isStoreUnavailable(error) || isOver) throw error;
+      log.warn({ err: error }, 'the artifact store fails, trying again');
+      await sleep(retryMs);
+    }
+  }
+}
+
+const storeOr = (reason: string, error: unknown): string =>
+  isStoreUnavailable(error) ? 'artifact_store' : reason;
 
 const outOfTime: RunFailure = {
   reason: 'time_limit',

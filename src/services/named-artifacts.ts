@@ -4,6 +4,8 @@ import { holdDigests } from '../db/named-digests.ts';
 import type { Transaction } from '../db/pool.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 
+export { isStoreUnavailable } from '../storage/errors.ts';
+
 /** The collector was faster: what was stored, or was there, must be stored again. */
 export class ArtifactsGone extends Error {
   override name = 'ArtifactsGone';

@@ -115,6 +115,27 @@ export function openArtifactStore(folder: string): ArtifactStore {
     }
   }
 
+  /** Of what was stored here once: when even the folder is gone, a disk is not mounted. */
+  const whileThere = <T>(work: () => Promise<T>): Promise<T> =>
+    whileUsable(work).catch((error) => {
+      if (error.code !== 'ENOENT' || existsSync(folder)) throw error;
+      throw new StoreUnavailable(`${folder} is gone.`, { cause: error });
+    });
+
+  async function* bytesOf(path: string, range?: ByteRange): AsyncGenerator<Buffer> {
+    const stream = createReadStream(path, range && { start: range.start, end: range.end - 1 });
+    const chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+    try {
+      for (;;) {
+        const { done, value } = await whileThere(() => chunks.next());
+        if (done) return;
+        yield value;
+      }
+    } finally {
+      stream.destroy();
+    }
+  }
+
   const makeVisible = async (temporary: string, digest: string): Promise<void> => {
     const path = pathOf(digest);
     await mkdir(join(path, '..'), { recursive: true });
@@ -170,10 +191,12 @@ export function openArtifactStore(folder: string): ArtifactStore {
   return {
     put,
     putFile: (path) => put(createReadStream(path)),
-    read: (digest, range) =>
-      createReadStream(pathOf(digest), range && { start: range.start, end: range.end - 1 }),
+    read: (digest, range) => {
+      const path = pathOf(digest);
+      return Readable.from(bytesOf(path, range), { objectMode: false });
+    },
     localPath: (digest) =>
-      whileUsable(async () => {
+      whileThere(async () => {
         await stat(pathOf(digest));
         return pathOf(digest);
       }),

@@ -5,8 +5,8 @@ import { createServer, type IncomingMessage, request, type ServerResponse } from
 import type { AddressInfo } from 'node:net';
 import type { Test } from 'tap';
 
-/** A number: the connection breaks after so many bytes of the answer. */
-export type Verdict = 'pass' | 'hang' | 503 | { breakAfter: number };
+/** 503 is tried again by the SDK, 403 is not. */
+export type Verdict = 'pass' | 'hang' | 403 | 503 | { breakAfter: number };
 
 export interface S3Proxy {
   endpoint: string;
@@ -25,9 +25,9 @@ export async function startS3Proxy(t: Test, endpoint: string): Promise<S3Proxy> 
     proxy.seen.push(operation);
     const verdict = proxy.judge(operation);
     if (verdict === 'hang') return;
-    if (verdict === 503) {
+    if (verdict === 403 || verdict === 503) {
       incoming.resume();
-      answer.writeHead(503).end();
+      answer.writeHead(verdict).end();
       return;
     }
     forward(incoming, answer, target, verdict === 'pass' ? Number.POSITIVE_INFINITY : verdict.breakAfter);

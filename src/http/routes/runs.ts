@@ -124,7 +124,7 @@ const Progress = Type.Object({
 const Failure = Type.Object({
   reason: Type.String({
     description:
-      '`bad_spec`, `out_of_memory`, `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `protocol`, `lost`, `inputs`, `outputs`, `time_limit`, `dependency_failed`',
+      '`bad_spec`, `out_of_memory`, `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `protocol`, `lost`, `inputs`, `outputs`, `artifact_store`, `time_limit`, `dependency_failed`',
   }),
   detail: Type.String(),
   exit_code: Nullable(Type.Integer()),
