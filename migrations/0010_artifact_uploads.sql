@@ -88,4 +88,3 @@ create table finegrain.artifact_uploads (
 create index artifact_uploads_by_expiry on finegrain.artifact_uploads (expires_at);
 select finegrain.protect('finegrain.artifact_uploads');
 grant select, insert, delete on finegrain.artifact_uploads to finegrain_api;
-grant update (expires_at) on finegrain.artifact_uploads to finegrain_api;

@@ -531,7 +531,6 @@
 -- ## Privileges on columns
 -- api_keys: SELECT (created_at, expires_at, id, last_used_at, name, project_id, revoked_at, rotated_from, scopes) to finegrain_api
 -- api_keys: UPDATE (expires_at, revoked_at) to finegrain_api
--- artifact_uploads: UPDATE (expires_at) to finegrain_api
 -- audit_events: INSERT (action, address, detail, id, key_id, project_id, request_id, subject) to finegrain_api
 -- edit_requests: UPDATE (cancelled_at) to finegrain_api
 -- runs: UPDATE (alarms, desired_state, failure, finished_at, last_event, priority, progress, restart_fence, result, retried_fence, state, waits_for) to finegrain_api

@@ -57,21 +57,6 @@ export async function selectArtifactUpload(
   )[0];
 }
 
-/** Moves the expiry; undefined when it has passed. */
-export async function prolongArtifactUpload(
-  tx: Transaction,
-  id: string,
-  liveSeconds: number,
-): Promise<ArtifactUploadRow | undefined> {
-  return (
-    await tx.query<ArtifactUploadRow>(
-      `update finegrain.artifact_uploads set expires_at = clock_timestamp() + make_interval(secs => $2)
-       where id = $1 and expires_at > clock_timestamp() returning ${columns}`,
-      [id, liveSeconds],
-    )
-  )[0];
-}
-
 export async function deleteArtifactUpload(tx: Transaction, id: string): Promise<void> {
   await tx.query('delete from finegrain.artifact_uploads where id = $1', [id]);
 }

@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream';
 import * as db from '../db/artifacts.ts';
 import type { Transaction } from '../db/pool.ts';
 import { notFound, Problem } from '../errors.ts';
+import type { ByteRange } from '../storage/artifact-store.ts';
 import type { Caller, Services } from './context.ts';
 import { ArtifactsGone, holdArtifacts } from './named-artifacts.ts';
 
@@ -73,8 +74,8 @@ export async function getArtifact(
   services: Services,
   caller: Caller,
   digest: string,
-): Promise<{ artifact: Artifact; content: Readable }> {
+): Promise<{ artifact: Artifact; read: (range?: ByteRange) => Readable }> {
   const row = await services.db.transaction(caller.projectId, (tx) => db.selectArtifact(tx, digest));
   if (!row) throw notFound('artifact', digest);
-  return { artifact: renderArtifact(row), content: services.artifacts.read(digest) };
+  return { artifact: renderArtifact(row), read: (range) => services.artifacts.read(digest, range) };
 }
