@@ -370,6 +370,7 @@
 -- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
 -- CREATE INDEX pairs_of_dataset ON finegrain.pairs USING btree (project_id, dataset_id, id)
 -- CREATE INDEX run_attempts_live ON finegrain.run_attempts USING btree (lease_expires_at) WHERE (ended_at IS NULL)
+-- CREATE INDEX run_attempts_of_run ON finegrain.run_attempts USING btree (run_id)
 -- CREATE INDEX run_dependencies_of ON finegrain.run_dependencies USING btree (project_id, after_run_id)
 -- CREATE INDEX runners_live ON finegrain.runners USING btree (seen_at) WHERE (stopped_at IS NULL)
 -- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
@@ -456,6 +457,7 @@
 -- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
 -- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
+-- finegrain.lost_attempts(project uuid, run uuid) returns bigint, owner finegrain_system
 -- finegrain.named_digests() returns SETOF text, owner finegrain_system
 -- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
 -- finegrain.on_edit_task_ended() returns trigger security definer, owner finegrain_system
@@ -463,9 +465,11 @@
 -- finegrain.on_run_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
+-- finegrain.queue_depth(hardware text, labels text[]) returns bigint security definer, owner finegrain_system
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
 -- finegrain.run_moves() returns TABLE(from_state text, to_state text), owner finegrain_owner
 -- finegrain.runner_claim(runner_id uuid) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, hardware text, fence bigint, checkpoint jsonb, seconds_left double precision) security definer, owner finegrain_system
+-- finegrain.runner_ended_attempts(run_ids uuid[], fences bigint[]) returns TABLE(run_id uuid, fence bigint) security definer, owner finegrain_system
 -- finegrain.runner_finish(project uuid, run uuid, as_fence bigint, as_outcome text, run_result jsonb, run_failure jsonb, run_artifacts jsonb, new_artifacts jsonb, new_model jsonb, alias text, last_events jsonb) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_heartbeat(project uuid, run uuid, as_fence bigint, lease_seconds double precision) returns text security definer, owner finegrain_system
 -- finegrain.runner_register(runner_id uuid, name text, hardware text[], labels text[], devices jsonb, version text, lease_seconds double precision, poll_seconds double precision) returns void security definer, owner finegrain_system
@@ -552,15 +556,18 @@
 -- keep_delivery_job: finegrain_system
 -- key_state: PUBLIC
 -- list_projects: finegrain_api, finegrain_system
+-- lost_attempts: finegrain_system
 -- named_digests: finegrain_system
 -- numbered_uuid: PUBLIC
 -- on_edit_task_ended: finegrain_system
 -- on_model_registered: finegrain_system
 -- on_run_ended: finegrain_system
 -- operating_figures: finegrain_api, finegrain_system
+-- queue_depth: finegrain_scaler, finegrain_system
 -- reap_lost_attempts: finegrain_system
 -- run_moves: PUBLIC
 -- runner_claim: finegrain_runner, finegrain_system
+-- runner_ended_attempts: finegrain_runner, finegrain_system
 -- runner_finish: finegrain_runner, finegrain_system
 -- runner_heartbeat: finegrain_runner, finegrain_system
 -- runner_register: finegrain_runner, finegrain_system

@@ -46,8 +46,8 @@ export interface RunnerConfig {
   labels: string[];
   leaseSeconds: number;
   pollSeconds: number;
-  /** how long the artifact store may fail before a run does */
-  storePatienceSeconds: number;
+  /** a trainer that says nothing for as long is taken to hang */
+  silenceSeconds: number;
   python: string;
   /** all that the trainer sees of this environment: never the database's URL, never a key */
   trainerEnvironment: Record<string, string>;
@@ -111,7 +111,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       labels: list(env.FINEGRAIN_RUNNER_LABELS),
       leaseSeconds: integer(env, 'FINEGRAIN_LEASE_SECONDS', 60, 2, 3600),
       pollSeconds: integer(env, 'FINEGRAIN_POLL_SECONDS', 10, 1, 3600),
-      storePatienceSeconds: integer(env, 'FINEGRAIN_STORE_PATIENCE_SECONDS', 600, 0, 86_400),
+      silenceSeconds: integer(env, 'FINEGRAIN_TRAINER_SILENCE_SECONDS', 300, 3, 86_400),
       python: env.FINEGRAIN_PYTHON || `${dataDir}/python/bin/python`,
       trainerEnvironment: {
         ...trainerEnvironment(env),

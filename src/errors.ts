@@ -1,5 +1,5 @@
 // The one table of what can go wrong, and how it is answered: RFC 9457 problem details with a stable `code`.
-// test/http/errors.test.ts walks it against the OpenAPI document.
+// test/http/openapi.test.ts walks it against the OpenAPI document.
 
 export const problems = {
   invalid_request: { status: 400, title: 'The request does not fit its schema' },

@@ -68,7 +68,8 @@ async function serve(
     process.stdout.write(
       `finegrain is ready at ${address}   documentation: ${address}/docs\nAPI key: ${announced}\n`,
     );
-    logger.info({ reason: await stopped }, 'stopping');
+    const reason = await Promise.race(stack ? [stopped, stack.broken] : [stopped]);
+    logger.info({ reason }, 'stopping');
     app.beginDrain();
     await sleep(config.drainSeconds * 1000);
   } finally {

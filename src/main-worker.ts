@@ -66,9 +66,12 @@ async function main(): Promise<void> {
       logger: new JobLogger(logWith(log)),
     });
     log.info('the worker takes jobs');
-    const reason = await Promise.race([stopped, worker.promise.then(() => 'the worker ended by itself')]);
-    log.info({ reason }, 'stopping');
-    await worker.stop().catch(() => {}); // it has stopped already
+    const ended = worker.promise.then(() => {
+      throw new Error('The worker ended by itself.'); // and not with 0: whoever watches must start it again
+    });
+    log.info({ reason: await Promise.race([stopped, ended]) }, 'stopping');
+    ended.catch(() => {}); // from here on it is asked to
+    await worker.stop();
     await worker.promise;
   } finally {
     await pool.end();

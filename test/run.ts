@@ -15,6 +15,7 @@ import { stopServer } from '../src/db/embedded/server.ts';
 import { startEmbeddedPostgres } from '../src/db/embedded-postgres.ts';
 import {
   fuzzer,
+  imagesLint,
   layerCheck,
   openApiLint,
   program,
@@ -100,6 +101,7 @@ function staticChecks(): Check[] {
     { name: 'layer check', run: layerCheck },
     ...openApi,
     { name: 'Python linter', run: () => ruff(python) },
+    { name: 'Images', run: () => imagesLint(path.join(dataDir, 'lint-python', 'bin', 'python')) },
   ];
 }
 

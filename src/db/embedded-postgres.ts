@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { postgresBinaries } from './embedded/binaries.ts';
 import { type Cluster, ensureCluster, superuserUrl } from './embedded/cluster.ts';
-import { findPostmaster, type Postmaster } from './embedded/postmaster.ts';
+import { findPostmaster, isPostmasterOf, type Postmaster } from './embedded/postmaster.ts';
 import { pollMs, type ServerOptions, startServer, stopServer } from './embedded/server.ts';
 import { type ServiceUser, serviceUser } from './embedded/service-user.ts';
 import { registerUser, type UserEntry } from './embedded/users.ts';
@@ -37,6 +37,7 @@ export interface EmbeddedPostgres {
   pid: number;
   /** True when the server ran already. */
   attached: boolean;
+  isRunning(): boolean;
   /** Shuts the server down (open transactions are rolled back) unless another process still uses it. */
   stop(): Promise<void>;
 }
@@ -83,7 +84,8 @@ async function attachOrStart(cluster: Cluster, options: ServerOptions): Promise<
       stopped ??= leave(cluster, entry, pid);
       return stopped;
     };
-    return { superuserUrl: url, port, pid, attached, stop };
+    const isRunning = () => isPostmasterOf(pid, pgdata);
+    return { superuserUrl: url, port, pid, attached, isRunning, stop };
   } catch (error) {
     process.off('exit', leaveAtOnce);
     leaveAtOnce();

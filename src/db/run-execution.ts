@@ -1,4 +1,4 @@
-// The fenced functions of a runner (migrations 0003 and 0009), and the channel that wakes it. Every write names the fence of its
+// The fenced functions of a runner (migrations 0003, 0009 and 0014), and the channel that wakes it. Every write names the fence of its
 // attempt; under an old one nothing changes and the answer is false or null.
 import pg from 'pg';
 import type { Transaction } from './pool.ts';
@@ -102,7 +102,7 @@ export async function saveRunCheckpoint(
 }
 
 export interface RunEnding {
-  outcome: 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'paused';
+  outcome: 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'paused' | 'lost';
   result: object | null;
   failure: object | null;
   /** what the run shows under names */
@@ -134,6 +134,17 @@ export async function finishRun(tx: Transaction, run: FencedRun, ending: RunEndi
     ],
   );
   return rows[0]!.held;
+}
+
+/** Those of these attempts that have ended. */
+export async function selectEndedAttempts(
+  tx: Transaction,
+  attempts: Pick<FencedRun, 'run_id' | 'fence'>[],
+): Promise<Pick<FencedRun, 'run_id' | 'fence'>[]> {
+  return tx.query('select run_id, fence from finegrain.runner_ended_attempts($1, $2)', [
+    attempts.map(({ run_id }) => run_id),
+    attempts.map(({ fence }) => fence),
+  ]);
 }
 
 /** For the system role: marks attempts whose lease is over as lost; answers how many there were. */

@@ -1,11 +1,9 @@
 // One attempt of a run, from its claim to its end: prepare the work folder, watch the trainer, hand in what it made.
 // Whatever happens, no trainer and no folder is left behind, and after the lease is lost nothing more is written.
-import { mkdir, readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { isDatabaseUnreachable } from '../services/database-errors.ts';
-import { isStoreUnavailable } from '../services/named-artifacts.ts';
+import { isDatabaseUnreachable, isRolledBack } from '../services/database-errors.ts';
 import {
   finishWithout,
   type HeldRun,
@@ -21,26 +19,32 @@ import type { RunFailure } from '../services/runs.ts';
 import { type EventQueue, openEventQueue } from './event-queue.ts';
 import { locateHubModel } from './hub.ts';
 import { holdLease } from './lease.ts';
+import { countOomKills } from './oom-kills.ts';
 import { progressEstimator } from './progress.ts';
 import { startTrainer, type Trainer, type TrainerExit } from './trainer-process.ts';
 import { parseTrainerLine, type TrainerLine } from './trainer-protocol.ts';
+import { isTrouble, troubleOf } from './trouble.ts';
+import { workFolderOf } from './work-folders.ts';
 
 export interface AttemptSettings {
   leaseSeconds: number;
+  /** a trainer that says nothing for as long is killed */
+  silenceSeconds: number;
   python: string;
   /** what the trainer may see of the runner's environment */
   trainerEnvironment: Record<string, string>;
-  /** how long the artifact store may fail before the run does */
-  storePatienceSeconds: number;
   /** parent of the work folders */
   workFolders: string;
 }
 
-export type AttemptEnd = 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'paused' | 'lost';
+/** gave_up: for reasons of this machine, another attempt may do better; lost: the run belongs to another attempt. */
+export type AttemptEnd = 'succeeded' | 'failed' | 'cancelled' | 'interrupted' | 'paused' | 'gave_up' | 'lost';
 
 /** how long a trainer may take for its last checkpoint; it ends itself after 20 s */
 const graceMs = 22_000;
 const exitInterrupted = 75;
+/** between tries of what the database or the artifact store does not take at the moment */
+const retryMs = 1000;
 
 /** What the trainer has said so far that matters at the end. */
 interface Heard {
@@ -77,9 +81,8 @@ export async function executeAttempt(
     onError: (error) => log.warn({ err: error }, 'the lease could not be renewed'),
   });
   const timeLimit = holdTimeLimit(run.secondsLeft, () => halt.turn('time_limit'));
-  const workFolder = join(settings.workFolders, `${run.id}-${run.fence}`);
+  const workFolder = workFolderOf(settings.workFolders, { runId: run.id, fence: run.fence });
   try {
-    await removeEarlierFolders(settings.workFolders, run);
     return await attempt(services, settings, run, workFolder, halt, log);
   } finally {
     release();
@@ -128,8 +131,14 @@ async function attempt(
   halt: HaltSwitch,
   log: Logger,
 ): Promise<AttemptEnd> {
-  const end = (outcome: Exclude<AttemptEnd, 'lost' | 'succeeded'>, failure: RunFailure | null = null) =>
-    untilWritten(halt, log, outcome, () => finishWithout(services, run, outcome, failure));
+  const end = (
+    outcome: Exclude<AttemptEnd, 'lost' | 'gave_up' | 'succeeded'>,
+    failure: RunFailure | null = null,
+  ) => untilWritten(halt, log, outcome, () => finishWithout(services, run, outcome, failure));
+  const giveUp = (failure: RunFailure) => {
+    log.warn({ failure }, 'the attempt is given up');
+    return untilWritten(halt, log, 'gave_up', () => finishWithout(services, run, 'lost', failure));
+  };
   const endHalted = () => {
     if (halt.reason === 'lost') return 'lost';
     if (halt.reason === 'time_limit') return end('failed', outOfTime);
@@ -140,8 +149,8 @@ async function attempt(
   try {
     const locate = (hub: string, revision: string) =>
       locateHubModel(settings.python, settings.trainerEnvironment, hub, revision);
-    specPath = await whileStoreFails(settings, halt, log, async () => {
-      await rm(workFolder, { recursive: true, force: true }); // what an earlier try has left
+    specPath = await whileTrouble(['artifact_store'], halt, log, async () => {
+      await rm(workFolder, { recursive: true, force: true, maxRetries: 3 });
       await mkdir(workFolder, { recursive: true });
       const path = await prepareRun(services, run, workFolder, locate);
       await restoreCheckpoint(services, run, workFolder);
@@ -149,38 +158,47 @@ async function attempt(
     });
   } catch (error) {
     if (halt.reason) return endHalted();
+    const trouble = troubleOf(error);
+    if (trouble) return giveUp(plainFailure(trouble.reason, trouble.detail));
     log.warn({ err: error }, 'the inputs of the run could not be prepared');
-    return end('failed', plainFailure(storeOr('inputs', error), (error as Error).message));
+    return end('failed', plainFailure('inputs', (error as Error).message));
   }
   if (halt.reason) return endHalted();
 
+  const oomKillsBefore = await countOomKills();
   const trainer = startTrainer({
     python: settings.python,
-    args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--supervised'],
+    silenceSeconds: settings.silenceSeconds,
+    args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--device', run.hardware, '--supervised'],
     environment: settings.trainerEnvironment,
     workFolder,
   });
   halt.onTurn(() => (halt.reason === 'lost' ? trainer.kill() : trainer.terminate(graceMs)));
   try {
-    const { heard, exit } = await watch(services, settings, run, workFolder, trainer, halt, log);
+    const { heard, exit } = await watch(services, run, workFolder, trainer, halt, log);
     if (halt.reason === 'lost' || halt.reason === 'cancelled') return await endHalted();
     // a trainer that was told to stop when it had all but ended has ended well
     const { result, model, artifacts } = heard;
     if (exit.code === 0 && result) {
       return await untilWritten(halt, log, 'succeeded', () =>
-        whileStoreFails(settings, halt, log, () =>
+        whileTrouble(['artifact_store', 'disk_full'], halt, log, () =>
           finishSucceeded(services, run, workFolder, { result, model, artifacts }),
         ),
       );
     }
     if (halt.reason) return await endHalted();
     if (exit.code === exitInterrupted) return await end('interrupted');
-    return await end('failed', explain(exit, heard, trainer.logTail()));
+    const oomKills = await countOomKills();
+    const outOfMemory = oomKillsBefore !== null && oomKills !== null && oomKills > oomKillsBefore;
+    const failure = explain(exit, heard, trainer.logTail(), outOfMemory);
+    return await (isTrouble(failure) ? giveUp(failure) : end('failed', failure));
   } catch (error) {
     if (halt.reason) return await endHalted();
+    const trouble = troubleOf(error);
+    if (trouble) return await giveUp(plainFailure(trouble.reason, trouble.detail));
     log.warn({ err: error }, 'the outputs of the run could not be taken');
     return await end('failed', {
-      ...plainFailure(storeOr('outputs', error), (error as Error).message),
+      ...plainFailure('outputs', (error as Error).message),
       log_tail: trainer.logTail(),
     });
   } finally {
@@ -191,7 +209,6 @@ async function attempt(
 /** Reads the trainer's output to its end, passing on what it says; resolves when all of that is written. */
 async function watch(
   services: RunnerServices,
-  settings: AttemptSettings,
   run: HeldRun,
   workFolder: string,
   trainer: Trainer,
@@ -209,7 +226,7 @@ async function watch(
   halt.onTurn(() => {
     if (halt.reason === 'lost') events.close();
   });
-  const checkpoints = checkpointUploads(services, settings, run, workFolder, halt, log);
+  const checkpoints = checkpointUploads(services, run, workFolder, halt, log);
   const estimate = progressEstimator(() => performance.now() / 1000);
   const heard: Heard = { result: null, failure: null, model: null, artifacts: [] };
   for await (const text of trainer.lines) {
@@ -272,10 +289,11 @@ interface Checkpoint {
   digest: string;
 }
 
+const checkpointTries = 15;
+
 /** Uploads one checkpoint at a time, always the newest; those that were overtaken meanwhile are left out. */
 function checkpointUploads(
   services: RunnerServices,
-  settings: AttemptSettings,
   run: HeldRun,
   workFolder: string,
   halt: HaltSwitch,
@@ -284,15 +302,20 @@ function checkpointUploads(
   let newest: Checkpoint | null = null;
   let upload: Promise<void> | null = null;
   const work = async (): Promise<void> => {
+    let tries = 0;
     while (newest && halt.reason !== 'lost') {
       const checkpoint: Checkpoint = newest;
       newest = null;
       try {
-        const save = () => saveCheckpoint(services, run, workFolder, checkpoint);
-        if (!(await whileStoreFails(settings, halt, log, save, () => newest !== null))) halt.turn('lost');
+        if (!(await saveCheckpoint(services, run, workFolder, checkpoint))) halt.turn('lost');
+        tries = 0;
       } catch (error) {
-        // a later one will do; without any, the run begins anew after a loss
+        // a later one will do; the last one, after which the trainer ends, is worth waiting for a store that is away
         log.warn({ err: error, step: checkpoint.step }, 'a checkpoint could not be kept');
+        const passes = troubleOf(error)?.reason === 'artifact_store' || isDatabaseUnreachable(error);
+        if (!passes || ++tries > checkpointTries) continue;
+        await sleep(retryMs);
+        newest ??= checkpoint;
       }
     }
     upload = null;
@@ -308,8 +331,6 @@ function checkpointUploads(
   };
 }
 
-const retryMs = 1000;
-
 /** Repeats a fenced write while the database cannot be reached and the lease lasts. */
 async function untilWritten(
   halt: HaltSwitch,
@@ -322,46 +343,33 @@ async function untilWritten(
     try {
       return (await write()) ? outcome : 'lost';
     } catch (error) {
-      if (!isDatabaseUnreachable(error)) throw error;
+      if (!isDatabaseUnreachable(error) && !isRolledBack(error)) throw error;
       log.warn({ err: error }, 'the end of the run could not be written, trying again');
       await sleep(retryMs);
     }
   }
 }
 
-const storePatienceAtStopSeconds = 20; // whoever stops a runner does not wait for long
+const troublePatienceMs = 15 * 60_000;
 
-/** Repeats what needs the artifact store while that fails: for a bounded time, as long as the lease lasts and nothing newer waits. */
-async function whileStoreFails<T>(
-  { storePatienceSeconds }: AttemptSettings,
+/** Repeats `work` through trouble of these kinds: at the end of a run, what is at stake may be days of training. */
+async function whileTrouble<T>(
+  kinds: string[],
   halt: HaltSwitch,
   log: Logger,
   work: () => Promise<T>,
-  isOvertaken: () => boolean = () => false,
 ): Promise<T> {
-  const started = performance.now();
-  for (;;) {
+  for (const end = performance.now() + troublePatienceMs; ; ) {
     try {
       return await work();
     } catch (error) {
-      const seconds =
-        halt.reason === 'interrupted'
-          ? Math.min(storePatienceAtStopSeconds, storePatienceSeconds)
-          : storePatienceSeconds;
-      const isOver =
-        halt.reason === 'lost' ||
-        halt.reason === 'cancelled' ||
-        isOvertaken() ||
-        performance.now() - started > seconds * 1000;
-      if (!isStoreUnavailable(error) || isOver) throw error;
-      log.warn({ err: error }, 'the artifact store fails, trying again');
+      const passes = kinds.includes(troubleOf(error)?.reason ?? '');
+      if (!passes || halt.reason || performance.now() > end) throw error;
+      log.warn({ err: error }, 'the artifact store cannot be used, trying again');
       await sleep(retryMs);
     }
   }
 }
-
-const storeOr = (reason: string, error: unknown): string =>
-  isStoreUnavailable(error) ? 'artifact_store' : reason;
 
 const outOfTime: RunFailure = {
   reason: 'time_limit',
@@ -375,12 +383,34 @@ function plainFailure(reason: string, detail: string): RunFailure {
   return { reason, detail, exit_code: null, log_tail: [] };
 }
 
-function explain(exit: TrainerExit, { failure, result }: Heard, log_tail: string[]): RunFailure {
+/** @param outOfMemory the kernel has ended a process for lack of memory meanwhile */
+function explain(
+  exit: TrainerExit,
+  { failure, result }: Heard,
+  log_tail: string[],
+  outOfMemory: boolean,
+): RunFailure {
   const rest = { exit_code: exit.code, log_tail };
   if (exit.error) {
     return { reason: 'crashed', detail: `The trainer could not be started: ${exit.error.message}.`, ...rest };
   }
+  if (exit.hung) {
+    return {
+      reason: 'hung',
+      detail:
+        'The trainer said nothing for FINEGRAIN_TRAINER_SILENCE_SECONDS of its runner, which then ended it.',
+      ...rest,
+    };
+  }
   if (failure) return { ...failure, ...rest };
+  if (exit.signal === 'SIGKILL' && outOfMemory) {
+    return {
+      reason: 'out_of_memory',
+      detail:
+        'The kernel ended the trainer, as memory ran out. Smaller batch_size, or more minibatches, need less; or give the runner more memory.',
+      ...rest,
+    };
+  }
   if (exit.signal) {
     const hint = exit.signal === 'SIGKILL' ? '; when nobody else did that, the system was out of memory' : '';
     return { reason: 'crashed', detail: `The trainer was ended by ${exit.signal}${hint}.`, ...rest };
@@ -393,13 +423,4 @@ function explain(exit: TrainerExit, { failure, result }: Heard, log_tail: string
     detail: `The trainer ended with exit code ${exit.code} and did not say why.`,
     ...rest,
   };
-}
-
-/** Folders of earlier attempts of this run, left by a runner on this machine that was killed. */
-async function removeEarlierFolders(workFolders: string, run: HeldRun): Promise<void> {
-  await mkdir(workFolders, { recursive: true });
-  for (const name of await readdir(workFolders)) {
-    const fence = name.startsWith(`${run.id}-`) ? Number(name.slice(run.id.length + 1)) : Number.NaN;
-    if (fence < run.fence) await rm(join(workFolders, name), { recursive: true, force: true, maxRetries: 3 });
-  }
 }

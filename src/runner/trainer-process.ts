@@ -8,6 +8,8 @@ import { splitLines } from '../services/ndjson.ts';
 export interface TrainerCommand {
   python: string;
   args: string[];
+  /** a trainer that says nothing for as long hangs, and is killed */
+  silenceSeconds: number;
   /** all that the trainer sees of the environment, besides where its package lies */
   environment: Record<string, string>;
   workFolder: string;
@@ -18,6 +20,8 @@ export interface TrainerExit {
   signal: NodeJS.Signals | null;
   /** why it could not be started */
   error: Error | null;
+  /** it was killed because it had said nothing for too long */
+  hung: boolean;
 }
 
 export interface Trainer {
@@ -38,7 +42,13 @@ const maxLogLineBytes = 4096;
 
 const packageFolder = fileURLToPath(new URL('../../runners', import.meta.url));
 
-export function startTrainer({ python, args, environment, workFolder }: TrainerCommand): Trainer {
+export function startTrainer({
+  python,
+  args,
+  silenceSeconds,
+  environment,
+  workFolder,
+}: TrainerCommand): Trainer {
   const child = spawn(python, ['-m', 'finegrain_trainer', ...args], {
     cwd: workFolder,
     env: trainerEnvironment(environment),
@@ -52,16 +62,21 @@ export function startTrainer({ python, args, environment, workFolder }: TrainerC
   const tail: string[] = [];
   const readLog = keepTail(child.stderr, tail);
   let killer: NodeJS.Timeout | undefined;
+  let hung = false;
+  const onSilence = (): void => {
+    hung = true;
+    killGroup(child);
+  };
   const ended = exitOf(child).then(async (exit) => {
     clearInterval(ping);
     clearTimeout(killer);
     killGroup(child); // what the trainer has started and left
     closeWhenEmpty([child.stdout, child.stderr]);
     await readLog;
-    return exit;
+    return { ...exit, hung };
   });
   return {
-    lines: textLines(child.stdout, maxLineBytes),
+    lines: watchSilence(textLines(child.stdout, maxLineBytes), silenceSeconds * 1000, onSilence),
     ended,
     logTail: () => [...tail],
     terminate(graceMs) {
@@ -83,7 +98,7 @@ export function trainerEnvironment(environment: Record<string, string>): Record<
   };
 }
 
-function exitOf(child: ChildProcess): Promise<TrainerExit> {
+function exitOf(child: ChildProcess): Promise<Omit<TrainerExit, 'hung'>> {
   return new Promise((resolve) => {
     child.once('exit', (code, signal) => resolve({ code, signal, error: null }));
     child.once('error', (error) => {
@@ -107,6 +122,32 @@ function closeWhenEmpty(streams: Readable[]): void {
     for (const stream of streams) if (stream.readableLength === 0) stream.destroy();
     if (streams.every((stream) => stream.destroyed)) clearInterval(timer);
   }, 1000);
+}
+
+const afterSleepMs = 1000;
+
+/** Passes lines on. The time in which nobody asks for the next one is no silence, nor is that in which this process sleeps. */
+async function* watchSilence<Line>(
+  lines: AsyncIterable<Line>,
+  silenceMs: number,
+  onSilence: () => void,
+): AsyncGenerator<Line> {
+  let timer: NodeJS.Timeout | undefined;
+  const wait = (): void => {
+    timer = setTimeout(() => {
+      timer = setTimeout(onSilence, afterSleepMs); // a process that slept finds its timers over before it has read
+    }, silenceMs);
+  };
+  try {
+    wait();
+    for await (const line of lines) {
+      clearTimeout(timer);
+      yield line;
+      wait();
+    }
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 async function keepTail(stream: Readable, tail: string[]): Promise<void> {

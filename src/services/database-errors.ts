@@ -13,3 +13,8 @@ export function isDatabaseUnreachable(error: unknown): boolean {
     )
   );
 }
+
+/** Postgres gave up one of two transactions that stood in each other's way (class 40): it has changed nothing. */
+export function isRolledBack(error: unknown): boolean {
+  return /^40\w{3}$/.test((error as { code?: string }).code ?? '');
+}

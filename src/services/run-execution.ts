@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { Database } from '../db/pool.ts';
 import * as db from '../db/run-execution.ts';
-import { formatId } from '../domain/ids.ts';
+import { formatId, parseId } from '../domain/ids.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 import { holdArtifacts, untilNamed } from './named-artifacts.ts';
 import type { RunInputs } from './run-inputs.ts';
@@ -137,11 +137,14 @@ export async function uploadFolder(artifacts: ArtifactStore, folder: string): Pr
   return files;
 }
 
-/** Ends the attempt without a model: for good (`failed`, `cancelled`), or to be taken up again (`interrupted`, `paused`). */
+/**
+ * Ends the attempt without a model: for good (`failed`, `cancelled`), or to be taken up again (`interrupted`, `paused`, and
+ * `lost`, up to max_attempts).
+ */
 export function finishWithout(
   services: RunnerServices,
   run: HeldRun,
-  outcome: 'failed' | 'cancelled' | 'interrupted' | 'paused',
+  outcome: 'failed' | 'cancelled' | 'interrupted' | 'paused' | 'lost',
   failure: RunFailure | null = null,
 ): Promise<boolean> {
   return finish(services, run, {
@@ -167,6 +170,25 @@ export function finish(
     await holdArtifacts(tx, services.artifacts, digestsOf(files));
     return db.finishRun(tx, run.key, storable(ending));
   });
+}
+
+export interface AttemptName {
+  /** public id */
+  runId: string;
+  fence: number;
+}
+
+/** Those of these attempts that have ended; what they have left on disk can go. */
+export async function endedAttempts(
+  services: RunnerServices,
+  attempts: AttemptName[],
+): Promise<AttemptName[]> {
+  const keys = attempts.flatMap(({ runId, fence }) => {
+    const run_id = parseId('run', runId);
+    return run_id ? [{ run_id, fence }] : [];
+  });
+  const ended = await services.db.transaction(null, (tx) => db.selectEndedAttempts(tx, keys));
+  return ended.map(({ run_id, fence }) => ({ runId: formatId('run', run_id), fence }));
 }
 
 /** For the worker: queues the runs again whose runner was lost. */

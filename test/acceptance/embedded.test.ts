@@ -1,13 +1,17 @@
 // The service as `npm start` starts it, seen from outside only: its process, its HTTP, its data folder.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
+import { findPostmaster } from '../../src/db/embedded/postmaster.ts';
 import { startReceiver } from '../support/receiver.ts';
+
+const linuxOnly = { skip: !existsSync('/proc/self/environ') && 'finds processes by /proc' };
 
 interface Service {
   process: ChildProcess;
@@ -56,6 +60,45 @@ t.test('npm start: embedded Postgres, API and worker in one process tree', async
       const { id } = created.body as { id: string };
       t.match(await request(first, 'POST', `/v1/webhooks/${id}/test`, key), { status: 202 });
       t.match(await receiver.until('/in', 1), [{ body: { type: 'ping', data: { webhook_id: id } } }]);
+    },
+  );
+
+  t.test(
+    'what ends by itself is started again: the worker, and Postgres under its address',
+    linuxOnly,
+    async (t) => {
+      const find = (program: RegExp) =>
+        readdirSync('/proc').filter((pid) => {
+          if (!/^\d+$/.test(pid)) return false;
+          try {
+            const place = readFileSync(`/proc/${pid}/environ`, 'utf8').includes(
+              `FINEGRAIN_DATA_DIR=${dataDir}`,
+            );
+            return place && program.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8'));
+          } catch {
+            return false; // it has ended, or is another user's
+          }
+        });
+      const { pid: server } = findPostmaster(join(dataDir, 'postgres', 'pgdata'))!;
+      const [worker] = find(/main-worker/);
+      process.kill(Number(worker), 'SIGKILL');
+      process.kill(server, 'SIGKILL');
+      const until = async (what: string, look: () => Promise<boolean>) => {
+        for (let waited = 0; waited < 60_000; waited += 100, await sleep(100)) if (await look()) return;
+        throw new Error(`${what} did not come back:\n${first.stderr()}`);
+      };
+      await until('Postgres', async () => (await request(first, 'GET', '/readyz', null)).status === 200);
+      t.not(findPostmaster(join(dataDir, 'postgres', 'pgdata'))!.pid, server);
+      await until('the worker', async () => find(/main-worker/).some((pid) => pid !== worker));
+      t.match(first.stderr(), /main-worker.*ended by itself/);
+      const receiver = await startReceiver(t);
+      const created = await request(first, 'POST', '/v1/webhooks', key, {
+        url: receiver.url('/again'),
+        events: ['run.succeeded'],
+      });
+      const { id } = created.body as { id: string };
+      await request(first, 'POST', `/v1/webhooks/${id}/test`, key);
+      t.match(await receiver.until('/again', 1), [{ body: { type: 'ping' } }], 'jobs are done again');
     },
   );
 

@@ -145,6 +145,35 @@ t.test('run functions', async (t) => {
     },
   );
 
+  t.test(
+    'an attempt that its runner gives up counts as lost, and its reason becomes that of the run in the end',
+    async (t) => {
+      const id = await queue({ maxAttempts: 2 });
+      const failure = { reason: 'disk_full' };
+      const first = (await claim('first'))!;
+      t.equal(await finish(first, 'lost', { failure }), true);
+      t.match(await run(id), { state: 'queued', failure: null });
+      t.match((await events(id)).at(-1), { type: 'attempt_ended', payload: { outcome: 'lost', failure } });
+
+      const second = (await claim('second'))!;
+      const asked = [first, second, { run_id: randomUUID(), fence: 1 }];
+      t.same(
+        await call((tx) => execution.selectEndedAttempts(tx, asked)),
+        [{ run_id: id, fence: 1 }],
+        'which attempts have ended: not those that live, nor those that nobody knows',
+      );
+      t.equal(await finish(second, 'lost', { failure }), true);
+      t.match(await run(id), { state: 'failed', failure });
+
+      await api.transaction(project, (tx) => renewRun(tx, id, { restart: false }));
+      const third = (await claim('third'))!;
+      t.equal(await ask(id, 'pause'), true);
+      t.equal(await finish(third, 'lost', { failure }), true);
+      t.match(await run(id), { state: 'paused', failure: null }, 'it was to be paused anyway');
+      t.equal(await ask(id, 'cancel'), true);
+    },
+  );
+
   t.test('a lease that is renewed is not lost', async (t) => {
     await queue();
     const held = (await claim('one', { leaseSeconds: 0.01 }))!;

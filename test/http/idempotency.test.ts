@@ -14,7 +14,7 @@ import { registerTinyModel } from '../support/models.ts';
 import { queueSft } from '../support/runner.ts';
 import { type Answer, type RequestOptions, startTestServer, type TestServer } from '../support/server.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(280_000);
 
 const keyed = (key: string, options: RequestOptions = {}): RequestOptions => ({
   ...options,

@@ -196,6 +196,30 @@ t.test('the life of a run', async (t) => {
     t.match((await call('GET', `/v1/runs/${ppo.body.id}`)).body, { state: 'failed' });
   });
 
+  t.test('a model that did not pass its gate is not taken by its run, but by its id', async (t) => {
+    const { id } = await queue();
+    const model = {
+      id: '00000000-0000-7000-8000-00000000abce',
+      name: 'm',
+      role: 'policy',
+      digest: rows.body.digest,
+    };
+    await finish(await claim(), 'succeeded', {
+      result: { gate: { passed: false, checks: [] } },
+      model: { ...model, tokenizer_digest: rows.body.digest, files: [], metrics: {} },
+    });
+    const generate = (form: object) =>
+      call('POST', '/v1/runs', {
+        json: { kind: 'generate', spec: { model: form, prompts }, validate_only: true },
+      });
+    t.match(await generate({ run_id: id }), {
+      status: 422,
+      body: { errors: [{ pointer: '/spec/model/run_id' }] },
+    });
+    const { model_id } = (await call('GET', `/v1/runs/${id}`)).body;
+    t.match(await generate({ model_id }), { status: 200 });
+  });
+
   t.test('runs that cannot be waited for are refused with a pointer', async (t) => {
     const failed = await queue();
     await finish(await claim(), 'failed');

@@ -17,7 +17,10 @@ import { startTestServer } from '../support/server.ts';
 t.setTimeout(180_000);
 t.test('attempts', async (t) => {
   const server = await startTestServer(t);
-  const runner = startRunner(t, server, { python: await fakePython(server) });
+  const runner = startRunner(t, server, {
+    python: await fakePython(server),
+    env: { FINEGRAIN_TRAINER_SILENCE_SECONDS: '3' },
+  });
   const execute = async (behaviour: string, request = {}, spec = {}) =>
     untilEnded(server, (await queueFake(server, behaviour, request, spec)).id);
 
@@ -89,7 +92,6 @@ t.test('attempts', async (t) => {
 
   const failures: [string, object][] = [
     ['fail', { reason: 'unstable', detail: 'The loss is no number.', exit_code: 1 }],
-    ['die', { reason: 'crashed', detail: /SIGKILL.*memory/, exit_code: null }],
     ['no result', { reason: 'protocol', exit_code: 0 }],
     ['no model', { reason: 'outputs', detail: /must make a policy model/ }],
     ['escape', { reason: 'outputs', detail: /outside its work folder/ }],
@@ -99,6 +101,31 @@ t.test('attempts', async (t) => {
       t.match(await execute(behaviour), { state: 'failed', failure, model_id: null, artifacts: [] });
     });
   }
+
+  t.test(
+    'a trainer that is killed, hangs or finds the disk full is tried again, up to max_attempts',
+    async (t) => {
+      const reasons: [string, object][] = [
+        ['die', { reason: 'crashed', detail: /SIGKILL.*memory/, exit_code: null }],
+        ['hang', { reason: 'hung', detail: /said nothing/ }],
+        ['fill the disk', { reason: 'disk_full', detail: /ENOSPC/ }],
+      ];
+      for (const [behaviour, failure] of reasons) {
+        const run = await execute(behaviour, { max_attempts: 2 });
+        t.match(run, { state: 'failed', failure, model_id: null, artifacts: [] }, behaviour);
+        t.match(run.attempts, [{ outcome: 'lost' }, { outcome: 'lost' }]);
+        t.match(
+          (await eventsOf(server, run.id))
+            .filter(({ type }) => type === 'attempt_ended')
+            .map(({ data }) => data),
+          [
+            { outcome: 'lost', failure },
+            { outcome: 'lost', failure },
+          ],
+        );
+      }
+    },
+  );
 
   t.test('the trainer sees no database, no key, and none of what else the runner has', async (t) => {
     const { result } = await execute('environment');

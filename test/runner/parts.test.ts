@@ -116,8 +116,14 @@ t.test('a trainer', async (t) => {
     await chmod(path, 0o755);
     return path;
   };
-  const start = (python: string) =>
-    startTrainer({ python, args: [], environment: { PATH: process.env.PATH! }, workFolder: folder });
+  const start = (python: string, silenceSeconds = 60) =>
+    startTrainer({
+      python,
+      args: [],
+      silenceSeconds,
+      environment: { PATH: process.env.PATH! },
+      workFolder: folder,
+    });
   const linesOf = async (trainer: ReturnType<typeof start>) => {
     const lines: (string | null)[] = [];
     for await (const line of trainer.lines) lines.push(line);
@@ -132,6 +138,20 @@ t.test('a trainer', async (t) => {
     t.match(await trainer.ended, { code: null, signal: 'SIGKILL' });
     const [pid] = await lines;
     t.notOk(isAlive(Number(pid)));
+  });
+
+  t.test('that says nothing is killed; one that is not listened to is not', async (t) => {
+    const trainer = start(await program('silent', 'echo words; exec sleep 60'), 1);
+    t.same(await linesOf(trainer), ['words']);
+    t.match(await trainer.ended, { hung: true, signal: 'SIGKILL' });
+    const waiting = start(await program('waiting', 'echo one; echo two; exec sleep 1'), 1);
+    const lines: (string | null)[] = [];
+    for await (const line of waiting.lines) {
+      lines.push(line);
+      if (lines.length === 1) await sleep(2500);
+    }
+    t.same(lines, ['one', 'two']);
+    t.match(await waiting.ended, { hung: false, code: 0 });
   });
 
   const linux = process.platform === 'linux'; // has setsid

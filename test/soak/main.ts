@@ -1,12 +1,17 @@
 // Long runs against a real installation, to find what hours of work would bring about: memory that grows, connections and
-// descriptors that are never given back, answers that fail now and then. Closed by the line `N passed, N failed`.
+// descriptors that are never given back, answers that fail now and then (load); runs that a fault loses, or that end with
+// other weights (faults). Closed by the line `N passed, N failed`.
 //
-//   npm run test:soak [-- NAME…] [--minutes N]       all of them, ten minutes each, unless said otherwise
+//   npm run test:soak [-- load] [--minutes N]                        ten minutes unless said otherwise
+//   npm run test:soak [-- faults] [--faults N] [--seed N] [--fake]   200 faults; --fake: with a program in the trainer's place
+//
+// Without a name: both, or with --faults alone, the faults.
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { soakUnderFaults } from './faults.ts';
 import { soakUnderLoad } from './load.ts';
 
 /** Something that must hold at the end of a soak. */
@@ -20,12 +25,19 @@ export interface SoakOptions {
   /** new and empty: everything of the soak */
   folder: string;
   minutes: number;
+  /** how many faults */
+  faults: number;
+  /** of the faults' order, place and length */
+  seed: number;
+  /** a program in the place of the trainer, for what takes it too long to show */
+  fake: boolean;
   /** ends the soak early; it then claims what it can */
   signal: AbortSignal;
 }
 
 const soaks: Record<string, (options: SoakOptions) => Promise<Claim[]>> = {
   load: soakUnderLoad,
+  faults: soakUnderFaults,
 };
 
 const interrupted = new AbortController();
@@ -33,18 +45,27 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'disconnect'])
   process.on(signal, () => interrupted.abort());
 
 const { values, positionals } = parseArgs({
-  options: { minutes: { type: 'string', default: '10' } },
+  options: {
+    minutes: { type: 'string' },
+    faults: { type: 'string' },
+    seed: { type: 'string', default: '1' },
+    fake: { type: 'boolean', default: false },
+  },
   allowPositionals: true,
 });
-const names = positionals.length > 0 ? positionals : Object.keys(soaks);
-const minutes = Number(values.minutes);
-if (names.some((name) => !Object.hasOwn(soaks, name)) || !(minutes > 0)) {
-  console.log(`Usage: npm run test:soak [-- ${Object.keys(soaks).join('|')}…] [--minutes N]`);
+const asked = values.faults !== undefined && values.minutes === undefined ? ['faults'] : Object.keys(soaks);
+const names = positionals.length > 0 ? positionals : asked;
+const minutes = Number(values.minutes ?? 10);
+const faults = Number(values.faults ?? 200);
+if (names.some((name) => !Object.hasOwn(soaks, name)) || !(minutes > 0) || !(faults > 0)) {
+  console.log(
+    `Usage: npm run test:soak [-- ${Object.keys(soaks).join('|')}…] [--minutes N] [--faults N] [--seed N] [--fake]`,
+  );
   process.exit(2);
 }
 
 if (!existsSync('/proc/self/statm')) {
-  console.log('The soak reads memory and descriptors from /proc: it needs Linux.');
+  console.log('The soak reads memory, descriptors and processes from /proc: it needs Linux.');
   process.exit(2);
 }
 
@@ -53,10 +74,13 @@ process.env.TMPDIR = folder; // of everything that is started
 const totals = { passed: 0, failed: 0 };
 try {
   for (const name of names) {
-    console.log(`\n${name}, ${minutes} minutes`);
+    console.log(name === 'load' ? `\n${name}, ${minutes} minutes` : `\n${name}, ${faults} of them`);
     const options = {
       folder: await mkdtemp(path.join(folder, `${name}-`)),
       minutes,
+      faults,
+      seed: Number(values.seed),
+      fake: values.fake,
       signal: interrupted.signal,
     };
     for (const { holds, text } of await soaks[name]!(options)) {

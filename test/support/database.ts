@@ -60,12 +60,16 @@ async function testServerUrl(t: Test): Promise<string> {
  * A Postgres of the version that the test run is about (FINEGRAIN_TEST_POSTGRES: a folder of programs), fast and careless.
  * @param dataDir a new folder in one that the test has made
  */
-export async function startTestPostgres(dataDir: string, port?: number): Promise<EmbeddedPostgres> {
+export async function startTestPostgres(
+  dataDir: string,
+  port?: number,
+  settings: Record<string, string> = {},
+): Promise<EmbeddedPostgres> {
   if (process.env.FINEGRAIN_TEST_POSTGRES) await chmod(dirname(dataDir), 0o711); // see startedIn
   return startEmbeddedPostgres({
     dataDir,
     log: () => {},
-    settings: { fsync: 'off', synchronous_commit: 'off' },
+    settings: { fsync: 'off', synchronous_commit: 'off', ...settings },
     binaries: process.env.FINEGRAIN_TEST_POSTGRES,
     ...(port === undefined ? {} : { port }),
   });

@@ -6,6 +6,15 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFile
 import { join } from 'node:path';
 
 if (process.argv[2] === '-c') process.exit(); // the runner asks whether the package is there
+if (process.argv[3] === 'finegrain_trainer.devices') {
+  // it has the GPU that CUDA_VISIBLE_DEVICES names
+  const name = process.env.CUDA_VISIBLE_DEVICES;
+  const device = { name, memory_bytes: 2 ** 36, capability: '9.0', supported: true };
+  const report = { torch: '0', cuda: '13.0', driver: '13.0', devices: [device], problem: null };
+  const none = { ...report, driver: null, devices: [], problem: 'there is no NVIDIA driver' };
+  process.stdout.write(JSON.stringify(name ? report : none));
+  process.exit();
+}
 
 const argument = (name) => process.argv[process.argv.indexOf(name) + 1];
 const workdir = argument('--workdir');
@@ -27,14 +36,18 @@ function stop(why) {
   process.exit(75);
 }
 
+/** Stands for the weights: a function of all rows and of every step that was made, in order, by whatever process. */
+let weights = digestOf('');
+
 function checkpoint() {
   const path = `checkpoints/step-${String(step).padStart(8, '0')}`;
   if (existsSync(join(workdir, path))) return;
   const aside = join(workdir, 'checkpoints', '.writing');
   mkdirSync(aside, { recursive: true });
-  const manifest = JSON.stringify({ step });
+  const state = JSON.stringify({ step, weights });
+  const manifest = JSON.stringify({ step, state: digestOf(state) });
   writeFileSync(join(aside, 'manifest.json'), manifest);
-  writeFileSync(join(aside, 'state.json'), String(step));
+  writeFileSync(join(aside, 'state.json'), state);
   renameSync(aside, join(workdir, path));
   say({ type: 'checkpoint', step, path, digest: digestOf(manifest) });
 }
@@ -45,7 +58,10 @@ function succeed(result = {}, metrics = { validation_loss: 1.5 }) {
   mkdirSync(folder, { recursive: true });
   const names = ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json'];
   if (role === 'token_reward') names.push('reward.onnx', 'golden.json');
-  for (const name of names) writeFileSync(join(folder, name), `${name} of ${behaviour}`);
+  for (const name of names) {
+    const content = name === 'model.safetensors' ? weights : `${name} of ${behaviour}`;
+    writeFileSync(join(folder, name), content);
+  }
   writeFileSync(join(workdir, 'output', 'notes.txt'), 'notes');
   say({ type: 'artifact', name: 'notes.txt', path: 'output/notes.txt', media_type: 'text/plain' });
   say({ type: 'model', role, path: 'output/model', metrics });
@@ -54,20 +70,39 @@ function succeed(result = {}, metrics = { validation_loss: 1.5 }) {
   process.stdin.destroy();
 }
 
-/** 60 steps, 50 ms each, a checkpoint after every fifth; goes on from the newest one. */
-function work() {
+/**
+ * Steps, a checkpoint after every fifth unless told otherwise; goes on from the newest one. Each step is said once, under
+ * its number.
+ */
+function work({ steps = 60, ms = 50, every = 5 } = {}) {
   const folder = join(workdir, 'checkpoints');
-  const newest = existsSync(folder) ? readdirSync(folder).sort().at(-1) : undefined;
-  const from = newest ? Number(readFileSync(join(folder, newest, 'state.json'), 'utf8')) : 0;
-  step = from;
+  const kept = existsSync(folder) ? readdirSync(folder).filter((name) => name.startsWith('step-')) : [];
+  const newest = kept.sort().at(-1);
+  if (newest) ({ step, weights } = JSON.parse(readFileSync(join(folder, newest, 'state.json'), 'utf8')));
+  const from = step;
+  const [, ...lines] = `${rows.trimEnd()}\n`.split('\n'); // the first tells how to behave
   const timer = setInterval(() => {
-    step += 1;
-    say({ type: 'progress', step, total_steps: 60, stage: 'train' });
-    if (step % 5 === 0) checkpoint();
-    if (step < 60) return;
-    clearInterval(timer);
-    succeed({ resumed_from: from });
-  }, 50);
+    try {
+      if (step === steps) {
+        clearInterval(timer);
+        return succeed({ resumed_from: from });
+      }
+      step += 1;
+      weights = digestOf(weights + lines[step % lines.length]);
+      say({ type: 'progress', step, total_steps: steps, stage: 'train' });
+      say({ type: 'metrics', step, values: { from } });
+      if (step % every === 0) checkpoint();
+    } catch (error) {
+      giveUp(error);
+    }
+  }, ms);
+}
+
+/** As the real one does with what it did not expect. */
+function giveUp(error) {
+  const reason = error.code === 'ENOSPC' ? 'disk_full' : 'error';
+  say({ type: 'failure', reason, detail: error.message });
+  process.exit(1);
 }
 
 const behaviours = {
@@ -76,7 +111,7 @@ const behaviours = {
     say({ type: 'result', result: {} });
     process.stdin.destroy();
   },
-  work,
+  work: () => work(details[0] && JSON.parse(details[0])),
   measure: () =>
     succeed(
       {
@@ -109,6 +144,18 @@ const behaviours = {
     process.stdin.destroy();
   },
   die: () => process.kill(process.pid, 'SIGKILL'),
+  'eat memory'() {
+    const eaten = [];
+    setInterval(() => eaten.push(Buffer.alloc(32 << 20, 1)), 5);
+  },
+  hang() {}, // its life line keeps it alive
+  'fill the disk'() {
+    try {
+      writeFileSync('/dev/full', 'a checkpoint');
+    } catch (error) {
+      giveUp(error);
+    }
+  },
   'no result': () => process.exit(0),
   'no model'() {
     say({ type: 'result', result: {} });
@@ -124,7 +171,7 @@ const behaviours = {
     });
     succeed();
   },
-  environment: () => succeed({ environment: process.env }),
+  environment: () => succeed({ environment: process.env, device: argument('--device') }),
   'leave a child'() {
     const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'], { stdio: 'ignore' });
     say({ type: 'log', level: 'info', message: String(child.pid) });

@@ -22,7 +22,10 @@ export interface Program {
 export interface Installation {
   /** new and private: data folders, artifacts */
   folder: string;
+  /** as it was at first */
   postgres: EmbeddedPostgres;
+  /** Ends Postgres by this signal, and starts it again under the same address after a while. */
+  restartPostgres(signal: 'SIGINT' | 'SIGQUIT' | 'SIGKILL', downMs: number): Promise<void>;
   /** null where there is no pgbouncer */
   pooler: Pooler | null;
   directUrl(role: DatabaseRole): string;
@@ -34,9 +37,30 @@ export interface Installation {
   stop(): Promise<void>;
 }
 
-export async function installFinegrain(folder: string, options: { poolSize: number }): Promise<Installation> {
-  const postgres = await startTestPostgres(join(folder, 'postgres'));
-  const { superuserUrl } = postgres;
+/** @param options.settings of Postgres */
+export async function installFinegrain(
+  folder: string,
+  { settings, ...options }: { poolSize: number; settings?: Record<string, string> },
+): Promise<Installation> {
+  const database = join(folder, 'postgres');
+  let postgres = await startTestPostgres(database, undefined, settings);
+  const { superuserUrl, port } = postgres;
+  const restartPostgres: Installation['restartPostgres'] = async (signal, downMs) => {
+    process.kill(postgres.pid, signal);
+    while (postgres.isRunning()) await sleep(20);
+    await postgres.stop();
+    await sleep(downMs);
+    for (let tries = 1; ; tries++) {
+      try {
+        postgres = await startTestPostgres(database, port, settings);
+        return;
+      } catch (error) {
+        // somebody else's connection may have the port for a moment
+        if (tries > 60 || !/Address already in use/.test((error as Error).message)) throw error;
+        await sleep(1000);
+      }
+    }
+  };
   const programs: Program[] = [];
   const run: Installation['run'] = (entry, args, env) => {
     const program = runProgram(join('src', entry), args, {
@@ -58,6 +82,7 @@ export async function installFinegrain(folder: string, options: { poolSize: numb
   return {
     folder,
     postgres,
+    restartPostgres,
     pooler,
     directUrl,
     pooledUrl: (role) => (pooler ? throughPooler(directUrl(role), pooler.address) : directUrl(role)),

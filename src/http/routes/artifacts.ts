@@ -67,7 +67,8 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'getArtifact',
         tags: ['artifacts'],
         summary: 'Download an artifact',
-        description: 'To go on with a download that broke off, ask for the rest by `Range`.',
+        description:
+          'Byte by byte as it was stored. To go on with a download that broke off, ask for the rest by `Range`.',
         params: Type.Object({ digest: ArtifactDigest }),
         headers: Type.Object({
           Range: Type.Optional(
