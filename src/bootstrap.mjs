@@ -23,6 +23,7 @@ const programs = {
   'test:fuzz': { entry: 'test/fuzz/main.ts', needsPython: false, needsFuzzer: true },
   'test:soak': { entry: 'test/soak/main.ts', needsPython: true, withPooler: true },
   'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
+  'bench:queue': { entry: 'bench/queue/main.ts', needsPython: false },
   'bench:controls': { entry: 'bench/loop/controls.ts', needsPython: true },
 };
 
