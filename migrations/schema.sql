@@ -237,6 +237,7 @@
 --   retried_fence bigint not null default 0
 --   restart_fence bigint not null default 0
 --   trimmed_at timestamp with time zone
+--   label_key text not null default finegrain.label_key(labels)
 -- table finegrain.secrets row-level security, forced
 --   project_id uuid not null
 --   name text not null
@@ -410,7 +411,7 @@
 -- CREATE INDEX run_dependencies_of ON finegrain.run_dependencies USING btree (project_id, after_run_id)
 -- CREATE INDEX runners_live ON finegrain.runners USING btree (seen_at) WHERE (stopped_at IS NULL)
 -- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
--- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, priority DESC, id) WHERE ((state = 'queued'::text) AND (waits_for = 0))
+-- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, label_key, priority DESC, id) WHERE ((state = 'queued'::text) AND (waits_for = 0))
 -- CREATE INDEX runs_untrimmed ON finegrain.runs USING btree (finished_at) WHERE ((finished_at IS NOT NULL) AND ((trimmed_at IS NULL) OR (trimmed_at < finished_at)))
 -- CREATE INDEX webhook_deliveries_by_age ON finegrain.webhook_deliveries USING btree (created_at)
 -- CREATE INDEX webhook_deliveries_of_webhook ON finegrain.webhook_deliveries USING btree (project_id, webhook_id, id)
@@ -500,6 +501,7 @@
 -- finegrain.is_live(runner finegrain.runners) returns boolean, owner finegrain_system
 -- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
 -- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
+-- finegrain.label_key(labels text[]) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
 -- finegrain.lost_attempts(project uuid, run uuid) returns bigint, owner finegrain_system
 -- finegrain.named_digests() returns SETOF text, owner finegrain_system
@@ -510,6 +512,7 @@
 -- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
 -- finegrain.queue_depth(hardware text, labels text[]) returns bigint security definer, owner finegrain_system
+-- finegrain.queued_labels(class text) returns TABLE(label_key text, labels text[]), owner finegrain_system
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
 -- finegrain.run_moves() returns TABLE(from_state text, to_state text), owner finegrain_owner
 -- finegrain.runner_claim(runner_id uuid) returns TABLE(project_id uuid, run_id uuid, kind text, spec jsonb, inputs jsonb, hardware text, fence bigint, checkpoint jsonb, seconds_left double precision) security definer, owner finegrain_system
@@ -608,6 +611,7 @@
 -- is_live: finegrain_api, finegrain_system
 -- keep_delivery_job: finegrain_system
 -- key_state: PUBLIC
+-- label_key: finegrain_api, finegrain_system
 -- list_projects: finegrain_api, finegrain_system
 -- lost_attempts: finegrain_system
 -- named_digests: finegrain_system
@@ -617,6 +621,7 @@
 -- on_run_ended: finegrain_system
 -- operating_figures: finegrain_api, finegrain_system
 -- queue_depth: finegrain_scaler, finegrain_system
+-- queued_labels: finegrain_system
 -- reap_lost_attempts: finegrain_system
 -- run_moves: PUBLIC
 -- runner_claim: finegrain_runner, finegrain_system
