@@ -139,3 +139,8 @@ end $$;
 revoke execute on function finegrain.append_run_metrics, finegrain.runner_log, finegrain.runner_save_rollouts from public;
 grant execute on function finegrain.runner_log, finegrain.runner_save_rollouts to finegrain_runner;
 set local role finegrain_owner;
+
+-- the collector of artifacts looks here as well (migration 0010)
+insert into finegrain.digest_columns (relation, attribute) values
+  ('finegrain.run_logs', 'digest'),
+  ('finegrain.run_rollouts', 'digest');

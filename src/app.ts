@@ -25,6 +25,7 @@ import { routeMethods } from './http/plugins/route-methods.ts';
 import { unknownRoutes } from './http/plugins/unknown-routes.ts';
 import { validation } from './http/plugins/validation.ts';
 import { aliasRoutes } from './http/routes/aliases.ts';
+import { artifactUploadRoutes } from './http/routes/artifact-uploads.ts';
 import { artifactRoutes } from './http/routes/artifacts.ts';
 import { auditEventRoutes } from './http/routes/audit-events.ts';
 import { datasetRoutes } from './http/routes/datasets.ts';
@@ -139,6 +140,7 @@ export async function buildApp({
     editTaskRoutes,
     snapshotRoutes,
     artifactRoutes,
+    artifactUploadRoutes,
     modelRoutes,
     aliasRoutes,
     scoreRoutes,

@@ -11,7 +11,7 @@ import { createLogger, runMain, untilStopped } from './process.ts';
 import { openDoorbell, runRunner } from './runner/loop.ts';
 import { checkTrainer } from './runner/trainer-check.ts';
 import { listenForRuns } from './services/run-execution.ts';
-import { openArtifactStore } from './storage/artifact-store.ts';
+import { openArtifacts } from './storage/artifact-place.ts';
 
 /** of the package, for the list of runners */
 const { version }: { version: string } = JSON.parse(
@@ -19,7 +19,7 @@ const { version }: { version: string } = JSON.parse(
 );
 
 async function main(): Promise<void> {
-  const { databaseDirectUrl, dataDir, artifacts, runner, logLevel } = readConfig();
+  const { databaseDirectUrl, dataDir, artifacts, artifactCache, runner, logLevel } = readConfig();
   if (databaseDirectUrl === null)
     throw new Error('Set DATABASE_DIRECT_URL or DATABASE_URL: a runner works beside an API.');
   const log = createLogger('runner', logLevel);
@@ -37,7 +37,7 @@ async function main(): Promise<void> {
   const stopListening = listenForRuns(databaseDirectUrl, doorbell.wake, onError);
   try {
     await runRunner(
-      { db, artifacts: openArtifactStore(artifacts), modelCache: `${dataDir}/models` },
+      { db, artifacts: await openArtifacts(artifacts, artifactCache), modelCache: `${dataDir}/models` },
       {
         ...runner,
         id: uuidv7(),

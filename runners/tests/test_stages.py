@@ -393,7 +393,8 @@ def test_a_run_that_is_to_finish_at_a_checkpoint_makes_a_model_of_it(kind, specs
 
 def test_a_run_that_is_to_finish_at_a_checkpoint_needs_one(specs, tmp_path):
     code, lines = run_process("sft", {**specs["sft"], "finish_at_checkpoint": True}, tmp_path)
-    assert code != 0 and lines[-1]["reason"] == "bad_spec"
+    assert code != 0
+    assert lines[-1]["reason"] == "bad_spec"
 
 
 def test_ppo_refuses_a_reward_model_with_another_tokenizer(specs, undisturbed, tmp_path):

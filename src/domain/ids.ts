@@ -16,6 +16,7 @@ export const idPrefixes = {
   webhook: 'wh',
   webhookDelivery: 'whd',
   auditEvent: 'audit',
+  artifactUpload: 'aup',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

@@ -9,6 +9,7 @@ import type { Database } from '../db/pool.ts';
 import * as db from '../db/run-execution.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
+import { holdArtifacts, untilNamed } from './named-artifacts.ts';
 import type { RunInputs } from './run-inputs.ts';
 import type { KindSpec } from './run-specs.ts';
 import type { RunFailure } from './runs.ts';
@@ -94,16 +95,23 @@ export async function saveCheckpoint(
   workFolder: string,
   checkpoint: { step: number; path: string; digest: string },
 ): Promise<boolean> {
-  const files = await uploadFolder(services.artifacts, join(workFolder, checkpoint.path));
-  const manifest = files.find(({ path }) => path === 'manifest.json');
-  if (manifest?.digest !== checkpoint.digest) {
-    throw new Error(
-      `The checkpoint of step ${checkpoint.step} is not what the trainer wrote: its manifest has another digest.`,
-    );
-  }
-  const placed = files.map((file) => ({ ...file, path: `${checkpoint.path}/${file.path}` }));
-  return services.db.transaction(null, (tx) => db.saveRunCheckpoint(tx, run.key, checkpoint.step, placed));
+  return untilNamed(async () => {
+    const files = await uploadFolder(services.artifacts, join(workFolder, checkpoint.path));
+    const manifest = files.find(({ path }) => path === 'manifest.json');
+    if (manifest?.digest !== checkpoint.digest) {
+      throw new Error(
+        `The checkpoint of step ${checkpoint.step} is not what the trainer wrote: its manifest has another digest.`,
+      );
+    }
+    const placed = files.map((file) => ({ ...file, path: `${checkpoint.path}/${file.path}` }));
+    return services.db.transaction(null, async (tx) => {
+      await holdArtifacts(tx, services.artifacts, digestsOf(files));
+      return db.saveRunCheckpoint(tx, run.key, checkpoint.step, placed);
+    });
+  });
 }
+
+const digestsOf = (files: { digest: string }[]): string[] => files.map(({ digest }) => digest);
 
 /** Uploads sampled responses of a step and records them. */
 export async function saveRollouts(
@@ -112,8 +120,13 @@ export async function saveRollouts(
   workFolder: string,
   { step, path, count }: { step: number; path: string; count: number },
 ): Promise<boolean> {
-  const stored = await services.artifacts.put(createReadStream(join(workFolder, path)));
-  return services.db.transaction(null, (tx) => db.saveRunRollouts(tx, run.key, { step, count, ...stored }));
+  return untilNamed(async () => {
+    const stored = await services.artifacts.putFile(join(workFolder, path));
+    return services.db.transaction(null, async (tx) => {
+      await holdArtifacts(tx, services.artifacts, [stored.digest]);
+      return db.saveRunRollouts(tx, run.key, { step, count, ...stored });
+    });
+  });
 }
 
 export interface LogReport {
@@ -129,13 +142,16 @@ export async function reportLog(
   run: HeldRun,
   { lineCount, newest, whole }: LogReport,
 ): Promise<boolean> {
-  const kept = whole && {
-    ...(await services.artifacts.put(createReadStream(whole.path).pipe(createGzip()))),
-    complete: whole.complete,
-  };
-  return services.db.transaction(null, (tx) =>
-    db.reportRunLog(tx, run.key, { lineCount, newest: newest.map(storable), kept }),
-  );
+  return untilNamed(async () => {
+    const kept = whole && {
+      ...(await services.artifacts.put(createReadStream(whole.path).pipe(createGzip()))),
+      complete: whole.complete,
+    };
+    return services.db.transaction(null, async (tx) => {
+      await holdArtifacts(tx, services.artifacts, kept ? [kept.digest] : []);
+      return db.reportRunLog(tx, run.key, { lineCount, newest: newest.map(storable), kept });
+    });
+  });
 }
 
 /**
@@ -162,8 +178,7 @@ export async function uploadFolder(artifacts: ArtifactStore, folder: string): Pr
     .map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1))
     .sort();
   const files: db.CheckpointFile[] = [];
-  for (const path of names)
-    files.push({ path, ...(await artifacts.put(createReadStream(join(folder, path)))) });
+  for (const path of names) files.push({ path, ...(await artifacts.putFile(join(folder, path))) });
   return files;
 }
 
@@ -189,8 +204,17 @@ export function finishWithout(
   });
 }
 
-export function finish(services: RunnerServices, run: HeldRun, ending: db.RunEnding): Promise<boolean> {
-  return services.db.transaction(null, (tx) => db.finishRun(tx, run.key, storable(ending)));
+/** @param files what the ending names. @throws ArtifactsGone */
+export function finish(
+  services: RunnerServices,
+  run: HeldRun,
+  ending: db.RunEnding,
+  files: { digest: string }[] = [],
+): Promise<boolean> {
+  return services.db.transaction(null, async (tx) => {
+    await holdArtifacts(tx, services.artifacts, digestsOf(files));
+    return db.finishRun(tx, run.key, storable(ending));
+  });
 }
 
 export interface AttemptName {

@@ -9,7 +9,7 @@ import type { Caller, Services } from './context.ts';
 import { checkAlias, type PromotedCheckpoint, type RunInputs } from './run-inputs.ts';
 import { type KindSpec, modelRole } from './run-specs.ts';
 import { findCheckpoint } from './run-watching.ts';
-import { findRun, type Run, renderRun } from './runs.ts';
+import { findRun, holdInputs, type Run, renderRun } from './runs.ts';
 
 export interface Promotion {
   name?: string;
@@ -46,6 +46,8 @@ export async function promoteCheckpoint(
   const modelName =
     name ?? (spec.name === undefined ? undefined : `${spec.name.slice(0, 170)} at step ${step}`);
   return database.transaction(caller.projectId, async (tx) => {
+    const started = { ...inputs, checkpoint: promoted };
+    await holdInputs(tx, services.artifacts, started);
     const inserted = await insertRun(tx, {
       projectId: caller.projectId,
       id: uuidv7(),
@@ -55,7 +57,7 @@ export async function promoteCheckpoint(
         ...(modelName === undefined ? {} : { name: modelName }),
         ...(alias === undefined ? {} : { alias }),
       },
-      inputs: { ...inputs, checkpoint: promoted },
+      inputs: started,
       after: [],
       hardware: row.hardware,
       labels: row.labels,

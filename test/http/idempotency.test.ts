@@ -357,6 +357,10 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
     const model_id = await registerTinyModel(server);
     return { path: `/v1/aliases/${name}`, json: { model_id } };
   };
+  const announced = () => ({
+    digest: `sha256:${createHash('sha256').update(randomUUID()).digest('hex')}`,
+    bytes: 1,
+  });
   const webhook = async () =>
     (await post('/v1/webhooks', { url: 'https://example.com/hook', events: ['run.failed'] })).id;
   return {
@@ -377,6 +381,11 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
       await server.call('PUT', '/v1/secrets/llm', { json: { value: 'x' } });
       return { method: 'DELETE', path: '/v1/secrets/llm' };
     },
+    createArtifactUpload: async () => ({ method: 'POST', path: '/v1/artifact-uploads', json: announced() }),
+    abortArtifactUpload: async () => ({
+      method: 'DELETE',
+      path: `/v1/artifact-uploads/${(await post('/v1/artifact-uploads', announced())).id}`,
+    }),
     createDataset: async () => ({ method: 'POST', path: '/v1/datasets', json: { name: 'd' } }),
     updateDataset: async () => ({
       method: 'PATCH',

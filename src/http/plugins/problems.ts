@@ -3,6 +3,7 @@ import type { FastifyError, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem, type ProblemCode, type ProblemDetail, pointerToken } from '../../errors.ts';
 import { isDatabaseUnreachable } from '../../services/database-errors.ts';
+import { isStoreUnavailable } from '../../services/named-artifacts.ts';
 import { sendProblem } from '../problem-details.ts';
 
 // Fastify's own errors, by their code; what is not listed and below 500 is an invalid request
@@ -63,9 +64,15 @@ function explain(keyword: string, params: Record<string, unknown>, message?: str
 
 /** What an operator mends, or what mends itself. */
 function passingTrouble(error: Error & { code?: string }): Problem | null {
-  if (/^(ENOSPC|EDQUOT|53100)$/.test(error.code ?? '')) {
+  const { code = '' } = isStoreUnavailable(error) ? (error.cause as { code?: string }) : error;
+  if (/^(ENOSPC|EDQUOT|53100)$/.test(code)) {
     return new Problem('unavailable', 'The disk of the service is full. Try again when there is room.', {
       retryAfterSeconds: 60,
+    });
+  }
+  if (isStoreUnavailable(error)) {
+    return new Problem('unavailable', 'The artifact store cannot be reached. Try again in a moment.', {
+      retryAfterSeconds: 5,
     });
   }
   if (isDatabaseUnreachable(error)) {

@@ -288,7 +288,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         tags: ['runs'],
         summary: 'Queue a run',
         description:
-          'Checks the spec and fills its defaults in; a runner with the hardware and labels takes it, the oldest first. What the spec names must be there already. `validate_only` answers 200 with the spec as it would run.',
+          'Checks the spec and fills its defaults in; a runner with the hardware and labels takes it, the highest priority first, then the oldest. What the spec names must be there already. `validate_only` answers 200 with the spec as it would run.',
         body: NewRun,
         response: {
           200: Type.Ref('ValidatedRun'),
