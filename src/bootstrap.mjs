@@ -32,6 +32,7 @@ const programs = {
   'test:images': { entry: 'test/images/main.ts', needsPython: false },
   'test:soak': { entry: 'test/soak/main.ts', needsPython: true, withPooler: true },
   'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
+  'bench:queue': { entry: 'bench/queue/main.ts', needsPython: false },
   'bench:controls': { entry: 'bench/loop/controls.ts', needsPython: true },
 };
 

@@ -4,6 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import { type ChartSeries, lineChart } from '../../examples/charts.ts';
 import { judgeScores } from '../../examples/world/annotators.ts';
+import { writePart } from '../report.ts';
 import {
   type Curve,
   chooseCheckpoint,
@@ -73,7 +74,7 @@ export async function writeResults(tuned: Tuned, draws: DrawResult[]): Promise<v
     againstSft(draws),
     tuning(tuned),
   ];
-  await writeFile(new URL('RESULTS.md', folder), `${sections.join('\n\n')}\n`);
+  await writePart('loop', sections.join('\n\n'));
 }
 
 function opening(draws: DrawResult[]): string {

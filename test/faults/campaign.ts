@@ -23,7 +23,6 @@ export interface CampaignOptions {
   pauseMs: [number, number];
   /** runs may take that long after the last fault */
   patienceSeconds: number;
-  signal?: AbortSignal;
   log(line: string): void;
 }
 
@@ -35,43 +34,53 @@ export interface Outcome {
 }
 
 export async function runCampaign(world: World, options: CampaignOptions): Promise<Outcome> {
-  const { works, faults, random, concurrently, pauseMs, signal, log } = options;
+  const { works, faults, random, concurrently, pauseMs, log } = options;
   const undisturbed = new Map<string, string>();
   const expected: Expected[] = [];
-  for (const work of works) {
-    const id = await work.queue();
-    undisturbed.set(work.what, await modelDigest(world, id));
-    expected.push({ id, what: work.what, modelDigest: undisturbed.get(work.what)! });
-  }
+  await Promise.all(
+    works.map(async ({ what, queue }) => {
+      const id = await queue();
+      const modelDigest = await modelDigestOf(world, id);
+      undisturbed.set(what, modelDigest);
+      expected.push({ id, what, modelDigest });
+    }),
+  );
   log(
     `undisturbed: ${[...undisturbed].map(([what, digest]) => `${what} ${digest.slice(7, 19)}`).join(', ')}`,
   );
 
   const stateOf = async (id: string): Promise<Run> => (await world.call('GET', `/v1/runs/${id}`)).body;
-  let active: string[] = [];
-  const fill = async (): Promise<void> => {
-    const runs = await Promise.all(active.map(stateOf));
-    active = runs.filter(({ state }) => !hasEnded(state)).map(({ id }) => id);
-    while (active.length < concurrently) {
-      const work = works[expected.length % works.length]!;
-      const id = await work.queue();
-      expected.push({ id, what: work.what, modelDigest: undisturbed.get(work.what)! });
-      active.push(id);
+  // beside the faults, which do not wait for an API that they have ended
+  let inflicting = true;
+  const keepBusy = async (): Promise<void> => {
+    let active: string[] = [];
+    while (inflicting) {
+      const runs = await Promise.all(active.map(stateOf));
+      active = runs.filter(({ state }) => !hasEnded(state)).map(({ id }) => id);
+      while (active.length < concurrently) {
+        const { what, queue } = works[expected.length % works.length]!;
+        const id = await queue();
+        expected.push({ id, what, modelDigest: undisturbed.get(what)! });
+        active.push(id);
+      }
+      await sleep(200);
     }
   };
-
+  const busy = keepBusy();
   let inflicted = 0;
-  for (const fault of faults) {
-    if (signal?.aborted) break;
-    await fill();
-    await sleep(pauseMs[0] + random.next() * (pauseMs[1] - pauseMs[0]));
-    const started = performance.now();
-    await fault.inflict(world, random);
-    inflicted += 1;
-    log(
-      `${inflicted}/${faults.length} ${fault.name} (${((performance.now() - started) / 1000).toFixed(1)} s)`,
-    );
+  try {
+    for (const fault of faults) {
+      await sleep(pauseMs[0] + random.next() * (pauseMs[1] - pauseMs[0]));
+      const started = performance.now();
+      await fault.inflict(world, random);
+      inflicted += 1;
+      const seconds = ((performance.now() - started) / 1000).toFixed(1);
+      log(`${inflicted}/${faults.length} ${fault.name} (${seconds} s)`);
+    }
+  } finally {
+    inflicting = false;
   }
+  await busy;
 
   const end = Date.now() + options.patienceSeconds * 1000;
   let runs = await Promise.all(expected.map(({ id }) => stateOf(id)));
@@ -88,7 +97,7 @@ export async function runCampaign(world: World, options: CampaignOptions): Promi
 }
 
 /** @throws Error when the run fails without any fault */
-async function modelDigest({ call }: World, id: string): Promise<string> {
+async function modelDigestOf({ call }: World, id: string): Promise<string> {
   for (;;) {
     const run: Run = (await call('GET', `/v1/runs/${id}`)).body;
     if (run.state === 'succeeded') return (await call('GET', `/v1/models/${run.model_id}`)).body.digest;

@@ -1,6 +1,6 @@
 // What may happen to an installation. Each fault begins, lasts and is over when `inflict` resolves; whatever was hurt then
 // comes back by itself. Random draws decide whom it hits and for how long.
-import { renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readlinkSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -174,11 +174,15 @@ export const faults: Fault[] = [
   {
     name: 'the artifact store is away',
     async inflict({ artifacts }, random) {
-      renameSync(artifacts, `${artifacts}.away`);
-      writeFileSync(artifacts, 'no folder, so that nothing can be made here');
+      // in one step each: what is made in between would be lost
+      const lead = (target: string): void => {
+        symlinkSync(target, `${artifacts}.next`);
+        renameSync(`${artifacts}.next`, artifacts);
+      };
+      const store = readlinkSync(artifacts);
+      lead('/dev/null'); // in which no folder can be
       await sleep(between(random, 500, 4000));
-      rmSync(artifacts);
-      renameSync(`${artifacts}.away`, artifacts);
+      lead(store);
     },
   },
   {

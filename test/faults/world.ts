@@ -2,7 +2,15 @@
 // manager would bring them back, over a Postgres that keeps what it has confirmed. Knows no test runner.
 import { execFileSync } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -42,6 +50,7 @@ export interface World extends Client {
   runners: KeptRunner[];
   leaseSeconds: number;
   silenceSeconds: number;
+  /** a link to the folder of the store */
   artifacts: string;
   /** One statement as the superuser. */
   query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]>;
@@ -66,6 +75,9 @@ export async function openWorld(folder: string, options: WorldOptions): Promise<
   // what is confirmed must be there after a crash: that is what the faults are about
   const settings = { synchronous_commit: 'on' };
   const installation = await installFinegrain(folder, { poolSize: 5, settings });
+  const artifacts = join(folder, 'artifacts');
+  mkdirSync(join(folder, 'artifact-store'));
+  symlinkSync('artifact-store', artifacts);
   let ending = false;
   const keep = (name: string, start: () => Program): Kept => {
     let program = start();
@@ -145,7 +157,7 @@ export async function openWorld(folder: string, options: WorldOptions): Promise<
     runners,
     leaseSeconds,
     silenceSeconds,
-    artifacts: join(folder, 'artifacts'),
+    artifacts,
     call: patientCall(url),
     query: async (text, values) => (await patiently(() => pool.query(text, values))).rows,
     async stop() {

@@ -29,17 +29,21 @@ export async function soakUnderFaults({
     const { possible, claims } = whatCanBeHad(world);
     const plan = drawFaults(possible, count, random);
     const started = performance.now();
-    const { runs, attempts, inflicted, broken } = await runCampaign(world, {
-      works: fake ? fakeWorks(world) : await realWorks(world),
-      faults: plan,
-      random,
-      concurrently: 4,
-      pauseMs: fake ? [200, 3000] : [500, 9000], // a trainer takes seconds to load torch, and must get somewhere
-      patienceSeconds: 1800,
-      signal,
-      log: (line) =>
-        console.log(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${line}`),
-    });
+    const interrupted = new Promise<never>((_, reject) =>
+      signal.addEventListener('abort', () => reject(new Error('The soak was interrupted.'))),
+    );
+    const campaign = async () =>
+      runCampaign(world, {
+        works: fake ? fakeWorks(world) : await realWorks(world),
+        faults: plan,
+        random,
+        concurrently: 4,
+        pauseMs: fake ? [200, 3000] : [500, 9000], // a trainer takes seconds to load torch, and must get somewhere
+        patienceSeconds: 1800,
+        log: (line) =>
+          console.log(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${line}`),
+      });
+    const { runs, attempts, inflicted, broken } = await Promise.race([campaign(), interrupted]);
     console.log('\n  count  fault');
     for (const { name } of possible)
       console.log(
