@@ -2,7 +2,7 @@
 // write a large checkpoint every few minutes.
 import type { Task } from 'graphile-worker';
 
-export const crontab = '37 * * * * trim-runs';
+export const crontab = '7 * * * * trim-runs';
 
 /** @param trim answers how many of each it removed */
 export function trimRunsTask(trim: () => Promise<object>): Task {

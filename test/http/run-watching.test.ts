@@ -170,7 +170,8 @@ t.test('watching a run', async (t) => {
   });
 
   t.test('checkpoints: list, download, promote', async (t) => {
-    const inputs = { model: { scratch: {} }, data: { rows: 'sha256:0' } };
+    const rows = await put('{"prompt": "p", "response": "r"}');
+    const inputs = { model: { scratch: {} }, data: { rows: rows.digest } };
     const spec = { seed: 3, name: 'mine', alias: 'policy', base_model: { scratch: {} } };
     const run = await holdRun(server, { inputs, spec, labels: ['big'], priority: 3 }, { labels: ['big'] });
     const path = `/v1/runs/${run.id}/checkpoints`;
@@ -224,14 +225,14 @@ t.test('watching a run', async (t) => {
     });
     t.match(await call('POST', `${path}/10/promote`, { json: { colour: 1 } }), { status: 400 });
 
-    const generate = await holdRun(server, { kind: 'generate' });
+    const generate = await holdRun(server, { kind: 'generate', inputs });
     await generate.saveCheckpoint(1, filesOf(1));
     t.match(await call('POST', `/v1/runs/${generate.id}/checkpoints/1/promote`, { json: {} }), {
       status: 422,
       body: { detail: /makes no model/ },
     });
     await generate.finish('cancelled');
-    const lost = await holdRun(server);
+    const lost = await holdRun(server, { inputs });
     await lost.saveCheckpoint(1, [{ path: 'checkpoints/a/b', digest: `sha256:${'9'.repeat(64)}`, bytes: 1 }]);
     t.match(await call('POST', `/v1/runs/${lost.id}/checkpoints/1/promote`, { json: {} }), {
       status: 422,
