@@ -504,7 +504,7 @@
 -- finegrain.label_key(labels text[]) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
 -- finegrain.lost_attempts(project uuid, run uuid) returns bigint, owner finegrain_system
--- finegrain.named_digests() returns SETOF text, owner finegrain_system
+-- finegrain.named_among(digests text[]) returns SETOF text, owner finegrain_system
 -- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
 -- finegrain.on_edit_task_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.on_model_registered() returns trigger security definer, owner finegrain_system
@@ -614,7 +614,7 @@
 -- label_key: finegrain_api, finegrain_system
 -- list_projects: finegrain_api, finegrain_system
 -- lost_attempts: finegrain_system
--- named_digests: finegrain_system
+-- named_among: finegrain_system
 -- numbered_uuid: PUBLIC
 -- on_edit_task_ended: finegrain_system
 -- on_model_registered: finegrain_system

@@ -17,7 +17,7 @@ export async function condemnDigests(tx: Transaction, digests: string[]): Promis
 /** Those of the digests that no row names; for the role finegrain_system. */
 export async function selectUnnamed(tx: Transaction, digests: string[]): Promise<string[]> {
   const rows = await tx.query<{ digest: string }>(
-    'select unnest($1::text[]) as digest except select finegrain.named_digests()',
+    'select unnest($1::text[]) as digest except select finegrain.named_among($1)',
     [digests],
   );
   return rows.map(({ digest }) => digest);

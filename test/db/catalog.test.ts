@@ -186,6 +186,16 @@ t.test('the catalog', async (t) => {
     const names = known.map(({ name }) => name);
     for (const { name } of suspects) if (!harmless.includes(name)) t.ok(names.includes(name), name);
     t.ok(names.length >= 7);
+    const types = await select<{ type: string }>(
+      `select distinct format_type(atttypid, null) as type from finegrain.digest_columns
+       join pg_attribute on attrelid = relation and attname = attribute order by 1`,
+    );
+    t.same(types, [{ type: 'jsonb' }, { type: 'text' }], 'of types that named_among() reads');
+    const dropped = await select(
+      `select from finegrain.digest_columns where not exists (
+         select from pg_attribute where attrelid = relation and attname = attribute and not attisdropped)`,
+    );
+    t.same(dropped, [], 'and are still there');
   });
 
   t.test('roles that anybody may log in as own nothing and pass no policy by', async (t) => {

@@ -89,6 +89,20 @@ t.test('whatever names a digest keeps its content', async (t) => {
       'insert into finegrain.run_checkpoints (project_id, run_id, step, fence, files) values ($1, $2, 1, 1, $3)',
       [project, id, files('finegrain.run_checkpoints.files')],
     ],
+    [
+      'finegrain.run_rollouts.digest',
+      'insert into finegrain.run_rollouts (project_id, run_id, step, fence, digest, bytes, row_count) values ($1, $2, 1, 1, $3, 1, 1)',
+      [project, id, digestOf('finegrain.run_rollouts.digest')],
+    ],
+    [
+      'finegrain.run_logs.digest',
+      `with attempt as (
+         insert into finegrain.run_attempts (project_id, run_id, fence, runner, lease_expires_at)
+         values ($1, $2, 1, 'r', now()))
+       insert into finegrain.run_logs (project_id, run_id, fence, line_count, newest, digest, bytes, complete)
+       values ($1, $2, 1, 0, '{}', $3, 1, true)`,
+      [project, id, digestOf('finegrain.run_logs.digest')],
+    ],
   ];
   const named = [...columns.map(({ name }) => name as string), 'another'];
   for (const content of [...named, 'unnamed', 'spared']) await put(artifacts, content);
