@@ -17,6 +17,16 @@
 --   expires_at timestamp with time zone
 --   last_used_at timestamp with time zone
 --   rotated_from uuid
+-- table finegrain.artifact_uploads row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   digest text not null
+--   bytes bigint not null
+--   part_bytes bigint not null
+--   media_type text not null
+--   reference text
+--   created_at timestamp with time zone not null default clock_timestamp()
+--   expires_at timestamp with time zone not null
 -- table finegrain.artifacts row-level security, forced
 --   project_id uuid not null
 --   digest text not null
@@ -40,6 +50,9 @@
 --   description text
 --   created_at timestamp with time zone not null default now()
 --   archived_at timestamp with time zone
+-- table finegrain.digest_columns row-level security, forced
+--   relation regclass not null
+--   attribute name not null
 -- table finegrain.edit_requests row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -250,6 +263,11 @@
 -- finegrain.api_keys api_keys_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.api_keys api_keys_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.api_keys api_keys_project_id_rotated_from_fkey: FOREIGN KEY (project_id, rotated_from) REFERENCES finegrain.api_keys(project_id, id)
+-- finegrain.artifact_uploads artifact_uploads_bytes_check: CHECK ((bytes > 0))
+-- finegrain.artifact_uploads artifact_uploads_digest_check: CHECK ((digest ~ '^sha256:[0-9a-f]{64}$'::text))
+-- finegrain.artifact_uploads artifact_uploads_part_bytes_check: CHECK ((part_bytes > 0))
+-- finegrain.artifact_uploads artifact_uploads_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.artifact_uploads artifact_uploads_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.artifacts artifacts_digest_check: CHECK ((digest ~ '^sha256:[0-9a-f]{64}$'::text))
 -- finegrain.artifacts artifacts_pkey: PRIMARY KEY (project_id, digest)
 -- finegrain.artifacts artifacts_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
@@ -258,6 +276,7 @@
 -- finegrain.audit_events audit_events_project_id_key_id_fkey: FOREIGN KEY (project_id, key_id) REFERENCES finegrain.api_keys(project_id, id)
 -- finegrain.datasets datasets_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.datasets datasets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.digest_columns digest_columns_pkey: PRIMARY KEY (relation, attribute)
 -- finegrain.edit_requests edit_requests_editor_check: CHECK ((editor = ANY (ARRAY['person'::text, 'program'::text, 'llm'::text])))
 -- finegrain.edit_requests edit_requests_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.edit_requests edit_requests_project_id_dataset_id_fkey: FOREIGN KEY (project_id, dataset_id) REFERENCES finegrain.datasets(project_id, id)
@@ -338,6 +357,7 @@
 
 -- ## Indexes
 -- CREATE UNIQUE INDEX api_keys_successor ON finegrain.api_keys USING btree (project_id, rotated_from) WHERE (rotated_from IS NOT NULL)
+-- CREATE INDEX artifact_uploads_by_expiry ON finegrain.artifact_uploads USING btree (expires_at)
 -- CREATE INDEX audit_events_of_subject ON finegrain.audit_events USING btree (project_id, subject, id)
 -- CREATE INDEX edit_skips_of_request ON finegrain.edit_skips USING btree (project_id, edit_request_id)
 -- CREATE INDEX edit_tasks_of_pair ON finegrain.edit_tasks USING btree (project_id, pair_id, editor_name)
@@ -374,12 +394,16 @@
 -- finegrain.aliases: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.api_keys: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.api_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.artifact_uploads: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.artifact_uploads: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.artifacts: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.artifacts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.audit_events: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.audit_events: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.datasets: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.datasets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.digest_columns: owner_writes for INSERT to {finegrain_owner} using  check true
+-- finegrain.digest_columns: system_reads for SELECT to {finegrain_system} using true check -
 -- finegrain.edit_requests: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.edit_requests: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edit_skips: every_project for ALL to {finegrain_system} using true check true
@@ -423,9 +447,12 @@
 -- finegrain.append_run_events(project uuid, run uuid, as_fence bigint, new_events jsonb) returns void, owner finegrain_system
 -- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[], state text, ended_at timestamp with time zone) security definer, owner finegrain_system
 -- finegrain.check_run_move() returns trigger, owner finegrain_owner
+-- finegrain.condemn_digests(digests text[]) returns SETOF text, owner finegrain_system
 -- finegrain.create_project(id uuid, name text, key_id uuid, key_sha256 bytea) returns finegrain.projects security definer, owner finegrain_system
 -- finegrain.current_project() returns uuid, owner finegrain_owner
 -- finegrain.cursor_secret() returns bytea security definer, owner finegrain_system
+-- finegrain.digest_lock(digest text) returns bigint, owner finegrain_owner
+-- finegrain.hold_digests(digests text[]) returns void, owner finegrain_owner
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
 -- finegrain.is_live(runner finegrain.runners) returns boolean, owner finegrain_system
 -- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
@@ -433,12 +460,14 @@
 -- finegrain.label_key(labels text[]) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
 -- finegrain.lost_attempts(project uuid, run uuid) returns bigint, owner finegrain_system
+-- finegrain.named_digests() returns SETOF text, owner finegrain_system
 -- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
 -- finegrain.on_edit_task_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.on_model_registered() returns trigger security definer, owner finegrain_system
 -- finegrain.on_run_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
+-- finegrain.queue_depth(hardware text, labels text[]) returns bigint security definer, owner finegrain_system
 -- finegrain.queued_labels(class text) returns TABLE(label_key text, labels text[]), owner finegrain_system
 -- finegrain.reap_lost_attempts() returns integer security definer, owner finegrain_system
 -- finegrain.run_moves() returns TABLE(from_state text, to_state text), owner finegrain_owner
@@ -459,12 +488,15 @@
 -- aliases: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- api_keys: INSERT to finegrain_api
 -- api_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- artifact_uploads: DELETE, INSERT, SELECT to finegrain_api
+-- artifact_uploads: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- artifacts: INSERT, SELECT to finegrain_api
 -- artifacts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- audit_events: SELECT to finegrain_api
 -- audit_events: INSERT, SELECT to finegrain_system
 -- datasets: INSERT, SELECT, UPDATE to finegrain_api
 -- datasets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- digest_columns: SELECT to finegrain_system
 -- edit_requests: INSERT, SELECT to finegrain_api
 -- edit_requests: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edit_skips: INSERT, SELECT to finegrain_api
@@ -516,9 +548,12 @@
 -- append_run_events: finegrain_api, finegrain_system
 -- authenticate: finegrain_api, finegrain_system
 -- check_run_move: PUBLIC
+-- condemn_digests: finegrain_system
 -- create_project: finegrain_api, finegrain_system
 -- current_project: PUBLIC
 -- cursor_secret: finegrain_api, finegrain_system
+-- digest_lock: finegrain_api, finegrain_runner, finegrain_system
+-- hold_digests: finegrain_api, finegrain_runner, finegrain_system
 -- holds_run: finegrain_system
 -- is_live: finegrain_api, finegrain_system
 -- keep_delivery_job: finegrain_system
@@ -526,11 +561,13 @@
 -- label_key: finegrain_api, finegrain_system
 -- list_projects: finegrain_api, finegrain_system
 -- lost_attempts: finegrain_system
+-- named_digests: finegrain_system
 -- numbered_uuid: PUBLIC
 -- on_edit_task_ended: finegrain_system
 -- on_model_registered: finegrain_system
 -- on_run_ended: finegrain_system
 -- operating_figures: finegrain_api, finegrain_system
+-- queue_depth: finegrain_scaler, finegrain_system
 -- queued_labels: finegrain_system
 -- reap_lost_attempts: finegrain_system
 -- run_moves: PUBLIC

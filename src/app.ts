@@ -25,6 +25,7 @@ import { routeMethods } from './http/plugins/route-methods.ts';
 import { unknownRoutes } from './http/plugins/unknown-routes.ts';
 import { validation } from './http/plugins/validation.ts';
 import { aliasRoutes } from './http/routes/aliases.ts';
+import { artifactUploadRoutes } from './http/routes/artifact-uploads.ts';
 import { artifactRoutes } from './http/routes/artifacts.ts';
 import { auditEventRoutes } from './http/routes/audit-events.ts';
 import { datasetRoutes } from './http/routes/datasets.ts';
@@ -35,6 +36,7 @@ import { keyRoutes } from './http/routes/keys.ts';
 import { modelRoutes } from './http/routes/models.ts';
 import { pairRoutes } from './http/routes/pairs.ts';
 import { projectRoutes } from './http/routes/projects.ts';
+import { runnerRoutes } from './http/routes/runners.ts';
 import { runRoutes } from './http/routes/runs.ts';
 import { scoreRoutes } from './http/routes/score.ts';
 import { secretRoutes } from './http/routes/secrets.ts';
@@ -133,10 +135,12 @@ export async function buildApp({
     editTaskRoutes,
     snapshotRoutes,
     artifactRoutes,
+    artifactUploadRoutes,
     modelRoutes,
     aliasRoutes,
     scoreRoutes,
     runRoutes,
+    runnerRoutes,
     winRateRoutes,
     webhookRoutes,
     secretRoutes,

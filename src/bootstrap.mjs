@@ -12,6 +12,7 @@ import { ensureNpmPackages } from './bootstrap/npm-packages.mjs';
 import { ensurePgbouncer } from './bootstrap/pgbouncer.mjs';
 import { runProgram } from './bootstrap/program.mjs';
 import { ensurePythonEnvironment } from './bootstrap/python-environment.mjs';
+import { ensureS3Server } from './bootstrap/s3-server.mjs';
 import { endSetUp, SetUpError, say } from './bootstrap/steps.mjs';
 
 const minimumNode = [20, 20];
@@ -19,8 +20,16 @@ const programs = {
   demo: { entry: 'examples/demo.ts', needsPython: true },
   'sample-model': { entry: 'examples/sample-model.ts', needsPython: true },
   start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
-  test: { entry: 'test/run.ts', needsPython: true, needsFuzzer: true, withPooler: true },
+  test: {
+    entry: 'test/run.ts',
+    needsPython: true,
+    needsFuzzer: true,
+    needsLinters: true,
+    withPooler: true,
+    withS3: true,
+  },
   'test:fuzz': { entry: 'test/fuzz/main.ts', needsPython: false, needsFuzzer: true },
+  'test:images': { entry: 'test/images/main.ts', needsPython: false },
   'test:soak': { entry: 'test/soak/main.ts', needsPython: true, withPooler: true },
   'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
   'bench:queue': { entry: 'bench/queue/main.ts', needsPython: false },
@@ -45,8 +54,12 @@ async function main([command, ...rest]) {
   const fuzzPython = path.join(dataDir, 'fuzz-python');
   if (program.needsFuzzer)
     await ensurePythonEnvironment(fuzzPython, 'test/fuzz/requirements.lock', 'the fuzzer');
+  const lintPython = path.join(dataDir, 'lint-python');
+  if (program.needsLinters)
+    await ensurePythonEnvironment(lintPython, 'test/images/requirements.lock', 'the linters of docker/');
   const pgbouncer = program.withPooler ? await ensurePgbouncer(path.join(dataDir, 'pgbouncer')) : null;
   if (pgbouncer !== null) process.env.FINEGRAIN_PGBOUNCER = pgbouncer;
+  if (program.withS3) await ensureS3Server(path.join(dataDir, 's3-server'));
   endSetUp();
   return runProgram(
     program.entry,

@@ -1,9 +1,10 @@
 // finegrain COMMAND: what an operator or a developer does by hand.
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { inspectConfig, readConfig } from './config.ts';
 import { describeSchema } from './db/describe-schema.ts';
 import { startEmbeddedPostgres } from './db/embedded-postgres.ts';
+import { makeLogins, type Process, processes } from './db/logins.ts';
 import { migrate } from './db/migrate.ts';
 import type { Report } from './doctor/check.ts';
 import { examine, renderReport } from './doctor.ts';
@@ -13,7 +14,9 @@ import { runMain } from './process.ts';
 const usage = `finegrain COMMAND
 
   doctor    look at this installation and say what to do; --json for programs. Exit code 1: something failed
-  migrate   bring the database of DATABASE_DIRECT_URL (or DATABASE_URL) to this version; creates the four roles
+  migrate   bring the database of DATABASE_DIRECT_URL (or DATABASE_URL) to this version; creates the roles
+  logins    ROLE=FILE…  let processes log in to that database: FILE holds the URL by which the process of that role (api,
+            worker, runner, scaler) connects, and its login and password become one of that role
   openapi   write openapi/openapi.json from the routes
   schema    write migrations/schema.sql from the migrations, run on an embedded Postgres
 `;
@@ -36,13 +39,22 @@ const commands: Record<string, () => Promise<void>> = {
     process.exitCode = healthy ? 0 : 1;
   },
   async migrate() {
-    const { databaseDirectUrl } = readConfig();
-    if (databaseDirectUrl === null)
-      throw new Error(
-        'Set DATABASE_DIRECT_URL or DATABASE_URL. The embedded database migrates itself at its start.',
-      );
-    const applied = await migrate(databaseDirectUrl);
+    const applied = await migrate(databaseToPrepare());
     process.stdout.write(applied.length === 0 ? 'nothing to do\n' : `applied ${applied.join(', ')}\n`);
+  },
+  async logins() {
+    const urls = await Promise.all(
+      process.argv.slice(3).map(async (argument): Promise<[Process, string]> => {
+        const [role = '', file = ''] = argument.split(/=(.*)/s);
+        if (!processes.includes(role as Process) || file === '')
+          throw new Error(`${argument} must be ROLE=FILE, with a role of ${processes.join(', ')}.`);
+        const url = (await readFile(file, 'utf8')).trim();
+        if (!URL.canParse(url)) throw new Error(`${file} must hold the URL of a database.`);
+        return [role as Process, url];
+      }),
+    );
+    await makeLogins(databaseToPrepare(), urls);
+    process.stdout.write(`logins of: ${urls.map(([role]) => role).join(', ') || 'nobody'}\n`);
   },
   async openapi() {
     await mkdir('openapi', { recursive: true });
@@ -62,6 +74,14 @@ const commands: Record<string, () => Promise<void>> = {
     }
   },
 };
+
+function databaseToPrepare(): string {
+  const { databaseDirectUrl } = readConfig();
+  if (databaseDirectUrl !== null) return databaseDirectUrl;
+  throw new Error(
+    'Set DATABASE_DIRECT_URL or DATABASE_URL. The embedded database prepares itself at its start.',
+  );
+}
 
 runMain(async () => {
   const command = commands[process.argv[2] ?? ''];

@@ -1,6 +1,7 @@
 // The only reader of process.env. Everything else receives what it needs.
 import { isIP } from 'node:net';
 import { resolve } from 'node:path';
+import type { ArtifactPlace } from './storage/artifact-place.ts';
 
 export interface Config {
   host: string;
@@ -24,8 +25,11 @@ export interface Config {
   metricsKey: string | null;
   /** between the wish to stop, when /readyz turns to 503, and the refusal of new connections */
   drainSeconds: number;
-  /** folder of the artifact store */
-  artifacts: string;
+  artifacts: ArtifactPlace;
+  /** of what is fetched from a bucket to be opened as files */
+  artifactCache: { folder: string; bytes: number };
+  /** what the worker removes from the artifact store, and when; crontab null: never */
+  artifactCollection: { crontab: string | null; graceHours: number };
   logLevel: string;
   /** per minute and process: requests of one key, failed authentications of one address; 0: no limit */
   rateLimits: { requestsPerMinute: number; authFailuresPerMinute: number };
@@ -53,11 +57,6 @@ export interface RunnerConfig {
 export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const dataDir = resolve(env.FINEGRAIN_DATA_DIR || '.finegrain');
   const databaseUrl = env.DATABASE_URL || null;
-  const artifacts = env.FINEGRAIN_ARTIFACTS || `${dataDir}/artifacts`;
-  if (artifacts.includes('://'))
-    throw new Error(
-      `FINEGRAIN_ARTIFACTS must be a folder, not ${artifacts}: other stores are not built yet.`,
-    );
   const apiKey = env.FINEGRAIN_API_KEY || null;
   if (apiKey !== null && !/^[\x21-\x7e]{16,}$/.test(apiKey))
     throw new Error('FINEGRAIN_API_KEY must have at least 16 characters, all of ASCII and none a space.');
@@ -82,7 +81,15 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     metricsKey,
     // nobody balances over an embedded service
     drainSeconds: integer(env, 'FINEGRAIN_DRAIN_SECONDS', databaseUrl ? 5 : 0, 0, 600),
-    artifacts: resolve(artifacts),
+    artifacts: artifactPlace(env, `${dataDir}/artifacts`),
+    artifactCache: {
+      folder: `${dataDir}/artifact-cache`,
+      bytes: integer(env, 'FINEGRAIN_ARTIFACT_CACHE_MB', 20_000, 0, 1_000_000_000) * 1_000_000,
+    },
+    artifactCollection: {
+      crontab: collectionTimes(env),
+      graceHours: integer(env, 'FINEGRAIN_ARTIFACT_GRACE_HOURS', 24, 0, 100_000),
+    },
     logLevel: choice(env, 'LOG_LEVEL', 'info', [
       'fatal',
       'error',
@@ -159,7 +166,9 @@ function secretsOf(env: NodeJS.ProcessEnv): string[] {
     const url = new URL(text!);
     return [url.password, unquote(url.password), url.searchParams.get('password')];
   });
-  const keys = Object.entries(env).flatMap(([name, value]) => (/^FINEGRAIN_.*KEY/.test(name) ? value : []));
+  const keys = Object.entries(env).flatMap(([name, value]) =>
+    /^(FINEGRAIN_.*KEY|AWS_(SECRET_ACCESS_KEY|SESSION_TOKEN)$)/.test(name) ? value : [],
+  );
   return [...passwords, ...keys].filter((secret): secret is string => Boolean(secret));
 }
 
@@ -222,6 +231,41 @@ function trustedProxies(env: NodeJS.ProcessEnv): string[] {
       );
   }
   return networks.filter((network) => network !== '');
+}
+
+/** Credentials are the SDK's to find, in its own variables, profile or machine. */
+function artifactPlace(env: NodeJS.ProcessEnv, byDefault: string): ArtifactPlace {
+  const text = env.FINEGRAIN_ARTIFACTS || byDefault;
+  const endpoint = env.AWS_ENDPOINT_URL_S3 || env.AWS_ENDPOINT_URL || null;
+  const region = env.AWS_REGION || env.AWS_DEFAULT_REGION || null;
+  const style = choice(env, 'FINEGRAIN_S3_PATH_STYLE', endpoint === null ? 'false' : 'true', [
+    'true',
+    'false',
+  ]);
+  if (!text.includes('://')) return { folder: resolve(text) };
+  const [, bucket, prefix = ''] =
+    /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/([\w./-]*))?$/.exec(text) ?? [];
+  if (bucket === undefined || prefix.startsWith('/') || prefix.includes('//'))
+    throw new Error(
+      `FINEGRAIN_ARTIFACTS must be a folder or s3://BUCKET/PREFIX, not ${JSON.stringify(text)}.`,
+    );
+  return {
+    bucket,
+    prefix: prefix === '' || prefix.endsWith('/') ? prefix : `${prefix}/`,
+    endpoint,
+    // servers that are not Amazon's mostly have none, but the signature needs one
+    region: region ?? (endpoint === null ? null : 'us-east-1'),
+    pathStyle: style === 'true',
+  };
+}
+
+function collectionTimes(env: NodeJS.ProcessEnv): string | null {
+  const text = env.FINEGRAIN_ARTIFACT_COLLECTION || '37 3 * * *';
+  if (text === 'off') return null;
+  if (/^([\d*,/-]+ ){4}[\d*,/-]+$/.test(text)) return text;
+  throw new Error(
+    `FINEGRAIN_ARTIFACT_COLLECTION must be five fields as in a crontab, in UTC, or off, not ${JSON.stringify(text)}.`,
+  );
 }
 
 function integer(

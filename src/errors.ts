@@ -1,5 +1,5 @@
 // The one table of what can go wrong, and how it is answered: RFC 9457 problem details with a stable `code`.
-// test/http/errors.test.ts walks it against the OpenAPI document.
+// test/http/openapi.test.ts walks it against the OpenAPI document.
 
 export const problems = {
   invalid_request: { status: 400, title: 'The request does not fit its schema' },
@@ -18,8 +18,10 @@ export const problems = {
   content_too_large: { status: 413, title: 'The body is larger than the route allows' },
   uri_too_long: { status: 414, title: 'The request target is too long' },
   unsupported_media_type: { status: 415, title: 'The route does not read this content type or encoding' },
+  range_not_satisfiable: { status: 416, title: 'The content has no such range' },
   expectation_failed: { status: 417, title: 'The service knows no other expectation than 100-continue' },
   unprocessable: { status: 422, title: 'The request is well formed but cannot be done' },
+  digest_mismatch: { status: 422, title: 'The content is not what was announced' },
   idempotency_key_reused: { status: 422, title: 'The Idempotency-Key belongs to another request' },
   overloaded: { status: 429, title: 'More work is queued than the service accepts' },
   rate_limited: { status: 429, title: 'More requests came than the limit allows' },

@@ -13,7 +13,7 @@ import { findSecretKey } from './secret-key.ts';
 import { openCursors } from './services/cursors.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
 import { secretKeys } from './services/sealing.ts';
-import { openArtifactStore } from './storage/artifact-store.ts';
+import { openArtifacts } from './storage/artifact-place.ts';
 
 async function main(): Promise<void> {
   const given = readConfig();
@@ -39,7 +39,7 @@ async function serve(
   const db = openDatabase(url, 'finegrain_api', {
     onError: (err) => logger.warn({ err }, 'a database connection broke'),
   });
-  const artifacts = openArtifactStore(config.artifacts);
+  const artifacts = await openArtifacts(config.artifacts, config.artifactCache);
   const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, log: logger });
   const outgoing = openOutgoingClient({ allow: config.outgoingAllow });
   const app = await buildApp({

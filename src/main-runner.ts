@@ -1,16 +1,17 @@
 // The runner, on the machine that trains: takes runs from Postgres and executes them with the Python trainer, one at a
 // time. `--once`: takes one run, if there is one, and ends.
-import { execFile } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
+//
+// Exit code 0: it was asked to stop (what it had taken is queued again, with a checkpoint), or, with --once, the run that
+// it took has ended, however, or there was none. 1: it could not work at all, or not to the end of its one run.
 import { readFileSync } from 'node:fs';
-import { promisify } from 'node:util';
+import { v7 as uuidv7 } from 'uuid';
 import { readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { openDoorbell, runRunner } from './runner/loop.ts';
-import { trainerEnvironment } from './runner/trainer-process.ts';
+import { checkTrainer } from './runner/trainer-check.ts';
 import { listenForRuns } from './services/run-execution.ts';
-import { openArtifactStore } from './storage/artifact-store.ts';
+import { openArtifacts } from './storage/artifact-place.ts';
 
 /** of the package, for the list of runners */
 const { version }: { version: string } = JSON.parse(
@@ -18,7 +19,7 @@ const { version }: { version: string } = JSON.parse(
 );
 
 async function main(): Promise<void> {
-  const { databaseDirectUrl, dataDir, artifacts, runner, logLevel } = readConfig();
+  const { databaseDirectUrl, dataDir, artifacts, artifactCache, runner, logLevel } = readConfig();
   if (databaseDirectUrl === null)
     throw new Error('Set DATABASE_DIRECT_URL or DATABASE_URL: a runner works beside an API.');
   const log = createLogger('runner', logLevel);
@@ -27,7 +28,8 @@ async function main(): Promise<void> {
     log.info({ reason }, 'stopping');
     stop.abort();
   });
-  await checkTrainer(runner.python, runner.trainerEnvironment);
+  const devices = await checkTrainer(runner);
+  if (devices.length > 0) log.info({ devices }, 'the GPUs of this runner');
 
   const onError = (err: Error) => log.warn({ err }, 'a database connection broke');
   const db = openDatabase(databaseDirectUrl, 'finegrain_runner', { max: 4, onError });
@@ -35,11 +37,11 @@ async function main(): Promise<void> {
   const stopListening = listenForRuns(databaseDirectUrl, doorbell.wake, onError);
   try {
     await runRunner(
-      { db, artifacts: openArtifactStore(artifacts), modelCache: `${dataDir}/models` },
+      { db, artifacts: await openArtifacts(artifacts, artifactCache), modelCache: `${dataDir}/models` },
       {
         ...runner,
-        id: randomUUID(),
-        devices: [],
+        id: uuidv7(),
+        devices,
         version,
         workFolders: `${dataDir}/runs`,
         once: process.argv.includes('--once'),
@@ -52,18 +54,6 @@ async function main(): Promise<void> {
     await stopListening();
     await db.close();
   }
-}
-
-/** A runner that cannot train would fail every run that it takes. */
-async function checkTrainer(python: string, environment: Record<string, string>): Promise<void> {
-  const options = { env: trainerEnvironment(environment), timeout: 60_000 };
-  await promisify(execFile)(python, ['-c', 'import finegrain_trainer.spec'], options).catch(
-    (error: Error) => {
-      throw new Error(
-        `The trainer cannot be started with ${python}: ${error.message}\nSet FINEGRAIN_PYTHON to a Python with runners/requirements.lock installed.`,
-      );
-    },
-  );
 }
 
 runMain(main);

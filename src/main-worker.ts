@@ -3,19 +3,24 @@ import { Logger as JobLogger, type LogFunctionFactory, run } from 'graphile-work
 import pg from 'pg';
 import { readConfig } from './config.ts';
 import { openDatabase } from './db/pool.ts';
+import * as collecting from './jobs/collect-artifacts.ts';
 import * as deleting from './jobs/delete-old-deliveries.ts';
 import { deliverWebhookTask } from './jobs/deliver-webhook.ts';
 import * as forgetting from './jobs/forget-answers.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
 import { openOutgoingClient } from './outgoing/client.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
+import { collectArtifacts } from './services/artifact-collection.ts';
 import { forgetAnswers } from './services/idempotency.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
+import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
 import { secretKeys } from './services/sealing.ts';
 import { attemptDelivery, deleteOldDeliveries } from './services/webhook-delivery.ts';
+import { openArtifacts } from './storage/artifact-place.ts';
 
 async function main(): Promise<void> {
-  const { databaseDirectUrl, logLevel, secretKey, previousSecretKeys, outgoingAllow } = readConfig();
+  const config = readConfig();
+  const { databaseDirectUrl, logLevel, secretKey, previousSecretKeys, outgoingAllow } = config;
   if (databaseDirectUrl === null)
     throw new Error('Set DATABASE_DIRECT_URL or DATABASE_URL: a worker works beside an API.');
   const log = createLogger('worker', logLevel);
@@ -24,6 +29,13 @@ async function main(): Promise<void> {
   const db = openDatabase(databaseDirectUrl, 'finegrain_system', { max: 4, onError });
   const outgoing = openOutgoingClient({ allow: outgoingAllow });
   const delivery = { db, outgoing, secretKeys: secretKey && secretKeys(secretKey, previousSecretKeys) };
+  const artifacts = await openArtifacts(config.artifacts, config.artifactCache);
+  const { crontab: collectionTimes, graceHours } = config.artifactCollection;
+  const sample = await openSampleModel(shippedSampleFolder, artifacts);
+  const collection = {
+    graceSeconds: graceHours * 3600,
+    spared: new Set(sample?.row.files.map(({ digest }) => digest)),
+  };
   // graphile-worker's tables are for their owner only
   const pool = new pg.Pool({
     connectionString: databaseDirectUrl,
@@ -43,8 +55,14 @@ async function main(): Promise<void> {
         'forget-answers': forgetting.forgetAnswersTask(() => forgetAnswers(db)),
         'deliver-webhook': deliverWebhookTask((key) => attemptDelivery(delivery, key)),
         'delete-old-deliveries': deleting.deleteOldDeliveriesTask(() => deleteOldDeliveries(delivery)),
+        'collect-artifacts': collecting.collectArtifactsTask(() =>
+          collectArtifacts({ db, artifacts }, collection),
+        ),
       },
-      crontab: [reaping, forgetting, deleting].map(({ crontab }) => crontab).join('\n'),
+      crontab: [
+        ...[reaping, forgetting, deleting].map(({ crontab }) => crontab),
+        ...(collectionTimes === null ? [] : [collecting.crontab(collectionTimes)]),
+      ].join('\n'),
       logger: new JobLogger(logWith(log)),
     });
     log.info('the worker takes jobs');

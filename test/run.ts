@@ -2,8 +2,9 @@
 // `npm test -- FILE…` runs only those test files (*.test.ts with tap, *.py with pytest); `--postgres BIN_FOLDER` before them
 // takes the `initdb` and `postgres` of that folder instead of the embedded ones: any version from 15 on.
 // All files share one embedded Postgres (FINEGRAIN_TEST_DATABASE_URL), a pgbouncer before it that the API goes through
-// (FINEGRAIN_TEST_POOLER; without FINEGRAIN_PGBOUNCER there is none) and one temporary folder (TMPDIR); all are gone at
-// the end, also after Ctrl-C, and so is every process that was started.
+// (FINEGRAIN_TEST_POOLER; without FINEGRAIN_PGBOUNCER there is none), an S3 server where one is installed
+// (FINEGRAIN_TEST_S3) and one temporary folder (TMPDIR); all are gone at the end, also after Ctrl-C, and so is every
+// process that was started.
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -14,6 +15,7 @@ import { stopServer } from '../src/db/embedded/server.ts';
 import { startEmbeddedPostgres } from '../src/db/embedded-postgres.ts';
 import {
   fuzzer,
+  imagesLint,
   layerCheck,
   openApiLint,
   program,
@@ -24,6 +26,7 @@ import {
 } from './support/checks.ts';
 import { startPgbouncer } from './support/pgbouncer.ts';
 import { endAllPrograms } from './support/programs.ts';
+import { s3Program, startS3Server } from './support/s3.ts';
 
 interface Check {
   name: string;
@@ -77,7 +80,9 @@ async function main(files: string[], binaries: string | undefined): Promise<void
     everything || typescriptFiles.length > 0
       ? withPostgres(binaries, (url) =>
           withPooler(url, (pooler) =>
-            runTap(typescriptFiles, { ...pooler, ...servers, FINEGRAIN_TEST_DATABASE_URL: url }),
+            withS3Server((s3) =>
+              runTap(typescriptFiles, { ...pooler, ...s3, ...servers, FINEGRAIN_TEST_DATABASE_URL: url }),
+            ),
           ),
         )
       : undefined,
@@ -96,6 +101,7 @@ function staticChecks(): Check[] {
     { name: 'layer check', run: layerCheck },
     ...openApi,
     { name: 'Python linter', run: () => ruff(python) },
+    { name: 'Images', run: () => imagesLint(path.join(dataDir, 'lint-python', 'bin', 'python')) },
   ];
 }
 
@@ -164,6 +170,17 @@ async function withPooler(
   }
 }
 
+async function withS3Server(work: (env: NodeJS.ProcessEnv) => Promise<void>): Promise<void> {
+  const program = s3Program();
+  if (program === null) return work({});
+  const server = await startS3Server(program, path.join(temporary, 's3'));
+  try {
+    await work({ FINEGRAIN_TEST_S3: server.endpoint, FINEGRAIN_TEST_S3_PROGRAM: program });
+  } finally {
+    await server.stop();
+  }
+}
+
 /** A run that was killed leaves the databases of its tests behind. */
 async function dropLeftDatabases(url: string): Promise<void> {
   const client = new pg.Client({ connectionString: url });
@@ -177,7 +194,7 @@ async function dropLeftDatabases(url: string): Promise<void> {
 
 /** Tests see none of the settings that a person made for a service of their own. */
 function testEnvironment(): NodeJS.ProcessEnv {
-  const settings = /^(FINEGRAIN_.*|DATABASE_.*|PG[A-Z]+|PORT|HOST|LOG_LEVEL)$/;
+  const settings = /^(FINEGRAIN_.*|DATABASE_.*|AWS_.*|PG[A-Z]+|PORT|HOST|LOG_LEVEL)$/;
   const kept = Object.entries(process.env).filter(([name]) => !settings.test(name));
   return { ...Object.fromEntries(kept), TMPDIR: temporary, FINEGRAIN_PYTHON: python };
 }

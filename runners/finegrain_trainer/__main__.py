@@ -1,10 +1,11 @@
 """Command line of the trainer: parse the spec, set the process up, run one kind, say how it ended.
 
-`python -m finegrain_trainer {sft,reward,ppo,generate} --spec spec.json --workdir DIR [--supervised]`
+`python -m finegrain_trainer {sft,reward,ppo,generate} --spec spec.json --workdir DIR [--device cuda] [--supervised]`
 Exit codes: 0 done, 75 interrupted with its progress kept, 2 the spec or the data are wrong, 1 everything else.
 """
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -12,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from .failures import BadSpec, DiskFull, Interrupted, OutOfMemory, TrainerFailure
+from .failures import BadSpec, DiskFull, DriverMissing, Interrupted, OutOfMemory, TrainerFailure, WrongGpu
 from .protocol import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -42,7 +43,7 @@ def main() -> int:
         reporter.start_heartbeat()
         reporter.progress(0, 1, "load")
         arguments.workdir.mkdir(parents=True, exist_ok=True)
-        run(spec, arguments.kind, arguments.workdir, reporter, stop)
+        run(spec, arguments.kind, arguments.workdir, reporter, stop, arguments.device)
         return EXIT_DONE
     except Interrupted:
         return EXIT_INTERRUPTED
@@ -59,18 +60,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--spec", type=Path, required=True, help="spec.json; relative paths in it are from its folder")
     parser.add_argument("--workdir", type=Path, required=True, help="checkpoints and output; resumed when it has any")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to compute on; cuda: one GPU")
     parser.add_argument(
         "--supervised", action="store_true", help="stdin is a life line: stop when it closes or falls silent"
     )
     return parser.parse_args()
 
 
-def run(spec: Spec, kind: str, workdir: Path, reporter: Reporter, stop: StopRequest) -> None:
+def run(spec: Spec, kind: str, workdir: Path, reporter: Reporter, stop: StopRequest, device_name: str = "cpu") -> None:
     prepare_libraries(spec)
     import torch  # after the environment is set, and only for a spec that is worth the seconds
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from .devices import open_device
+
+    device = open_device(device_name)
     result = importlib.import_module(f".{kind}", __package__).run(spec, workdir, device, reporter, stop)
     reporter.result(result)
 
@@ -95,9 +99,32 @@ def classify(error: Exception) -> TrainerFailure:
     # the libraries that write weights raise errors of their own, with the system's words in them
     if any(words in text for words in ("No space left on device", "Disk quota exceeded")):
         return DiskFull(text)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+    if is_out_of_memory(error, text):
         return OutOfMemory(f"{text}. Smaller batch_size, or more minibatches, need less memory")
+    if "no kernel image is available" in text:
+        return WrongGpu(f"{text}. This build of torch has no code for the GPU")
+    if "driver version is insufficient" in text or "NVIDIA driver on your system" in text:
+        return DriverMissing(text)
     return TrainerFailure(text)
+
+
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch's allocator of the host
+    "bad_alloc",  # C++ libraries, such as tokenizers' and ONNX Runtime's
+    "CUDA error: out of memory",  # where the caching allocator does not ask
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: Exception, text: str) -> bool:
+    """Memory of the host or of the GPU; `torch.OutOfMemoryError` is told by its name, as torch may not be imported."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(words in text for words in OUT_OF_MEMORY)
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,18 @@ class DiskFull(TrainerFailure):
     reason = "disk_full"
 
 
+class DriverMissing(TrainerFailure):
+    """The run asks for CUDA, and there is no GPU that torch could use."""
+
+    reason = "driver_missing"
+
+
+class WrongGpu(TrainerFailure):
+    """The GPU that is there is none that this build of torch can compute on."""
+
+    reason = "wrong_gpu"
+
+
 class Unstable(TrainerFailure):
     """A loss or a gradient is no longer a finite number."""
 

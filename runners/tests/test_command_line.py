@@ -3,13 +3,17 @@
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from support import examples, write_rows
+
+from finegrain_trainer.__main__ import classify
 
 RUNNERS = Path(__file__).parents[1]
 
@@ -58,25 +62,46 @@ def test_a_supervised_run_speaks_json_only_and_stops_when_its_life_line_closes(t
     assert repeated or trained - spoke[0] < 2.5, "progress is due every 2 s, also while libraries load"
 
 
+def run_trainer(arguments: list[str], memory: int | None = None) -> tuple[int, dict]:
+    """Exit code and last line of a run, which may have at most `memory` bytes of address space."""
+    limit = (lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))) if memory else None
+    done = subprocess.run(arguments, cwd=RUNNERS, capture_output=True, text=True, timeout=120, preexec_fn=limit)
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_on_a_machine_without_it_fails_before_anything_is_loaded_and_says_why(tmp_path):
+    arguments = command("sft", write_spec(tmp_path), tmp_path / "w", "--device", "cuda")
+    code, line = run_trainer(arguments)
+    assert (code, line["type"], line["reason"]) == (1, "failure", "driver_missing")
+    assert ("build for CPU" in line["detail"]) == (torch.version.cuda is None)
+    assert list((tmp_path / "w").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+def test_a_model_that_does_not_fit_into_memory_ends_as_out_of_memory(tmp_path):
+    shape = {"hidden_size": 8192, "num_heads": 8, "num_layers": 128, "vocab_size": 300}
+    arguments = command("sft", write_spec(tmp_path, base_model={"scratch": shape}), tmp_path / "w")
+    code, line = run_trainer(arguments, memory=1500 << 20)
+    assert (code, line["type"], line["reason"]) == (1, "failure", "out_of_memory")
+    assert "batch_size" in line["detail"]
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
         (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out_of_memory"),
+        (OSError(12, "Cannot allocate memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "wrong_gpu"),
+        (RuntimeError("CUDA driver version is insufficient for CUDA runtime version"), "driver_missing"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "disk_full"),
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk_full"),
         (RuntimeError("index out of range"), "error"),
     ],
 )
 def test_failures_are_named(error, reason):
-    from finegrain_trainer.__main__ import classify
-
     assert classify(error).reason == reason
-
-
-def test_cuda_running_out_of_memory_is_named():
-    import torch
-
-    from finegrain_trainer.__main__ import classify
-
-    assert classify(torch.OutOfMemoryError("CUDA out of memory")).reason == "out_of_memory"

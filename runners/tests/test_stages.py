@@ -286,7 +286,8 @@ def test_ppo_raises_the_reward_of_a_sequence_model(specs, policy_folder, data, t
         "reward_model": {"path": str(tmp_path / "reward/output/model")},
         "hyperparameters": {
             "steps": 20, "batch_size": 48, "max_new_tokens": 32, "scale_samples": 96, "learning_rate": 2e-3,
-                "beta": 0.0, "reward_placement": placement,
+            # so that the sum of the rewards, which is looked at below, is all that is maximised
+            "beta": 0.0, "mu": "zero", "truncation_cost": 0.0, "reward_placement": placement,
         },
     }  # fmt: skip
     code, lines = run_process("ppo", spec, tmp_path / "ppo")

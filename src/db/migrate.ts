@@ -7,6 +7,13 @@ import pg from 'pg';
 
 const migrationsFolder = new URL('../../migrations/', import.meta.url);
 const advisoryLockKey = 2406_02756;
+const roles = [
+  'finegrain_owner',
+  'finegrain_api',
+  'finegrain_system',
+  'finegrain_runner',
+  'finegrain_scaler',
+];
 
 interface Migration {
   version: number;
@@ -124,9 +131,9 @@ export async function migrationDrift(
   }
 }
 
-/** The four roles of DESIGN 8, without login; the migrating user becomes a member of each. */
+/** The four roles of DESIGN 8 and the one of autoscalers, without login; the migrating user becomes a member of each. */
 async function createRoles(client: pg.ClientBase): Promise<void> {
-  for (const role of ['finegrain_owner', 'finegrain_api', 'finegrain_system', 'finegrain_runner']) {
+  for (const role of roles) {
     // another database of the same server may be doing the same
     await client.query(`do $$ begin
         if not exists (select from pg_roles where rolname = '${role}') then create role ${role} nologin; end if;

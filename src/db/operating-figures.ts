@@ -1,11 +1,11 @@
-// Counts of runs and jobs over all projects (migration 0008).
+// Counts of runs and jobs over all projects (migrations 0008 and 0013).
 import type { Transaction } from './pool.ts';
 
 export interface OperatingFigures {
-  /** `oldest_seconds`: since the oldest queued one was made; null for other states */
+  /** A queued one that waits for others has the state `waiting`. `oldest_seconds`: since the oldest queued one was made; null for other states */
   runs: { kind: string; hardware: string; state: string; runs: number; oldest_seconds: number | null }[];
-  /** that hold a run under a lease that is not over */
-  busy_runners: number;
+  /** that live; `hardware`: all classes of a runner, with commas */
+  runners: { hardware: string; state: 'idle' | 'busy'; runners: number }[];
   /** `oldest_seconds`: since the oldest waiting one was due; null for other states */
   jobs: { task: string; state: string; jobs: number; oldest_seconds: number | null }[];
 }

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import type { Config } from '../config.ts';
-import { openArtifactStore } from '../storage/artifact-store.ts';
+import { type ArtifactPlace, openArtifacts, placeName } from '../storage/artifact-place.ts';
 import { type Check, type Finding, failed, ok, warning } from './check.ts';
 
 const megabyte = 2 ** 20;
@@ -13,12 +13,13 @@ const leastFree = 200 * megabyte; // the embedded database alone takes 60 MB
 const littleFree = 2048 * megabyte; // a few checkpoints of a small model
 const privateFiles = ['api-key', 'secret-key'];
 
-export function fileChecks({ dataDir, artifacts }: Config): Check[] {
+export function fileChecks({ dataDir, artifacts, artifactCache }: Config): Check[] {
+  const folders = 'folder' in artifacts ? [dataDir, artifacts.folder] : [dataDir];
   return [
     { name: 'data folder', run: () => checkWritable(dataDir, 'FINEGRAIN_DATA_DIR') },
-    { name: 'disk space', run: () => checkSpace([...new Set([dataDir, artifacts].map(nearestExisting))]) },
+    { name: 'disk space', run: () => checkSpace([...new Set(folders.map(nearestExisting))]) },
     { name: 'key files', run: () => checkPrivate(dataDir) },
-    { name: 'artifact store', run: () => checkArtifacts(artifacts) },
+    { name: 'artifact store', run: () => checkArtifacts(artifacts, artifactCache) },
   ];
 }
 
@@ -77,20 +78,25 @@ async function checkPrivate(dataDir: string): Promise<Finding> {
 }
 
 /** Stores a line that is the same every time, so that the store grows by it once at most. */
-async function checkArtifacts(folder: string): Promise<Finding> {
-  const stranger = await ownedBySomeoneElse(nearestExisting(folder));
-  if (stranger) return stranger;
+async function checkArtifacts(place: ArtifactPlace, cache: Config['artifactCache']): Promise<Finding> {
+  if ('folder' in place) {
+    const stranger = await ownedBySomeoneElse(nearestExisting(place.folder));
+    if (stranger) return stranger;
+  }
   const line = 'finegrain doctor\n';
   try {
-    const store = openArtifactStore(folder);
+    const store = await openArtifacts(place, cache);
     const { digest } = await store.put(Readable.from([Buffer.from(line)]));
     const found = await text(store.read(digest));
     if (found !== line) throw new Error(`${digest} came back changed`);
-    return ok(`${folder} takes and gives back`);
+    await store.checkWritable(); // a bucket may be listed as well
+    return ok(`${placeName(place)} takes and gives back`);
   } catch (error) {
     return failed(
-      `${folder} cannot be used: ${(error as Error).message}`,
-      `Give it to the user who runs finegrain (uid ${process.getuid?.()}), or set FINEGRAIN_ARTIFACTS to another folder, the same for API and runners.`,
+      `${placeName(place)} cannot be used: ${(error as Error).message}`,
+      'folder' in place
+        ? `Give it to the user who runs finegrain (uid ${process.getuid?.()}), or set FINEGRAIN_ARTIFACTS to another folder, the same for API and runners.`
+        : 'Check the bucket, AWS_ENDPOINT_URL_S3, AWS_REGION and the credentials; they must allow to list the bucket, and to get, put and delete its objects.',
     );
   }
 }

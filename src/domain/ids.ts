@@ -12,9 +12,11 @@ export const idPrefixes = {
   snapshot: 'snap',
   model: 'model',
   run: 'run',
+  runner: 'runner',
   webhook: 'wh',
   webhookDelivery: 'whd',
   auditEvent: 'audit',
+  artifactUpload: 'aup',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

@@ -19,6 +19,7 @@ import type { RunFailure } from '../services/runs.ts';
 import { type EventQueue, openEventQueue } from './event-queue.ts';
 import { locateHubModel } from './hub.ts';
 import { holdLease } from './lease.ts';
+import { countOomKills } from './oom-kills.ts';
 import { progressEstimator } from './progress.ts';
 import { startTrainer, type Trainer, type TrainerExit } from './trainer-process.ts';
 import { parseTrainerLine, type TrainerLine } from './trainer-protocol.ts';
@@ -148,7 +149,7 @@ async function attempt(
   try {
     const locate = (hub: string, revision: string) =>
       locateHubModel(settings.python, settings.trainerEnvironment, hub, revision);
-    specPath = await whileTrouble(['store'], halt, log, async () => {
+    specPath = await whileTrouble(['artifact_store'], halt, log, async () => {
       await rm(workFolder, { recursive: true, force: true, maxRetries: 3 });
       await mkdir(workFolder, { recursive: true });
       const path = await prepareRun(services, run, workFolder, locate);
@@ -164,10 +165,11 @@ async function attempt(
   }
   if (halt.reason) return endHalted();
 
+  const oomKillsBefore = await countOomKills();
   const trainer = startTrainer({
     python: settings.python,
     silenceSeconds: settings.silenceSeconds,
-    args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--supervised'],
+    args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--device', run.hardware, '--supervised'],
     environment: settings.trainerEnvironment,
     workFolder,
   });
@@ -179,14 +181,16 @@ async function attempt(
     const { result, model, artifacts } = heard;
     if (exit.code === 0 && result) {
       return await untilWritten(halt, log, 'succeeded', () =>
-        whileTrouble(['store', 'disk_full'], halt, log, () =>
+        whileTrouble(['artifact_store', 'disk_full'], halt, log, () =>
           finishSucceeded(services, run, workFolder, { result, model, artifacts }),
         ),
       );
     }
     if (halt.reason) return await endHalted();
     if (exit.code === exitInterrupted) return await end('interrupted');
-    const failure = explain(exit, heard, trainer.logTail());
+    const oomKills = await countOomKills();
+    const outOfMemory = oomKillsBefore !== null && oomKills !== null && oomKills > oomKillsBefore;
+    const failure = explain(exit, heard, trainer.logTail(), outOfMemory);
     return await (isTrouble(failure) ? giveUp(failure) : end('failed', failure));
   } catch (error) {
     if (halt.reason) return await endHalted();
@@ -308,7 +312,7 @@ function checkpointUploads(
       } catch (error) {
         // a later one will do; the last one, after which the trainer ends, is worth waiting for a store that is away
         log.warn({ err: error, step: checkpoint.step }, 'a checkpoint could not be kept');
-        const passes = troubleOf(error)?.reason === 'store' || isDatabaseUnreachable(error);
+        const passes = troubleOf(error)?.reason === 'artifact_store' || isDatabaseUnreachable(error);
         if (!passes || ++tries > checkpointTries) continue;
         await sleep(retryMs);
         newest ??= checkpoint;
@@ -379,7 +383,13 @@ function plainFailure(reason: string, detail: string): RunFailure {
   return { reason, detail, exit_code: null, log_tail: [] };
 }
 
-function explain(exit: TrainerExit, { failure, result }: Heard, log_tail: string[]): RunFailure {
+/** @param outOfMemory the kernel has ended a process for lack of memory meanwhile */
+function explain(
+  exit: TrainerExit,
+  { failure, result }: Heard,
+  log_tail: string[],
+  outOfMemory: boolean,
+): RunFailure {
   const rest = { exit_code: exit.code, log_tail };
   if (exit.error) {
     return { reason: 'crashed', detail: `The trainer could not be started: ${exit.error.message}.`, ...rest };
@@ -393,6 +403,14 @@ function explain(exit: TrainerExit, { failure, result }: Heard, log_tail: string
     };
   }
   if (failure) return { ...failure, ...rest };
+  if (exit.signal === 'SIGKILL' && outOfMemory) {
+    return {
+      reason: 'out_of_memory',
+      detail:
+        'The kernel ended the trainer, as memory ran out. Smaller batch_size, or more minibatches, need less; or give the runner more memory.',
+      ...rest,
+    };
+  }
   if (exit.signal) {
     const hint = exit.signal === 'SIGKILL' ? '; when nobody else did that, the system was out of memory' : '';
     return { reason: 'crashed', detail: `The trainer was ended by ${exit.signal}${hint}.`, ...rest };

@@ -43,7 +43,10 @@ export function openDoorbell() {
   };
 }
 
-/** Runs until `stop` is aborted, or after one run with `once`. Never throws for the sake of a run. */
+/**
+ * Runs until `stop` is aborted; never throws for the sake of a run.
+ * @throws with `once` what stood against taking the run or against its end, for whoever started this process
+ */
 export async function runRunner(
   services: RunnerServices,
   options: RunnerOptions,
@@ -75,20 +78,24 @@ export async function runRunner(
       await sweepWorkFolders(services, options.workFolders);
       return true;
     } catch (error) {
+      if (options.once) throw error;
       log.error({ err: error }, 'a run could not be taken or ended');
       registered = false; // another database may stand in its place by then, or have forgotten this runner
       return false; // wait before the next try
     }
   };
-  while (!stop.aborted) {
-    const found = await look();
-    if (options.once) break;
-    if (givenUp > 0) await rest(restMs(options.pollSeconds, givenUp), stop);
-    else if (!found && !stop.aborted) await doorbell.wait(options.pollSeconds * 1000);
+  try {
+    while (!stop.aborted) {
+      const found = await look();
+      if (options.once) break;
+      if (givenUp > 0) await rest(restMs(options.pollSeconds, givenUp), stop);
+      else if (!found && !stop.aborted) await doorbell.wait(options.pollSeconds * 1000);
+    }
+  } finally {
+    await stopRunner(services, options).catch((error) =>
+      log.warn({ err: error }, 'the runner could not say that it stops'),
+    );
   }
-  await stopRunner(services, options).catch((error) =>
-    log.warn({ err: error }, 'the runner could not say that it stops'),
-  );
 }
 
 /**

@@ -8,7 +8,7 @@ type Trouble = Pick<RunFailure, 'reason' | 'detail'>;
 export function troubleOf(error: unknown): Trouble | null {
   const { code = '', name, message } = error as NodeJS.ErrnoException;
   if (name === 'StoreUnavailable' || storeAway.has(code))
-    return { reason: 'store', detail: `The artifact store cannot be used: ${message}` };
+    return { reason: 'artifact_store', detail: `The artifact store cannot be used: ${message}` };
   if (diskFull.has(code))
     return { reason: 'disk_full', detail: `The disk of the runner is full: ${message}` };
   return null;

@@ -1,8 +1,11 @@
 // Artifacts of a project: content under its digest, visible to the projects that have put it there.
 import type { Readable } from 'node:stream';
 import * as db from '../db/artifacts.ts';
+import type { Transaction } from '../db/pool.ts';
 import { notFound, Problem } from '../errors.ts';
+import type { ByteRange } from '../storage/artifact-store.ts';
 import type { Caller, Services } from './context.ts';
+import { ArtifactsGone, holdArtifacts } from './named-artifacts.ts';
 
 export interface Artifact {
   digest: string;
@@ -11,7 +14,7 @@ export interface Artifact {
   created_at: string;
 }
 
-const render = (row: db.ArtifactRow): Artifact => ({
+export const renderArtifact = (row: db.ArtifactRow): Artifact => ({
   digest: row.digest,
   bytes: row.bytes,
   media_type: row.media_type,
@@ -28,9 +31,32 @@ export async function putArtifact(
   source: AsyncIterable<Uint8Array>,
 ): Promise<Artifact> {
   const { digest, bytes } = await services.artifacts.put(bounded(source));
-  return services.db.transaction(caller.projectId, async (tx) =>
-    render(await db.insertArtifact(tx, { projectId: caller.projectId, digest, bytes, mediaType })),
-  );
+  return nameArtifact(services, caller, { digest, bytes, mediaType });
+}
+
+/**
+ * Makes what was just stored visible to the project.
+ * @param also in the same transaction
+ * @throws Problem unavailable
+ */
+export function nameArtifact(
+  services: Services,
+  caller: Caller,
+  { digest, bytes, mediaType }: { digest: string; bytes: number; mediaType: string },
+  also: (tx: Transaction) => Promise<void> = async () => {},
+): Promise<Artifact> {
+  return services.db.transaction(caller.projectId, async (tx) => {
+    await holdArtifacts(tx, services.artifacts, [digest]).catch((error) => {
+      if (!(error instanceof ArtifactsGone)) throw error;
+      throw new Problem('unavailable', 'The file was cleared away before it was registered. Send it again.', {
+        retryAfterSeconds: 1,
+      });
+    });
+    await also(tx);
+    return renderArtifact(
+      await db.insertArtifact(tx, { projectId: caller.projectId, digest, bytes, mediaType }),
+    );
+  });
 }
 
 async function* bounded(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
@@ -48,8 +74,8 @@ export async function getArtifact(
   services: Services,
   caller: Caller,
   digest: string,
-): Promise<{ artifact: Artifact; content: Readable }> {
+): Promise<{ artifact: Artifact; read: (range?: ByteRange) => Readable }> {
   const row = await services.db.transaction(caller.projectId, (tx) => db.selectArtifact(tx, digest));
   if (!row) throw notFound('artifact', digest);
-  return { artifact: render(row), content: services.artifacts.read(digest) };
+  return { artifact: renderArtifact(row), read: (range) => services.artifacts.read(digest, range) };
 }

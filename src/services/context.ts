@@ -27,7 +27,7 @@ export const scopes = {
   'snapshots:write': 'Create snapshots',
   'models:write': 'Upload artifacts, set aliases, delete models',
   score: 'Score responses',
-  'runs:write': 'Create and cancel runs',
+  'runs:write': 'Create and steer runs',
   admin: 'Everything in the project, API keys included',
   operator: 'Create and list projects: the bootstrap key only',
 } as const;

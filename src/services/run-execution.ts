@@ -1,6 +1,6 @@
 // What a runner does with a run besides training: claim it, keep its lease, report, save checkpoints, end it. Every
 // write names the attempt's fence; false or null means that the run belongs to another attempt now: stop.
-import { createReadStream, createWriteStream } from 'node:fs';
+import { createWriteStream } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -8,6 +8,7 @@ import type { Database } from '../db/pool.ts';
 import * as db from '../db/run-execution.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
+import { holdArtifacts, untilNamed } from './named-artifacts.ts';
 import type { RunInputs } from './run-inputs.ts';
 import type { KindSpec } from './run-specs.ts';
 import type { RunFailure } from './runs.ts';
@@ -93,16 +94,23 @@ export async function saveCheckpoint(
   workFolder: string,
   checkpoint: { step: number; path: string; digest: string },
 ): Promise<boolean> {
-  const files = await uploadFolder(services.artifacts, join(workFolder, checkpoint.path));
-  const manifest = files.find(({ path }) => path === 'manifest.json');
-  if (manifest?.digest !== checkpoint.digest) {
-    throw new Error(
-      `The checkpoint of step ${checkpoint.step} is not what the trainer wrote: its manifest has another digest.`,
-    );
-  }
-  const placed = files.map((file) => ({ ...file, path: `${checkpoint.path}/${file.path}` }));
-  return services.db.transaction(null, (tx) => db.saveRunCheckpoint(tx, run.key, checkpoint.step, placed));
+  return untilNamed(async () => {
+    const files = await uploadFolder(services.artifacts, join(workFolder, checkpoint.path));
+    const manifest = files.find(({ path }) => path === 'manifest.json');
+    if (manifest?.digest !== checkpoint.digest) {
+      throw new Error(
+        `The checkpoint of step ${checkpoint.step} is not what the trainer wrote: its manifest has another digest.`,
+      );
+    }
+    const placed = files.map((file) => ({ ...file, path: `${checkpoint.path}/${file.path}` }));
+    return services.db.transaction(null, async (tx) => {
+      await holdArtifacts(tx, services.artifacts, digestsOf(files));
+      return db.saveRunCheckpoint(tx, run.key, checkpoint.step, placed);
+    });
+  });
 }
+
+const digestsOf = (files: { digest: string }[]): string[] => files.map(({ digest }) => digest);
 
 /** Puts the last checkpoint, if there is one, back where the trainer looks for it. */
 export async function restoreCheckpoint(
@@ -125,8 +133,7 @@ export async function uploadFolder(artifacts: ArtifactStore, folder: string): Pr
     .map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1))
     .sort();
   const files: db.CheckpointFile[] = [];
-  for (const path of names)
-    files.push({ path, ...(await artifacts.put(createReadStream(join(folder, path)))) });
+  for (const path of names) files.push({ path, ...(await artifacts.putFile(join(folder, path))) });
   return files;
 }
 
@@ -152,8 +159,17 @@ export function finishWithout(
   });
 }
 
-export function finish(services: RunnerServices, run: HeldRun, ending: db.RunEnding): Promise<boolean> {
-  return services.db.transaction(null, (tx) => db.finishRun(tx, run.key, storable(ending)));
+/** @param files what the ending names. @throws ArtifactsGone */
+export function finish(
+  services: RunnerServices,
+  run: HeldRun,
+  ending: db.RunEnding,
+  files: { digest: string }[] = [],
+): Promise<boolean> {
+  return services.db.transaction(null, async (tx) => {
+    await holdArtifacts(tx, services.artifacts, digestsOf(files));
+    return db.finishRun(tx, run.key, storable(ending));
+  });
 }
 
 export interface AttemptName {

@@ -12,6 +12,7 @@ import { notFound, Problem } from '../errors.ts';
 import type { ModelFile } from '../storage/model-folder.ts';
 import { type Caller, requireScope, type Services } from './context.ts';
 import { findModelByAlias, findModelById, scoringAlias } from './models.ts';
+import type { Gate } from './run-outcome.ts';
 import { type KindSpec, modelRole, rewardRole } from './run-specs.ts';
 import type { SnapshotCounts, Split } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
@@ -243,6 +244,11 @@ async function findModelRun(tx: Transaction, id: string, roles: Role[], pointer:
     throw unprocessable(
       pointer,
       `makes ${role ? `a ${role} model` : 'no model'}; a ${roles.join(' or ')} is needed here`,
+    );
+  if ((row.result as { gate?: Gate } | null)?.gate?.passed === false)
+    throw unprocessable(
+      pointer,
+      'has a model that did not pass its gate; name it by model_id to use it all the same',
     );
   if (row.model_id === null && hasEnded(row.state as RunState))
     throw unprocessable(pointer, `has ended as ${row.state} and has no model; retry it first`);

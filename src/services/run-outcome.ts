@@ -1,11 +1,11 @@
 // The end of a run that went well: its files go into the artifact store, its model is registered, its gate decides
 // whether an alias moves; all of that becomes visible in one transaction.
-import { createReadStream } from 'node:fs';
 import { realpath } from 'node:fs/promises';
 import { join, sep } from 'node:path';
 import { v7 as uuidv7 } from 'uuid';
 import { modelDigest } from '../domain/model-digest.ts';
 import { isModelFilePath } from '../storage/model-folder.ts';
+import { untilNamed } from './named-artifacts.ts';
 import { finish, type HeldRun, type RunnerServices, uploadFolder } from './run-execution.ts';
 import { modelRole } from './run-specs.ts';
 import type { RunArtifact } from './runs.ts';
@@ -43,15 +43,25 @@ export async function finishSucceeded(
       `A ${run.kind} run must make ${role ? `a ${role} model` : 'no model'}; the trainer made ${outputs.model?.role ?? 'none'}.`,
     );
   }
+  return untilNamed(() => handIn(services, run, workFolder, role, outputs));
+}
+
+async function handIn(
+  services: RunnerServices,
+  run: HeldRun,
+  workFolder: string,
+  role: ReturnType<typeof modelRole>,
+  outputs: TrainerOutputs,
+): Promise<boolean> {
   const artifacts: RunArtifact[] = [];
   for (const { name, path, media_type } of outputs.artifacts) {
-    const stored = await services.artifacts.put(createReadStream(await inside(workFolder, path)));
+    const stored = await services.artifacts.putFile(await inside(workFolder, path));
     artifacts.push({ name, ...stored, media_type });
   }
   const model = outputs.model && role && (await uploadModel(services, run, workFolder, role, outputs.model));
   const gate = run.kind === 'reward' ? judge(run.spec.gate ?? {}, outputs.model!.metrics) : null;
-  return finish(services, run, {
-    outcome: 'succeeded',
+  const ending = {
+    outcome: 'succeeded' as const,
     result: {
       ...outputs.result,
       ...(outputs.model ? { metrics: outputs.model.metrics } : {}),
@@ -63,7 +73,8 @@ export async function finishSucceeded(
     model,
     alias: 'alias' in run.spec && gate?.passed !== false ? (run.spec.alias ?? null) : null,
     events: gate && !gate.passed ? [gateAlarm(gate)] : [],
-  });
+  };
+  return finish(services, run, ending, [...artifacts, ...(model?.files ?? [])]);
 }
 
 async function uploadModel(
@@ -72,7 +83,7 @@ async function uploadModel(
   workFolder: string,
   role: keyof typeof filesOfRole,
   { path, metrics }: NonNullable<TrainerOutputs['model']>,
-): Promise<object> {
+): Promise<{ id: string; files: { digest: string }[]; [field: string]: unknown }> {
   const files = await uploadFolder(services.artifacts, await inside(workFolder, path));
   const missing = filesOfRole[role].filter((name) => !files.some((file) => file.path === name));
   if (missing.length > 0) throw new Error(`The model lacks ${missing.join(', ')}.`);

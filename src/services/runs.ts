@@ -14,6 +14,7 @@ import {
 import { notFound, Problem } from '../errors.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
 import type { Caller, Services } from './context.ts';
+import { ArtifactsGone, holdArtifacts } from './named-artifacts.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
 import { awaitedRuns, type DataInput, type PlannedInputs, resolveInputs } from './run-inputs.ts';
@@ -208,6 +209,11 @@ export async function createRun(
   return services.db.transaction(caller.projectId, async (tx) => {
     // a run that was waited for may have ended meanwhile; from here on none of them does
     const { inputs, after } = planned.after.length > 0 ? await plan(tx) : planned;
+    // whatever they belonged to may have been deleted since they were looked for
+    await holdArtifacts(tx, services.artifacts, digestsOf(inputs)).catch((error) => {
+      if (!(error instanceof ArtifactsGone)) throw error;
+      throw new Problem('unprocessable', `${error.message} The run needs it. Was a model just deleted?`);
+    });
     const row = await db.insertRun(tx, {
       projectId: caller.projectId,
       id: uuidv7(),
@@ -241,6 +247,15 @@ async function lockDependencies(tx: Transaction, after: string[], awaited: strin
       throw unreadable(pointer, `the run ${after[index]} has ended as ${row.state}: retry it first`);
   }
   return rows.map(({ id }) => id);
+}
+
+function digestsOf({ model, reward_model, kl_reference, data, evaluation_data }: PlannedInputs): string[] {
+  const models = [model, reward_model, kl_reference].filter((input) => input !== undefined);
+  const rows = [data, evaluation_data].filter((input) => input !== undefined);
+  return [
+    ...models.flatMap((input) => ('files' in input ? input.files.map(({ digest }) => digest) : [])),
+    ...rows.map((input) => ('rows' in input ? input.rows : input.snapshot)),
+  ];
 }
 
 const checkedRows = 1000;

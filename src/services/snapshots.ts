@@ -10,6 +10,7 @@ import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
 import { labelRows } from './label-rows.ts';
 import { resolveModel } from './models.ts';
+import { holdArtifacts, untilNamed } from './named-artifacts.ts';
 import { writeNdjson } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import {
@@ -64,7 +65,7 @@ export async function createSnapshot(
       },
     );
   }
-  return database.transaction(caller.projectId, async (tx) => {
+  const create = async (tx: Transaction): Promise<Snapshot> => {
     const datasetIds: string[] = [];
     for (const [index, id] of input.dataset_ids.entries())
       datasetIds.push((await findDataset(tx, id, `/dataset_ids/${index}`)).id);
@@ -76,6 +77,7 @@ export async function createSnapshot(
         'unprocessable',
         'No pair of these datasets fits the filter: a snapshot would be empty.',
       );
+    await holdArtifacts(tx, artifacts, [digest]);
     await insertArtifact(tx, {
       projectId: caller.projectId,
       digest,
@@ -92,7 +94,8 @@ export async function createSnapshot(
         counts,
       }),
     );
-  });
+  };
+  return untilNamed(() => database.transaction(caller.projectId, create));
 }
 
 export function listSnapshots(

@@ -168,6 +168,26 @@ t.test('the catalog', async (t) => {
     },
   );
 
+  t.test('whatever may name artifacts is known to their collector', async (t) => {
+    const known = await select<{ name: string }>(
+      "select relation::text || '.' || attribute as name from finegrain.digest_columns",
+    );
+    // what looks like naming: columns of digests, of files, and of JSON in which runs keep what they read and made
+    const suspects = await select<{ name: string }>(
+      `select attrelid::regclass::text || '.' || attname as name
+       from pg_attribute a join pg_class c on c.oid = a.attrelid
+       where c.relnamespace = 'finegrain'::regnamespace and c.relkind = 'r' and attnum > 0 and not attisdropped
+         and (attname ~ 'digest|files|artifact' or attname = 'inputs')`,
+    );
+    const harmless = [
+      'finegrain.models.digest', // of the list of files
+      'finegrain.artifact_uploads.digest', // announced, not stored yet
+    ];
+    const names = known.map(({ name }) => name);
+    for (const { name } of suspects) if (!harmless.includes(name)) t.ok(names.includes(name), name);
+    t.ok(names.length >= 7);
+  });
+
   t.test('roles that anybody may log in as own nothing and pass no policy by', async (t) => {
     const roles = await select(
       `select rolname, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb from pg_roles

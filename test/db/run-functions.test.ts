@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import t from 'tap';
+import { v7 as uuidv7 } from 'uuid';
 import { type Database, sqlState } from '../../src/db/pool.ts';
 import * as execution from '../../src/db/run-execution.ts';
 import { selectLiveRunners } from '../../src/db/runners.ts';
@@ -512,7 +513,7 @@ t.test('run functions', async (t) => {
           .transaction(project, (tx) => selectLiveRunners(tx))
           .then((rows) => rows.filter(({ version }) => version === 'v'));
       const record = (name: string) => ({
-        id: randomUUID(),
+        id: uuidv7(),
         name,
         hardware: ['cpu', 'cuda'],
         labels: ['h100'],

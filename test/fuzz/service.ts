@@ -92,6 +92,10 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     headers: { authorization: `Bearer ${key}`, 'content-type': 'application/x-ndjson' },
     body: '{"id":"1","prompt":"Prompt 1"}\n',
   });
+  const upload = await call('POST', '/v1/artifact-uploads', {
+    digest: `sha256:${'ab'.repeat(32)}`,
+    bytes: 20_000_000,
+  });
   const idsOf = (items: { id: string }[]): string[] => items.map(({ id }) => id);
   return {
     dataset_id: [dataset.id],
@@ -108,6 +112,8 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     delivery_id: [delivery.id],
     secret_name: ['llm-api-key'],
     digest: [((await artifact.json()) as { digest: string }).digest],
+    upload_id: [upload.id],
+    part: ['1', '2'],
     path: ['config.json', 'reward.onnx'],
   };
 }

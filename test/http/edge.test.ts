@@ -422,6 +422,7 @@ t.test('the edge', async (t) => {
     for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'nonsense', 'application/xml']) {
       const [wrong, then] = await post([`Content-Type: ${type}`, 'Content-Length: 2'], '{}');
       checkProblem(t, wrong!, 'unsupported_media_type', type);
+      t.equal(wrong!.body.detail, `The route reads application/json, not ${type}.`);
       t.equal(then!.status, 200);
     }
     const [untyped] = await post(['Content-Length: 2'], '{}');

@@ -14,7 +14,7 @@ import { registerTinyModel } from '../support/models.ts';
 import { queueSft } from '../support/runner.ts';
 import { type Answer, type RequestOptions, startTestServer, type TestServer } from '../support/server.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(280_000);
 
 const keyed = (key: string, options: RequestOptions = {}): RequestOptions => ({
   ...options,
@@ -340,6 +340,12 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
     await pair(dataset_id);
     return (await post('/v1/edit-requests', { dataset_id, editor: 'person' })).id;
   };
+  /** The last request to a run that has seen the others. */
+  const onRun = async (before: string[], last: string): Promise<Call> => {
+    const path = `/v1/runs/${(await run()).id}`;
+    for (const request of before) await post(`${path}/${request}`);
+    return { method: 'POST', path: `${path}/${last}` };
+  };
   const onTask = async (verb: string, extra: object = {}): Promise<Call> => {
     const edit_request_id = await editRequest();
     const editor = { kind: 'person', name: 'one' };
@@ -351,6 +357,10 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
     const model_id = await registerTinyModel(server);
     return { path: `/v1/aliases/${name}`, json: { model_id } };
   };
+  const announced = () => ({
+    digest: `sha256:${createHash('sha256').update(randomUUID()).digest('hex')}`,
+    bytes: 1,
+  });
   const webhook = async () =>
     (await post('/v1/webhooks', { url: 'https://example.com/hook', events: ['run.failed'] })).id;
   return {
@@ -371,6 +381,11 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
       await server.call('PUT', '/v1/secrets/llm', { json: { value: 'x' } });
       return { method: 'DELETE', path: '/v1/secrets/llm' };
     },
+    createArtifactUpload: async () => ({ method: 'POST', path: '/v1/artifact-uploads', json: announced() }),
+    abortArtifactUpload: async () => ({
+      method: 'DELETE',
+      path: `/v1/artifact-uploads/${(await post('/v1/artifact-uploads', announced())).id}`,
+    }),
     createDataset: async () => ({ method: 'POST', path: '/v1/datasets', json: { name: 'd' } }),
     updateDataset: async () => ({
       method: 'PATCH',
@@ -420,7 +435,11 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
       const { kind, spec } = await run();
       return { method: 'POST', path: '/v1/runs', json: { kind, spec } };
     },
-    cancelRun: async () => ({ method: 'POST', path: `/v1/runs/${(await run()).id}/cancel` }),
+    cancelRun: () => onRun([], 'cancel'),
+    pauseRun: () => onRun([], 'pause'),
+    resumeRun: () => onRun(['pause'], 'resume'),
+    retryRun: () => onRun(['cancel'], 'retry'),
+    updateRun: async () => ({ method: 'PATCH', path: `/v1/runs/${(await run()).id}`, json: { priority: 1 } }),
     deleteModel: async () => ({ method: 'DELETE', path: `/v1/models/${await registerTinyModel(server)}` }),
     setAlias: async () => ({ method: 'PUT', ...(await alias('set')) }),
     deleteAlias: async () => {

@@ -10,6 +10,7 @@ import { operatingFigures } from '../../src/services/operating-figures.ts';
 import { shippedSampleFolder } from '../../src/services/sample-model.ts';
 import { createTestDatabase } from '../support/database.ts';
 import { type Family, readExposition } from '../support/exposition.ts';
+import { claimAs, queueRow } from '../support/queue.ts';
 import { exchange } from '../support/raw-http.ts';
 import { startTestServer, type TestServer } from '../support/server.ts';
 
@@ -72,21 +73,25 @@ t.test('/metrics', async (t) => {
       0,
       'an empty queue has a depth',
     );
-    t.equal(readValue(empty, 'finegrain_runners_busy'), 0);
-    for (const [number, state, hardware, age] of [
-      [1, 'queued', 'cuda', 600],
-      [2, 'queued', 'cuda', 60],
-      [3, 'running', 'cpu', 5],
-    ] as const) {
-      const run = `'00000000-0000-7000-8000-00000000000${number}'`;
-      await administer(
-        server,
-        `insert into finegrain.runs (project_id, id, kind, spec, inputs, state, hardware, max_attempts, fence, created_at)
-        values ('00000000-0000-7000-8000-000000000000', ${run}, 'ppo', '{}', '{}', '${state}', '${hardware}', 1, 1, now() - interval '${age} s');
-        insert into finegrain.run_attempts (project_id, run_id, fence, runner, lease_expires_at) select project_id, id, 1, 'one', now() + interval '1 h'
-        from finegrain.runs where id = ${run} and state = 'running'`,
+    t.same(empty.get('finegrain_runners')?.samples, []);
+    const project = '00000000-0000-7000-8000-000000000000';
+    const id = (number: number) => `00000000-0000-7000-8000-00000000000${number}`;
+    const api = server.database.open('finegrain_api');
+    for (const [number, settings] of Object.entries({
+      1: { hardware: 'cuda' },
+      2: { hardware: 'cuda' },
+      3: {},
+      4: { hardware: 'cuda', after: [id(1)] },
+    }))
+      await api.transaction(project, (tx) =>
+        queueRow(tx, project, id(Number(number)), { kind: 'ppo', ...settings }),
       );
-    }
+    const runner = server.database.open('finegrain_runner');
+    for (const name of ['busy', 'idle']) await runner.transaction(null, (tx) => claimAs(tx, name));
+    await administer(
+      server,
+      `update finegrain.runs set created_at = now() - interval '600 s' where id in ('${id(1)}', '${id(4)}')`,
+    );
     await administer(
       server,
       `select graphile_worker.add_job('deliver', run_at => now() - interval '30 s'), graphile_worker.add_job('deliver', run_at => now() + interval '1 h'), graphile_worker.add_job('reap')`,
@@ -95,10 +100,12 @@ t.test('/metrics', async (t) => {
     const families = await scrape(server);
     const labels = { kind: 'ppo', hardware: 'cuda' };
     t.equal(readValue(families, 'finegrain_runs', { ...labels, state: 'queued' }), 2);
-    t.equal(readValue(families, 'finegrain_runs', { kind: 'ppo', hardware: 'cpu', state: 'running' }), 1);
+    t.equal(readValue(families, 'finegrain_runs', { ...labels, state: 'waiting' }), 1);
+    t.equal(readValue(families, 'finegrain_runs', { kind: 'ppo', hardware: 'cpu', state: 'starting' }), 1);
     const age = readValue(families, 'finegrain_run_queue_oldest_seconds', labels)!;
     t.ok(age >= 600 && age < 660, `${age}`);
-    t.equal(readValue(families, 'finegrain_runners_busy'), 1);
+    for (const state of ['busy', 'idle'])
+      t.equal(readValue(families, 'finegrain_runners', { hardware: 'cpu', state }), 1);
     t.equal(readValue(families, 'finegrain_jobs', { task: 'deliver', state: 'waiting' }), 1);
     t.equal(readValue(families, 'finegrain_jobs', { task: 'deliver', state: 'scheduled' }), 1);
     t.equal(readValue(families, 'finegrain_jobs', { task: 'reap', state: 'waiting' }), 1);
@@ -137,7 +144,7 @@ t.test('/metrics', async (t) => {
     await read();
     t.equal(looks, 1);
     await sleep(1100);
-    t.match(await read(), { busy_runners: 1 });
+    t.match((await read())?.runs.length, 3);
     t.equal(looks, 2);
     const startedAt = performance.now();
     for (let n = 0; n < 20; n++) await scrape(server);
@@ -160,7 +167,7 @@ t.test('/metrics', async (t) => {
     await sleep(1100);
     const down = await scrape(server);
     t.equal(readValue(down, 'finegrain_database_up'), 0);
-    for (const name of ['finegrain_runs', 'finegrain_runners_busy', 'finegrain_jobs'])
+    for (const name of ['finegrain_runs', 'finegrain_runners', 'finegrain_jobs'])
       t.same(down.get(name)?.samples, [], `${name} is not known, which is not 0`);
     t.ok(readValue(down, 'process_resident_memory_bytes'));
     await administer(server, 'grant execute on function finegrain.operating_figures to finegrain_api');

@@ -53,6 +53,41 @@ t.test('takeover', async (t) => {
     t.same(await startRunner(t, server, { python, args: ['--once'] }).ended, { code: 0, signal: null });
   });
 
+  t.test('--once takes exactly one run; that it failed is the run’s affair', async (t) => {
+    const queued = [await queueFake(server, 'fail'), await queueFake(server, 'fail')];
+    t.same(await startRunner(t, server, { python, args: ['--once'] }).ended, { code: 0, signal: null });
+    const states = await Promise.all(
+      queued.map(async ({ id }) => (await server.call('GET', `/v1/runs/${id}`)).body.state),
+    );
+    t.same(states, ['failed', 'queued']);
+    await server.call('POST', `/v1/runs/${queued[1]!.id}/cancel`);
+  });
+
+  t.test(
+    '--once asked to stop half-way queues its run again, with a checkpoint, and ends well',
+    async (t) => {
+      const { id } = await queueFake(server, 'work', { max_attempts: 1 });
+      const job = startRunner(t, server, { python, name: 'job', args: ['--once'] });
+      await untilRun(server, id, ({ progress }) => (progress?.step ?? 0) > 7);
+      job.process.kill('SIGTERM');
+      t.same(await job.ended, { code: 0, signal: null });
+      const { body } = await server.call('GET', `/v1/runs/${id}`);
+      t.match(body, { state: 'queued', attempts: [{ outcome: 'interrupted' }] });
+      await server.call('POST', `/v1/runs/${id}/cancel`);
+    },
+  );
+
+  t.test('--once that cannot work at all ends with 1', async (t) => {
+    const url = new URL(server.database.urlOf('finegrain_runner'));
+    url.password = 'wrong';
+    const unreachable = { DATABASE_DIRECT_URL: url.href };
+    const denied = startRunner(t, server, { python, args: ['--once'], env: unreachable });
+    t.same(await denied.ended, { code: 1, signal: null });
+    const none = startRunner(t, server, { python: '/no/python', args: ['--once'] });
+    t.same(await none.ended, { code: 1, signal: null });
+    t.match(none.log(), /The trainer cannot be started/);
+  });
+
   t.test(
     'SIGKILL: the trainer ends by itself, and when the lease is over another runner takes the run',
     async (t) => {

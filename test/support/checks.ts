@@ -43,7 +43,7 @@ export function openApiLint(): Promise<Result> {
 }
 
 export async function ruff(python: string): Promise<Result> {
-  const ended = await runProgram(python, ['-m', 'ruff', 'check', 'runners', 'test/fuzz']);
+  const ended = await runProgram(python, ['-m', 'ruff', 'check', 'runners', 'test/fuzz', 'test/images']);
   return asOne(ended.code === 0, said(ended));
 }
 
@@ -93,7 +93,18 @@ export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Resu
 
 /** Counts are test cases, as schemathesis counts them. */
 export async function fuzzer(options: string[], env: NodeJS.ProcessEnv): Promise<Result> {
-  const ended = await runProgram(process.execPath, ['--import', 'tsx', 'test/fuzz/main.ts', ...options], env);
+  return counted(
+    await runProgram(process.execPath, ['--import', 'tsx', 'test/fuzz/main.ts', ...options], env),
+  );
+}
+
+/** Dockerfiles, their scripts, the compose file and the manifests, each by its linter or schema. */
+export async function imagesLint(python: string): Promise<Result> {
+  return counted(await runProgram(python, ['test/images/lint.py']));
+}
+
+/** The result of a program whose last line is `N passed, N failed`. */
+function counted(ended: Ended): Result {
   const [, passed, failed] = /^(\d+) passed, (\d+) failed$/m.exec(ended.stdout) ?? [];
   const result = {
     passed: Number(passed ?? 0),

@@ -6,6 +6,15 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFile
 import { join } from 'node:path';
 
 if (process.argv[2] === '-c') process.exit(); // the runner asks whether the package is there
+if (process.argv[3] === 'finegrain_trainer.devices') {
+  // it has the GPU that CUDA_VISIBLE_DEVICES names
+  const name = process.env.CUDA_VISIBLE_DEVICES;
+  const device = { name, memory_bytes: 2 ** 36, capability: '9.0', supported: true };
+  const report = { torch: '0', cuda: '13.0', driver: '13.0', devices: [device], problem: null };
+  const none = { ...report, driver: null, devices: [], problem: 'there is no NVIDIA driver' };
+  process.stdout.write(JSON.stringify(name ? report : none));
+  process.exit();
+}
 
 const argument = (name) => process.argv[process.argv.indexOf(name) + 1];
 const workdir = argument('--workdir');
@@ -98,6 +107,10 @@ function giveUp(error) {
 
 const behaviours = {
   succeed: () => succeed(),
+  'succeed without model'() {
+    say({ type: 'result', result: {} });
+    process.stdin.destroy();
+  },
   work: () => work(details[0] && JSON.parse(details[0])),
   measure: () =>
     succeed(
@@ -131,6 +144,10 @@ const behaviours = {
     process.stdin.destroy();
   },
   die: () => process.kill(process.pid, 'SIGKILL'),
+  'eat memory'() {
+    const eaten = [];
+    setInterval(() => eaten.push(Buffer.alloc(32 << 20, 1)), 5);
+  },
   hang() {}, // its life line keeps it alive
   'fill the disk'() {
     try {
@@ -154,7 +171,7 @@ const behaviours = {
     });
     succeed();
   },
-  environment: () => succeed({ environment: process.env }),
+  environment: () => succeed({ environment: process.env, device: argument('--device') }),
   'leave a child'() {
     const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'], { stdio: 'ignore' });
     say({ type: 'log', level: 'info', message: String(child.pid) });

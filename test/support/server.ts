@@ -12,7 +12,7 @@ import { openCursors } from '../../src/services/cursors.ts';
 import { generateKey } from '../../src/services/keys.ts';
 import { openSampleModel } from '../../src/services/sample-model.ts';
 import { type SecretKeys, secretKeys } from '../../src/services/sealing.ts';
-import { openArtifactStore } from '../../src/storage/artifact-store.ts';
+import { type ArtifactStore, openArtifactStore } from '../../src/storage/artifact-store.ts';
 import { type Contract, readContract } from './contract.ts';
 import { createTestDatabase, type TestDatabase } from './database.ts';
 
@@ -50,6 +50,8 @@ export interface TestServer {
 export interface TestServerOptions extends Omit<Partial<AppOptions>, 'services' | 'bootstrapKey' | 'logger'> {
   /** of the sample model; without it the service has none, as an installation without `models/` */
   sampleFolder?: string;
+  /** a folder of the test's own, unless it is given */
+  artifacts?: ArtifactStore;
   /** null: as when the operator gave none; undefined: made for the test */
   keys?: SecretKeys | null;
   /** gets everything that the service logs, at its most talkative */
@@ -59,12 +61,18 @@ export interface TestServerOptions extends Omit<Partial<AppOptions>, 'services' 
 /** No rate limits unless they are given. Webhooks may reach this machine. */
 export async function startTestServer(
   t: Test,
-  { sampleFolder, keys = secretKeys(randomBytes(32), []), log, ...options }: TestServerOptions = {},
+  {
+    sampleFolder,
+    keys = secretKeys(randomBytes(32), []),
+    log,
+    artifacts: given,
+    ...options
+  }: TestServerOptions = {},
 ): Promise<TestServer> {
   const dataDir = await mkdtemp(join(tmpdir(), 'finegrain-test-'));
   t.teardown(() => rm(dataDir, { recursive: true, force: true }));
   const database = await createTestDatabase(t);
-  const artifacts = openArtifactStore(join(dataDir, 'artifacts'));
+  const artifacts = given ?? openArtifactStore(join(dataDir, 'artifacts'));
   const logger = log
     ? pino({ level: 'trace' }, log)
     : pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });

@@ -4,8 +4,15 @@ import type { JsonSchema } from './examples.ts';
 
 export interface Operation {
   operationId: string;
+  parameters?: Parameter[];
   requestBody?: { content: Record<string, MediaType> };
   responses: Record<string, Response>;
+}
+
+export interface Parameter {
+  required?: boolean;
+  schema: JsonSchema;
+  example?: unknown;
 }
 
 export interface Response {

@@ -4,7 +4,7 @@ import swaggerUi from '@fastify/swagger-ui';
 import type { RouteOptions } from 'fastify';
 import fp from 'fastify-plugin';
 import { scopes } from '../../services/context.ts';
-import { nameInlineObjects, type Operation, type Response } from '../document/components.ts';
+import { nameInlineObjects, type Operation, type Parameter, type Response } from '../document/components.ts';
 import { exampleOf, type JsonSchema } from '../document/examples.ts';
 import { problemComponents, shareProblemResponses } from '../document/problems.ts';
 import { Problem } from '../schemas.ts';
@@ -65,6 +65,7 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
     }
     shareProblemResponses(operation);
     nameInlineObjects(operation, components.schemas);
+    for (const parameter of operation.parameters ?? []) keepOutOfForms(parameter);
     for (const media of Object.values(operation.requestBody?.content ?? {}))
       media.example ??= exampleOf(media.schema, 'request', components.schemas);
     for (const { content = {} } of Object.values(operation.responses)) {
@@ -73,6 +74,13 @@ function complete(source: Parameters<SwaggerTransformObject>[0]) {
     }
   }
   return source.openapiObject;
+}
+
+/** Swagger UI fills an `example` in and sends it: one Idempotency-Key for all requests, ETags and ids that nothing has. */
+function keepOutOfForms(parameter: Parameter): void {
+  if (parameter.required || parameter.example === undefined) return;
+  parameter.schema.examples = [parameter.example];
+  delete parameter.example;
 }
 
 /** Says what a key needs, from the one declaration that is also checked: `config.scope` of the route. */

@@ -14,6 +14,7 @@ import { problemResponses } from '../schemas.ts';
 const refusals = {
   stream: 'what it reads is a stream, which is not kept to be compared; sending it again adds nothing twice',
   nothing_stored: 'it stores nothing, so that it can be sent again without harm',
+  repeatable: 'sending it again does nothing twice',
   secret: 'it carries a secret, of which no copy is kept',
 } as const;
 

@@ -128,26 +128,28 @@ function measureQueues(registers: Registry[]): (figures: OperatingFigures | null
   });
   const gauge = (name: string, help: string, labelNames: string[]) =>
     new Gauge({ name, help, labelNames, registers });
-  const runs = gauge('finegrain_runs', 'Runs by state; "queued" is the depth of the queue', [
-    'kind',
-    'hardware',
-    'state',
-  ]);
+  const runs = gauge(
+    'finegrain_runs',
+    'Runs by state; "queued" is the depth of the queue, "waiting" are those that wait for other runs',
+    ['kind', 'hardware', 'state'],
+  );
   const oldestRun = gauge('finegrain_run_queue_oldest_seconds', 'Since the oldest queued run was made', [
     'kind',
     'hardware',
   ]);
-  const runners = gauge('finegrain_runners_busy', 'Runners that hold a run under a lease', []);
+  const runners = gauge(
+    'finegrain_runners',
+    'Runners that live, by all that they have, and whether they hold a run',
+    ['hardware', 'state'],
+  );
   const jobs = gauge('finegrain_jobs', 'Jobs of the worker by task and state', ['task', 'state']);
   const oldestJob = gauge('finegrain_job_queue_oldest_seconds', 'Since the oldest waiting job was due', [
     'task',
   ]);
   return (figures) => {
     up.set(figures ? 1 : 0);
-    for (const each of [runs, oldestRun, jobs, oldestJob]) each.reset();
-    runners.remove();
+    for (const each of [runs, oldestRun, runners, jobs, oldestJob]) each.reset();
     if (!figures) return;
-    runners.set(figures.busy_runners);
     // an empty queue is a queue of depth 0, not an unknown one
     for (const kind of runKinds)
       for (const hardware of hardwareClasses) runs.set({ kind, hardware, state: 'queued' }, 0);
@@ -155,6 +157,8 @@ function measureQueues(registers: Registry[]): (figures: OperatingFigures | null
       runs.set({ kind, hardware, state }, count);
       if (oldest_seconds !== null) oldestRun.set({ kind, hardware }, oldest_seconds);
     }
+    for (const { hardware, state, runners: count } of figures.runners)
+      runners.set({ hardware, state }, count);
     for (const { task, state, jobs: count, oldest_seconds } of figures.jobs) {
       jobs.set({ task, state }, count);
       if (oldest_seconds !== null) oldestJob.set({ task }, oldest_seconds);

@@ -1,24 +1,33 @@
 // Every error leaves as application/problem+json: those of services, of validation and of Fastify itself.
-import type { FastifyError } from 'fastify';
+import type { FastifyError, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem, type ProblemCode, type ProblemDetail, pointerToken } from '../../errors.ts';
 import { isDatabaseUnreachable } from '../../services/database-errors.ts';
+import { isStoreUnavailable } from '../../services/named-artifacts.ts';
 import { sendProblem } from '../problem-details.ts';
 
 // Fastify's own errors, by their code; what is not listed and below 500 is an invalid request
 const frameworkErrors: Record<string, ProblemCode> = {
   FST_ERR_CTP_BODY_TOO_LARGE: 'content_too_large',
-  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'unsupported_media_type',
 };
 
-function toProblem(error: FastifyError): Problem | null {
+function toProblem(error: FastifyError, request: FastifyRequest): Problem | null {
   if (error instanceof Problem) return error;
   if (error.validation) return validationProblem(error);
+  if (error.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return wrongMediaType(request);
   const known = frameworkErrors[error.code];
   if (known) return new Problem(known, error.message);
   if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500)
     return new Problem('invalid_request', error.message);
   return passingTrouble(error);
+}
+
+/** What a route reads is what its schema says; JSON, unless it says otherwise. */
+function wrongMediaType({ headers, routeOptions }: FastifyRequest): Problem {
+  const { content } = (routeOptions.schema?.body ?? {}) as { content?: object };
+  const types = content ? Object.keys(content) : ['application/json'];
+  const sent = headers['content-type'] ?? 'a body without a Content-Type';
+  return new Problem('unsupported_media_type', `The route reads ${types.join(' or ')}, not ${sent}.`);
 }
 
 function validationProblem(error: FastifyError): Problem {
@@ -55,9 +64,15 @@ function explain(keyword: string, params: Record<string, unknown>, message?: str
 
 /** What an operator mends, or what mends itself. */
 function passingTrouble(error: Error & { code?: string }): Problem | null {
-  if (/^(ENOSPC|EDQUOT|53100)$/.test(error.code ?? '')) {
+  const { code = '' } = isStoreUnavailable(error) ? (error.cause as { code?: string }) : error;
+  if (/^(ENOSPC|EDQUOT|53100)$/.test(code)) {
     return new Problem('unavailable', 'The disk of the service is full. Try again when there is room.', {
       retryAfterSeconds: 60,
+    });
+  }
+  if (isStoreUnavailable(error)) {
+    return new Problem('unavailable', 'The artifact store cannot be reached. Try again in a moment.', {
+      retryAfterSeconds: 5,
     });
   }
   if (isDatabaseUnreachable(error)) {
@@ -72,7 +87,7 @@ export const problemRendering = fp(async (app) => {
   app.decorateRequest('problemCode', null);
   app.decorateRequest('failure', null);
   app.setErrorHandler((error: FastifyError, request, reply) => {
-    const problem = toProblem(error);
+    const problem = toProblem(error, request);
     if (problem === null || (problem.code === 'unavailable' && problem !== error)) request.failure = error;
     return sendProblem(
       request,

@@ -99,22 +99,24 @@ function openBody(raw: IncomingMessage, encoding: Encoding | null, limit: number
   return body;
 }
 
+const checksInGap = 5;
+
 /** Fails a body that stops coming, or, when it is read as a whole, comes too slowly. */
 function watchPace(request: FastifyRequest, limits: ConnectionLimits, isStreamed: boolean): NodeJS.Timeout {
   const { raw } = request;
   const startedAt = performance.now();
   const bytesBefore = raw.socket.bytesRead;
   let bytesSeen = bytesBefore;
-  let cameAt = startedAt;
+  let checksInSilence = 0; // not a time: what came while this process was busy is seen after the next check only
   return setInterval(() => {
     if (raw.complete) return;
     const now = performance.now();
     const { bytesRead } = raw.socket;
     // while data wait for us, it is not the client who is slow
-    if (bytesRead > bytesSeen || raw.readableLength > 0) cameAt = now;
+    checksInSilence = bytesRead > bytesSeen || raw.readableLength > 0 ? 0 : checksInSilence + 1;
     bytesSeen = bytesRead;
     const fairMs = limits.bodyGapMs + ((bytesRead - bytesBefore) / limits.bodyBytesPerSecond) * 1000;
-    if (now - cameAt > limits.bodyGapMs)
+    if (checksInSilence >= checksInGap)
       request.failBody(new Problem('request_timeout', 'The body stopped coming before it was complete.'));
     else if (!isStreamed && now - startedAt > fairMs)
       request.failBody(
@@ -123,7 +125,7 @@ function watchPace(request: FastifyRequest, limits: ConnectionLimits, isStreamed
           `The body came at less than ${limits.bodyBytesPerSecond} bytes a second.`,
         ),
       );
-  }, limits.bodyGapMs / 5).unref();
+  }, limits.bodyGapMs / checksInGap).unref();
 }
 
 /** Takes what is left of a body from the connection, for a bounded time. */

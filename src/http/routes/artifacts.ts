@@ -5,6 +5,7 @@ import { Type } from 'typebox';
 import { Problem } from '../../errors.ts';
 import * as artifacts from '../../services/artifacts.ts';
 import type { Services } from '../../services/context.ts';
+import { rangeOf } from '../ranges.ts';
 import { Digest, problemResponses, Timestamp } from '../schemas.ts';
 import { sendStream, streamed, streamedBody } from '../streams.ts';
 
@@ -66,27 +67,41 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'getArtifact',
         tags: ['artifacts'],
         summary: 'Download an artifact',
+        description:
+          'Byte by byte as it was stored. To go on with a download that broke off, ask for the rest by `Range`.',
         params: Type.Object({ digest: ArtifactDigest }),
+        headers: Type.Object({
+          Range: Type.Optional(
+            Type.String({ description: 'One range of bytes (RFC 9110); anything else is passed over' }),
+          ),
+        }),
         response: {
           200: streamed('*/*', 'The content, of the type that it was stored with', rowExample),
-          ...problemResponses(404),
+          206: streamed('*/*', 'The range of it that was asked for', rowExample.slice(0, 20)),
+          ...problemResponses(404, 416),
         },
       },
     },
     async (request, reply) => {
-      const { artifact, content } = await artifacts.getArtifact(
-        services,
-        request.caller,
-        request.params.digest,
-      );
+      const { artifact, read } = await artifacts.getArtifact(services, request.caller, request.params.digest);
+      const range = rangeOf(request.headers.range, artifact.bytes);
+      if (range === 'unsatisfiable') {
+        reply.header('content-range', `bytes */${artifact.bytes}`);
+        throw new Problem('range_not_satisfiable', `The artifact has ${artifact.bytes} bytes.`);
+      }
+      if (range) {
+        reply.code(206);
+        reply.header('content-range', `bytes ${range.start}-${range.end - 1}/${artifact.bytes}`);
+      }
       reply.headers({
-        'content-length': artifact.bytes,
+        'accept-ranges': 'bytes',
+        'content-length': range ? range.end - range.start : artifact.bytes,
         'cache-control': 'no-transform', // the bytes are those of the digest
         etag: `"${artifact.digest}"`,
         'x-content-type-options': 'nosniff', // the type is the uploader's word
         'content-disposition': 'attachment',
       });
-      return sendStream(reply, artifact.media_type, content);
+      return sendStream(reply, artifact.media_type, read(range ?? undefined));
     },
   );
 };

@@ -66,6 +66,7 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'createDataset',
         tags: ['datasets'],
         summary: 'Create a dataset',
+        description: 'An empty one, for pairs. Names need not be unique.',
         body: Type.Object(
           { name: Name, description: Type.Optional(Description) },
           { additionalProperties: false },
@@ -88,6 +89,7 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'listDatasets',
         tags: ['datasets'],
         summary: 'List datasets, oldest first',
+        description: 'Without archived ones, unless `archived` is set.',
         querystring: Type.Object(
           {
             ...PageQuery,
@@ -109,6 +111,7 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'getDataset',
         tags: ['datasets'],
         summary: 'Get a dataset',
+        description: 'By its id, archived or not.',
         params,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Dataset')), ...notModified, ...problemResponses(404) },
@@ -130,6 +133,8 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'updateDataset',
         tags: ['datasets'],
         summary: 'Rename, describe, archive or restore a dataset',
+        description:
+          'Only the fields that are given change. An archived dataset leaves the list and hands out no editing work; its data stay and can still be read.',
         params,
         headers: Type.Object(IfMatch),
         body: Type.Object(
@@ -166,6 +171,7 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'getDatasetStats',
         tags: ['datasets'],
         summary: 'Count pairs, preferences and edits',
+        description: 'Counted now: pairs by preference, pairs with an accepted edit, accepted edits.',
         params,
         response: { 200: Type.Ref('DatasetStats'), ...problemResponses(404) },
       },

@@ -198,8 +198,9 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'listEditRequests',
         tags: ['editing work'],
         summary: 'List edit requests, oldest first',
+        description: 'Of the project, or of one dataset, each with its progress.',
         querystring: Type.Object(
-          { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample)) },
+          { ...PageQuery, dataset_id: Type.Optional(Id(datasetExample, 'Only those of this dataset')) },
           { additionalProperties: false },
         ),
         response: { 200: Page(Type.Ref('EditRequestSummary')), ...problemResponses(404) },
@@ -216,6 +217,7 @@ takes no request (409); when it is archived later, its tasks are not given out u
         operationId: 'getEditRequest',
         tags: ['editing work'],
         summary: 'Get an edit request with its progress',
+        description: 'Tasks by state, and what each editor has done.',
         params,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('EditRequest')), ...notModified, ...problemResponses(404) },

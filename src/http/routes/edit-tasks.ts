@@ -126,10 +126,11 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
         operationId: 'listEditTasks',
         tags: ['editing work'],
         summary: 'List edit tasks, in the order of the work',
+        description: 'Of all edit requests, or of one; `state` picks those that wait, are held or are done.',
         querystring: Type.Object(
           {
             ...PageQuery,
-            edit_request_id: Type.Optional(Id(requestExample)),
+            edit_request_id: Type.Optional(Id(requestExample, 'Only those of this edit request')),
             state: Type.Optional(State),
           },
           { additionalProperties: false },
@@ -148,6 +149,8 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
         operationId: 'getEditTask',
         tags: ['editing work'],
         summary: 'Get an edit task',
+        description:
+          'Its state, who holds it and until when, and the edit that it brought; the lease token is known to its holder only.',
         params,
         response: { 200: Type.Ref('EditTask'), ...problemResponses(404) },
       },

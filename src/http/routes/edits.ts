@@ -193,6 +193,8 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'previewEdit',
         tags: ['edits'],
         summary: 'Align an edit with its original, storing nothing',
+        description:
+          'What `POST /v1/edits` would find: the changed places, and whether the edit is minimal. With a `model` also the tokens of both texts and which of them count as changed.',
         body: Type.Object(
           {
             original: Type.String({ maxLength: maxTextLength, examples: [original] }),
@@ -221,11 +223,12 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'listEdits',
         tags: ['edits'],
         summary: 'List edits, oldest first',
+        description: 'Of the project, or of one dataset or pair.',
         querystring: Type.Object(
           {
             ...PageQuery,
-            dataset_id: Type.Optional(Id(datasetExample)),
-            pair_id: Type.Optional(Id(pairExample)),
+            dataset_id: Type.Optional(Id(datasetExample, 'Only those of this dataset')),
+            pair_id: Type.Optional(Id(pairExample, 'Only those of this pair')),
             status: Type.Optional(Status),
           },
           { additionalProperties: false },
@@ -244,6 +247,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'getEdit',
         tags: ['edits'],
         summary: 'Get an edit',
+        description: 'With its alignment to the response that it edits, and whether snapshots take it.',
         params: Type.Object({ edit_id: Id(editExample) }),
         response: { 200: Type.Ref('Edit'), ...problemResponses(404) },
       },

@@ -118,6 +118,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listKeys',
         tags: ['keys'],
         summary: 'List API keys, expired and revoked ones too',
+        description:
+          'Those of the project, oldest first, with scopes, state, expiry and last use; never the key itself.',
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Key')), ...problemResponses() },
       },
@@ -133,6 +135,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'getCurrentKey',
         tags: ['keys'],
         summary: 'What the key of this request is: its project, scopes and expiry',
+        description: 'For a client that wants to know what it may do before it does it.',
         response: { 200: Type.Ref('CurrentKey'), ...problemResponses() },
       },
     },
@@ -147,6 +150,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'getKey',
         tags: ['keys'],
         summary: 'Get an API key',
+        description:
+          'What it may do, until when, when it was last used and which keys it was rotated from and to; never the key itself.',
         params,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Key')), ...notModified, ...problemResponses(404) },

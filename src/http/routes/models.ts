@@ -78,6 +78,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'listModels',
         tags: ['models'],
         summary: 'List models, the shipped sample and then the oldest first',
+        description: 'Those that runs have registered, and the sample that every project may read.',
         querystring: Type.Object(
           { ...PageQuery, role: Type.Optional(Role) },
           { additionalProperties: false },
@@ -96,6 +97,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'getModel',
         tags: ['models'],
         summary: 'Get a model',
+        description: 'By id or alias: its role, its files with their digests, and what its run measured.',
         params: Type.Object({ model_id: IdOrAlias }),
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Model')), ...notModified, ...problemResponses(404) },
@@ -120,6 +122,8 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'getModelFile',
         tags: ['models'],
         summary: 'Download a file of a model',
+        description:
+          'By id or alias and the path that the model lists, so that a model can be used elsewhere.',
         params: Type.Object({ model_id: IdOrAlias, '*': FilePath }),
         response: {
           200: streamed(octets, 'The content', '{"model_type": "llama"}\n'),
@@ -148,6 +152,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'deleteModel',
         tags: ['models'],
         summary: 'Delete a model that carries no alias; the shipped sample stays',
+        description: '409 while an alias names it: move or delete the alias first.',
         params: Type.Object({ model_id: Id(exampleId) }),
         headers: Type.Object(IfMatch),
         response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404, 409, 412) },

@@ -206,6 +206,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'listPairs',
         tags: ['pairs'],
         summary: 'List the pairs of a dataset, oldest first',
+        description: 'In the order in which they were added.',
         params: datasetParams,
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Pair')), ...problemResponses(404) },
@@ -222,6 +223,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'exportPairs',
         tags: ['pairs'],
         summary: 'Export the pairs of a dataset as NDJSON',
+        description: 'All pairs as a stream, one a line, in the order in which they were added.',
         params: datasetParams,
         response: {
           200: streamed(ndjsonType, 'One pair a line', rowExample),
@@ -243,6 +245,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'getPair',
         tags: ['pairs'],
         summary: 'Get a pair',
+        description: 'By its id, with its metadata as they were given.',
         params: pairParams,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Pair')), ...notModified, ...problemResponses(404) },

@@ -35,6 +35,8 @@ export const projectRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'createProject',
         tags: ['keys'],
         summary: 'Create a project and its first key',
+        description:
+          'A project holds data, models and keys of its own and sees nothing of others. The key in the answer has the scope `admin`, is shown only here, and makes all further ones.',
         body: Type.Object({ name: Name }, { additionalProperties: false }),
         response: { 201: Type.Ref('NewProject'), ...problemResponses(413, 415) },
       },
@@ -51,6 +53,7 @@ export const projectRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         operationId: 'listProjects',
         tags: ['keys'],
         summary: 'List projects',
+        description: 'Of the whole service, oldest first, without their keys.',
         querystring: Type.Object(PageQuery, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Project')), ...problemResponses() },
       },

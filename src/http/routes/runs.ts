@@ -46,12 +46,13 @@ const MaxAttempts = Type.Integer({
   description:
     'How many attempts may be lost before the run fails: with their runner, or as the trainer was killed or hung, the disk was full or the artifact store away. A trainer that fails by itself is not tried again',
 });
-const Priority = Type.Integer({
+const priority = {
   minimum: -1000,
   maximum: 1000,
-  default: 0,
   description: 'Runs of a higher priority are taken first; equal ones in the order of their creation',
-});
+  examples: [10],
+};
+const Priority = Type.Integer({ ...priority, default: 0 });
 const TimeLimit = Type.Integer({
   minimum: 1,
   maximum: 31_536_000,
@@ -123,7 +124,7 @@ const Progress = Type.Object({
 const Failure = Type.Object({
   reason: Type.String({
     description:
-      '`bad_spec`, `out_of_memory`, `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `hung`, `disk_full`, `store`, `protocol`, `lost`, `inputs`, `outputs`, `time_limit`, `dependency_failed`',
+      '`bad_spec`, `out_of_memory` (of the machine or of the GPU), `driver_missing` (no GPU that could be used, for a run on cuda), `wrong_gpu` (one that the installed torch has no code for), `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `hung`, `disk_full`, `artifact_store` (it could not be used for too long), `protocol`, `lost`, `inputs`, `outputs`, `time_limit`, `dependency_failed`',
   }),
   detail: Type.String(),
   exit_code: Nullable(Type.Integer()),
@@ -326,6 +327,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'createRun',
         tags: ['runs'],
         summary: 'Queue a run',
+        description:
+          'Checks the spec and fills its defaults in; a runner with the hardware and labels takes it, the highest priority first, then the oldest. What the spec names must be there already. `validate_only` answers 200 with the spec as it would run.',
         body: NewRun,
         response: {
           200: Type.Ref('ValidatedRun'),
@@ -349,6 +352,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRuns',
         tags: ['runs'],
         summary: 'List runs, newest first',
+        description: 'Of the project; `state` and `kind` narrow it.',
         querystring: Type.Object(
           { ...PageQuery, state: Type.Optional(State), kind: Type.Optional(Kind) },
           { additionalProperties: false },
@@ -367,6 +371,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'getRun',
         tags: ['runs'],
         summary: 'Get a run with its progress, attempts and outcome',
+        description:
+          'Ask again until `finished_at` is set, or let a webhook tell. `failure` says why a run failed, with the last lines of its log.',
         params,
         headers: ifNoneMatchHeaders,
         response: { 200: Tagged(Type.Ref('Run')), ...notModified, ...problemResponses(404) },
@@ -470,7 +476,7 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         description: 'It counts when the run is next taken from the queue.',
         params,
         headers: Type.Object(IfMatch),
-        body: Type.Object({ priority: Priority }, { additionalProperties: false }),
+        body: Type.Object({ priority: Type.Integer(priority) }, { additionalProperties: false }),
         response: { 200: Tagged(Type.Ref('Run')), ...problemResponses(404, 409, 412, 413, 415) },
       },
     },
@@ -497,6 +503,8 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
         operationId: 'listRunEvents',
         tags: ['runs'],
         summary: 'Events of a run after a sequence number, oldest first',
+        description:
+          'Numbered from 1 without gaps. Give `next_after` as `after` to go on; a page without items means that nothing new has happened.',
         params,
         querystring: Type.Object(
           {

@@ -58,6 +58,7 @@ export const secretRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = a
         operationId: 'listSecrets',
         tags: ['secrets'],
         summary: 'List the names of all secrets',
+        description: 'When each was set; no route shows a value.',
         response: {
           200: Type.Object({ items: Type.Array(Type.Ref('Secret'), { description: 'By name' }) }),
           ...problemResponses(),
@@ -75,6 +76,7 @@ export const secretRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = a
         operationId: 'deleteSecret',
         tags: ['secrets'],
         summary: 'Delete a secret, at once and for good',
+        description: 'What uses it finds none from then on.',
         params,
         response: { 204: Type.Null({ description: 'It is gone' }), ...problemResponses(404) },
       },

@@ -79,6 +79,8 @@ export const serviceRoutes: FastifyPluginAsyncTypebox<{
         operationId: 'healthz',
         tags: ['service'],
         summary: 'The process answers',
+        description:
+          'Says nothing of the database: restart a process that does not answer here, and send requests to one that `/readyz` calls ready.',
         response: { 200: Type.Object({ status: Type.Enum(['ok']) }) },
       },
     },
