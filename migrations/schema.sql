@@ -170,6 +170,33 @@
 --   type text not null
 --   payload jsonb not null
 --   created_at timestamp with time zone not null default clock_timestamp()
+-- table finegrain.run_logs row-level security, forced
+--   project_id uuid not null
+--   run_id uuid not null
+--   fence bigint not null
+--   line_count bigint not null
+--   newest text[] not null
+--   digest text
+--   bytes bigint
+--   complete boolean
+--   updated_at timestamp with time zone not null default clock_timestamp()
+-- table finegrain.run_metrics row-level security, forced
+--   project_id uuid not null
+--   run_id uuid not null
+--   name text not null
+--   fence bigint not null
+--   block bigint not null
+--   steps bigint[] not null
+--   measured double precision[] not null
+-- table finegrain.run_rollouts row-level security, forced
+--   project_id uuid not null
+--   run_id uuid not null
+--   step bigint not null
+--   fence bigint not null
+--   digest text not null
+--   bytes bigint not null
+--   row_count bigint not null
+--   created_at timestamp with time zone not null default clock_timestamp()
 -- table finegrain.runners row-level security, forced
 --   id uuid not null
 --   name text not null
@@ -209,6 +236,7 @@
 --   waits_for integer not null default 0
 --   retried_fence bigint not null default 0
 --   restart_fence bigint not null default 0
+--   trimmed_at timestamp with time zone
 --   label_key text not null default finegrain.label_key(labels)
 -- table finegrain.secrets row-level security, forced
 --   project_id uuid not null
@@ -328,6 +356,14 @@
 -- finegrain.run_dependencies run_dependencies_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
 -- finegrain.run_events run_events_pkey: PRIMARY KEY (project_id, run_id, sequence)
 -- finegrain.run_events run_events_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.run_logs run_logs_check: CHECK ((((digest IS NULL) = (bytes IS NULL)) AND ((digest IS NULL) = (complete IS NULL))))
+-- finegrain.run_logs run_logs_pkey: PRIMARY KEY (project_id, run_id, fence)
+-- finegrain.run_logs run_logs_project_id_run_id_fence_fkey: FOREIGN KEY (project_id, run_id, fence) REFERENCES finegrain.run_attempts(project_id, run_id, fence)
+-- finegrain.run_metrics run_metrics_check: CHECK ((cardinality(steps) = cardinality(measured)))
+-- finegrain.run_metrics run_metrics_pkey: PRIMARY KEY (project_id, run_id, name, fence, block)
+-- finegrain.run_metrics run_metrics_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.run_rollouts run_rollouts_pkey: PRIMARY KEY (project_id, run_id, step)
+-- finegrain.run_rollouts run_rollouts_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
 -- finegrain.runners runners_pkey: PRIMARY KEY (id)
 -- finegrain.runs runs_check: CHECK (((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL)))
 -- finegrain.runs runs_check1: CHECK (((state = 'failed'::text) = (failure IS NOT NULL)))
@@ -376,6 +412,7 @@
 -- CREATE INDEX runners_live ON finegrain.runners USING btree (seen_at) WHERE (stopped_at IS NULL)
 -- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
 -- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, label_key, priority DESC, id) WHERE ((state = 'queued'::text) AND (waits_for = 0))
+-- CREATE INDEX runs_untrimmed ON finegrain.runs USING btree (finished_at) WHERE ((finished_at IS NOT NULL) AND ((trimmed_at IS NULL) OR (trimmed_at < finished_at)))
 -- CREATE INDEX webhook_deliveries_by_age ON finegrain.webhook_deliveries USING btree (created_at)
 -- CREATE INDEX webhook_deliveries_of_webhook ON finegrain.webhook_deliveries USING btree (project_id, webhook_id, id)
 
@@ -429,6 +466,12 @@
 -- finegrain.run_dependencies: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.run_events: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.run_events: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.run_logs: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.run_logs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.run_metrics: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.run_metrics: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.run_rollouts: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.run_rollouts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.runners: every_runner for ALL to {finegrain_system} using true check true
 -- finegrain.runners: everybody_reads for SELECT to {finegrain_api} using true check -
 -- finegrain.runs: every_project for ALL to {finegrain_system} using true check true
@@ -445,6 +488,7 @@
 -- ## Functions
 -- finegrain.add_webhook_event(project uuid, new_event text, event_data jsonb) returns void, owner finegrain_system
 -- finegrain.append_run_events(project uuid, run uuid, as_fence bigint, new_events jsonb) returns void, owner finegrain_system
+-- finegrain.append_run_metrics(project uuid, run uuid, as_fence bigint, new_events jsonb) returns void, owner finegrain_system
 -- finegrain.authenticate(key_sha256 bytea) returns TABLE(project_id uuid, key_id uuid, scopes text[], state text, ended_at timestamp with time zone) security definer, owner finegrain_system
 -- finegrain.check_run_move() returns trigger, owner finegrain_owner
 -- finegrain.condemn_digests(digests text[]) returns SETOF text, owner finegrain_system
@@ -475,9 +519,11 @@
 -- finegrain.runner_ended_attempts(run_ids uuid[], fences bigint[]) returns TABLE(run_id uuid, fence bigint) security definer, owner finegrain_system
 -- finegrain.runner_finish(project uuid, run uuid, as_fence bigint, as_outcome text, run_result jsonb, run_failure jsonb, run_artifacts jsonb, new_artifacts jsonb, new_model jsonb, alias text, last_events jsonb) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_heartbeat(project uuid, run uuid, as_fence bigint, lease_seconds double precision) returns text security definer, owner finegrain_system
+-- finegrain.runner_log(project uuid, run uuid, as_fence bigint, line_count bigint, newest text[], kept jsonb) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_register(runner_id uuid, name text, hardware text[], labels text[], devices jsonb, version text, lease_seconds double precision, poll_seconds double precision) returns void security definer, owner finegrain_system
 -- finegrain.runner_report(project uuid, run uuid, as_fence bigint, batch bigint, new_events jsonb) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_save_checkpoint(project uuid, run uuid, as_fence bigint, at_step bigint, checkpoint_files jsonb) returns boolean security definer, owner finegrain_system
+-- finegrain.runner_save_rollouts(project uuid, run uuid, as_fence bigint, at_step bigint, digest text, bytes bigint, row_count bigint) returns boolean security definer, owner finegrain_system
 -- finegrain.runner_stop(runner_id uuid) returns void security definer, owner finegrain_system
 -- finegrain.settle_dependents() returns trigger security definer, owner finegrain_system
 -- finegrain.time_ordered_uuid() returns uuid, owner finegrain_system
@@ -522,6 +568,12 @@
 -- run_dependencies: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- run_events: INSERT, SELECT to finegrain_api
 -- run_events: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- run_logs: SELECT to finegrain_api
+-- run_logs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- run_metrics: SELECT to finegrain_api
+-- run_metrics: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- run_rollouts: SELECT to finegrain_api
+-- run_rollouts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- runners: SELECT to finegrain_api
 -- runners: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- runs: INSERT, SELECT to finegrain_api
@@ -546,6 +598,7 @@
 -- ## Privileges on functions
 -- add_webhook_event: finegrain_system
 -- append_run_events: finegrain_api, finegrain_system
+-- append_run_metrics: finegrain_system
 -- authenticate: finegrain_api, finegrain_system
 -- check_run_move: PUBLIC
 -- condemn_digests: finegrain_system
@@ -575,9 +628,11 @@
 -- runner_ended_attempts: finegrain_runner, finegrain_system
 -- runner_finish: finegrain_runner, finegrain_system
 -- runner_heartbeat: finegrain_runner, finegrain_system
+-- runner_log: finegrain_runner, finegrain_system
 -- runner_register: finegrain_runner, finegrain_system
 -- runner_report: finegrain_runner, finegrain_system
 -- runner_save_checkpoint: finegrain_runner, finegrain_system
+-- runner_save_rollouts: finegrain_runner, finegrain_system
 -- runner_stop: finegrain_runner, finegrain_system
 -- settle_dependents: finegrain_system
 -- time_ordered_uuid: finegrain_system

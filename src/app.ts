@@ -36,6 +36,7 @@ import { keyRoutes } from './http/routes/keys.ts';
 import { modelRoutes } from './http/routes/models.ts';
 import { pairRoutes } from './http/routes/pairs.ts';
 import { projectRoutes } from './http/routes/projects.ts';
+import { runWatchingRoutes } from './http/routes/run-watching.ts';
 import { runnerRoutes } from './http/routes/runners.ts';
 import { runRoutes } from './http/routes/runs.ts';
 import { scoreRoutes } from './http/routes/score.ts';
@@ -46,6 +47,7 @@ import { webhookRoutes } from './http/routes/webhooks.ts';
 import { winRateRoutes } from './http/routes/win-rates.ts';
 import type { Services } from './services/context.ts';
 import { operatingFigures } from './services/operating-figures.ts';
+import { type StreamSettings, streamSettings } from './services/run-stream.ts';
 
 export interface AppOptions {
   services: Services & { db: PooledDatabase };
@@ -60,6 +62,8 @@ export interface AppOptions {
   rateLimits?: RateLimitOptions;
   /** addresses and networks of the proxies whose X-Forwarded-For is believed */
   trustProxy?: string[];
+  /** of the streams of run events */
+  streams?: Partial<StreamSettings>;
 }
 
 const unlimited: RateLimitOptions = { requestsPerMinute: 0, authFailuresPerMinute: 0 };
@@ -73,6 +77,7 @@ export async function buildApp({
   limits: changedLimits,
   rateLimits = unlimited,
   trustProxy = [],
+  streams: changedStreams,
 }: AppOptions) {
   const limits = { ...connectionLimits, ...changedLimits };
   const app = Fastify({
@@ -148,5 +153,6 @@ export async function buildApp({
   ]) {
     await app.register(routes, { services, metricsKey });
   }
+  await app.register(runWatchingRoutes, { services, streams: { ...streamSettings, ...changedStreams } });
   return app;
 }

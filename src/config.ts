@@ -35,6 +35,14 @@ export interface Config {
   rateLimits: { requestsPerMinute: number; authFailuresPerMinute: number };
   /** addresses and networks of the proxies whose X-Forwarded-For is believed */
   trustProxy: string[];
+  /** what of runs is removed in time; 0: nothing */
+  runRetention: {
+    checkpoints: number;
+    checkpointDays: number;
+    lastCheckpointDays: number;
+    rolloutDays: number;
+    eventDays: number;
+  };
   runner: RunnerConfig;
   /** how many of them the embedded mode starts; each takes one run at a time */
   embeddedRunners: number;
@@ -104,6 +112,13 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       authFailuresPerMinute: integer(env, 'FINEGRAIN_AUTH_FAILURES', 60, 0, 1_000_000_000),
     },
     trustProxy: trustedProxies(env),
+    runRetention: {
+      checkpoints: integer(env, 'FINEGRAIN_KEEP_CHECKPOINTS', 3, 0, 1_000_000),
+      checkpointDays: integer(env, 'FINEGRAIN_CHECKPOINT_DAYS', 7, 0, 36_500),
+      lastCheckpointDays: integer(env, 'FINEGRAIN_LAST_CHECKPOINT_DAYS', 90, 0, 36_500),
+      rolloutDays: integer(env, 'FINEGRAIN_ROLLOUT_DAYS', 30, 0, 36_500),
+      eventDays: integer(env, 'FINEGRAIN_EVENT_DAYS', 30, 0, 36_500),
+    },
     embeddedRunners: integer(env, 'FINEGRAIN_RUNNERS', 1, 0, 64),
     runner: {
       name: env.FINEGRAIN_RUNNER_NAME || `${env.HOSTNAME || 'runner'}-${process.pid}`,

@@ -8,11 +8,13 @@ import * as deleting from './jobs/delete-old-deliveries.ts';
 import { deliverWebhookTask } from './jobs/deliver-webhook.ts';
 import * as forgetting from './jobs/forget-answers.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
+import * as trimming from './jobs/trim-runs.ts';
 import { openOutgoingClient } from './outgoing/client.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { collectArtifacts } from './services/artifact-collection.ts';
 import { forgetAnswers } from './services/idempotency.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
+import { trimRuns } from './services/run-retention.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
 import { secretKeys } from './services/sealing.ts';
 import { attemptDelivery, deleteOldDeliveries } from './services/webhook-delivery.ts';
@@ -20,7 +22,7 @@ import { openArtifacts } from './storage/artifact-place.ts';
 
 async function main(): Promise<void> {
   const config = readConfig();
-  const { databaseDirectUrl, logLevel, secretKey, previousSecretKeys, outgoingAllow } = config;
+  const { databaseDirectUrl, logLevel, secretKey, previousSecretKeys, outgoingAllow, runRetention } = config;
   if (databaseDirectUrl === null)
     throw new Error('Set DATABASE_DIRECT_URL or DATABASE_URL: a worker works beside an API.');
   const log = createLogger('worker', logLevel);
@@ -54,13 +56,14 @@ async function main(): Promise<void> {
         'reap-lost-attempts': reaping.reapLostAttemptsTask(() => reapLostAttempts(db)),
         'forget-answers': forgetting.forgetAnswersTask(() => forgetAnswers(db)),
         'deliver-webhook': deliverWebhookTask((key) => attemptDelivery(delivery, key)),
+        'trim-runs': trimming.trimRunsTask(() => trimRuns(db, runRetention)),
         'delete-old-deliveries': deleting.deleteOldDeliveriesTask(() => deleteOldDeliveries(delivery)),
         'collect-artifacts': collecting.collectArtifactsTask(() =>
           collectArtifacts({ db, artifacts }, collection),
         ),
       },
       crontab: [
-        ...[reaping, forgetting, deleting].map(({ crontab }) => crontab),
+        ...[reaping, forgetting, trimming, deleting].map(({ crontab }) => crontab),
         ...(collectionTimes === null ? [] : [collecting.crontab(collectionTimes)]),
       ].join('\n'),
       logger: new JobLogger(logWith(log)),

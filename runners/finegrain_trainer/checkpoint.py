@@ -39,7 +39,7 @@ class CheckpointStore:
         self._identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._reporter = reporter
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, required: bool = False) -> Checkpoint | None:
         """The newest intact checkpoint; damaged ones are removed. Raises BadSpec on those of another run."""
         for path in sorted(self._folder.glob("step-*"), reverse=True):
             manifest = _intact_manifest(path)
@@ -52,6 +52,8 @@ class CheckpointStore:
             state = json.loads((path / "state.json").read_text())
             self._reporter.log(f"resuming after step {manifest['step']}")
             return Checkpoint(manifest["step"], load_file(path / "tensors.safetensors"), state)
+        if required:
+            raise BadSpec("finish_at_checkpoint: the workdir has no intact checkpoint")
         return None
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ from .rl_math import (
     value_loss,
     whiten,
 )
+from .rollouts import rollout_rows, save_rollouts
 from .sampling import Responses, response_kl, row_uniforms, sample
 from .spec import PpoOptions, PpoSpec
 from .workdir import finish_file, finish_folder, run_identity
@@ -62,7 +63,9 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     reward_model, reward_card = load_reward_model(spec.reward_model, device)
     check_tokenizer(policy.folder, spec.reward_model, "reward_model")
     context = min(policy.card.context_length, reward_card.context_length)
-    prompts = [policy.codec.prompt_ids(row.prompt) for row in read_prompts(spec.prompts)]
+    rows = read_prompts(spec.prompts)
+    prompts = [policy.codec.prompt_ids(row.prompt) for row in rows]
+    row_of = {tuple(ids): row for ids, row in zip(prompts, rows, strict=True)}  # equal prompts are one to the policy
     prompts = fitting_prompts(prompts, context - options.max_new_tokens, reporter)
 
     evaluation = load_evaluation(spec, policy, reference, device) if spec.evaluation else None
@@ -77,7 +80,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         **(evaluation.identity if evaluation else {}),
     )
     store = CheckpointStore(workdir, identity, reporter)
-    if checkpoint := store.latest():
+    if checkpoint := store.latest(required=spec.finish_at_checkpoint):
         restore_training(actor, optimizer, checkpoint.tensors)
         generator.set_state(checkpoint.tensors["random.generator"])
         scale = RewardScale(**checkpoint.state["scale"])
@@ -87,14 +90,15 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         reporter.progress(0, options.steps, "measure the starting policy")
         scale = starting_scale(actor, reward_model, prompts, policy.card.eos_token_id, generator, options)
         step, last, evaluations = 0, {}, {}
+    last_step = step if spec.finish_at_checkpoint else options.steps
 
     def evaluate() -> None:
-        if evaluation and step not in evaluations and (step % evaluation.every == 0 or step == options.steps):
-            reporter.progress(step, options.steps, "evaluate")
+        if evaluation and step not in evaluations and (step % evaluation.every == 0 or step == last_step):
+            reporter.progress(step, last_step, "evaluate")
             evaluations[step], values = evaluation.run(actor.network, reward_model, spec.seed, options)
             reporter.metrics(step, values)
 
-    for batch_prompts in prompt_batches(prompts, options.batch_size, spec.seed, step, options.steps):
+    for batch_prompts in prompt_batches(prompts, options.batch_size, spec.seed, step, last_step):
         evaluate()
 
         # 1. Roll out: ids, log-probabilities and values as decoding saw them.
@@ -159,6 +163,16 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         reporter.progress(step, options.steps, "train")
         reporter.metrics(step, last)
         raise_alarms(reporter, step, last, scale)
+        if options.rollouts_every and step % options.rollouts_every == 0:
+            columns = {
+                "rewards": rewards,
+                "kl": kl,
+                "values": values,
+                "advantages": advantages,
+                "logprobs": rollout.log_probs,
+            }
+            shown = [row_of[tuple(ids)] for ids in batch_prompts]
+            save_rollouts(workdir, step, rollout_rows(policy, shown, responses, columns), reporter)
         if step % options.checkpoint_every == 0 or step == options.steps or stop.requested:
             tensors = {**training_tensors(actor, optimizer), "random.generator": generator.get_state()}
             store.save(step, tensors, {"scale": vars(scale), "metrics": last, "evaluations": evaluations})
@@ -173,7 +187,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         save_policy(policy, folder)
     reporter.model("policy", "output/model", last)
     return {
-        "steps": options.steps,
+        "steps": last_step,
         "prompts": len(prompts),
         "start_reward": scale.start_reward,
         "start_length": scale.start_length,

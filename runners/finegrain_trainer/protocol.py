@@ -46,6 +46,9 @@ class Reporter:
     def checkpoint(self, step: int, path: str, digest: str) -> None:
         self._write({"type": "checkpoint", "step": step, "path": path, "digest": digest})
 
+    def rollouts(self, step: int, path: str, count: int) -> None:
+        self._write({"type": "rollouts", "step": step, "path": path, "count": count})
+
     def alarm(self, code: str, detail: str, *, step: int, value: float, threshold: float) -> None:
         """Said once per code and process: an alarm is news, a metric is the series."""
         if code not in self._raised:

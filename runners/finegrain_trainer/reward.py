@@ -51,13 +51,13 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         reporter,
     )
     step = 0
-    if checkpoint := store.latest():
+    if checkpoint := store.latest(required=spec.finish_at_checkpoint):
         restore_training(model, optimizer, checkpoint.tensors)
         step = checkpoint.step
 
     lengths = [len(row.prompt_token_ids) + max(map(len, versions(row))) for row in train]
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
-    total_steps = steps_per_epoch * options.epochs
+    total_steps = step if spec.finish_at_checkpoint else steps_per_epoch * options.epochs
     while step < total_steps:
         epoch, first = divmod(step, steps_per_epoch)
         for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:

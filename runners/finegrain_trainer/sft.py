@@ -42,13 +42,13 @@ def run(spec: SftSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     identity = run_identity(spec, rows=file_digest(spec.examples), base=base)
     store = CheckpointStore(workdir, identity, reporter)
     step = 0
-    if checkpoint := store.latest():
+    if checkpoint := store.latest(required=spec.finish_at_checkpoint):
         restore_training(network, optimizer, checkpoint.tensors)
         step = checkpoint.step
 
     lengths = [len(prompt) + len(response) for prompt, response in train]
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
-    total_steps = steps_per_epoch * options.epochs
+    total_steps = step if spec.finish_at_checkpoint else steps_per_epoch * options.epochs
     while step < total_steps:
         epoch, first = divmod(step, steps_per_epoch)
         for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:

@@ -102,6 +102,8 @@ class PpoOptions:
     # `shared` = value head on the policy's backbone, `separate` = a network of its own
     critic: str = option("shared", choices=("shared", "separate"))
     checkpoint_every: int = option(5, minimum=1)
+    # steps between rollouts that are kept to be looked at; 0 = none. They change nothing of the training.
+    rollouts_every: int = option(5, minimum=0)
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ SEQUENCE_LOSSES = ("seq_edits", "seq_pairs")
 @dataclass(frozen=True)
 class SftSpec:
     seed: int
+    # True: train no further than the checkpoint in the workdir has come; evaluate and export what it holds
+    finish_at_checkpoint: bool
     base_model: LocalModel | HubModel | ScratchModel
     examples: Path
     options: SftOptions
@@ -163,6 +167,7 @@ class SftSpec:
 @dataclass(frozen=True)
 class RewardSpec:
     seed: int
+    finish_at_checkpoint: bool
     base_model: LocalModel | HubModel
     loss: str
     labels: Path
@@ -181,6 +186,7 @@ class Evaluation:
 @dataclass(frozen=True)
 class PpoSpec:
     seed: int
+    finish_at_checkpoint: bool
     policy: LocalModel | HubModel
     reward_model: Path
     prompts: Path
@@ -219,9 +225,12 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
     """The typed spec of `kind`; relative paths are taken from `folder`."""
     model_key = {"sft": "base_model", "reward": "base_model", "ppo": "policy", "generate": "model"}[kind]
     data_key = {"sft": "examples", "reward": "labels", "ppo": "prompts", "generate": "prompts"}[kind]
-    own_keys = {"reward": {"loss"}, "ppo": {"reward_model", "evaluation"}, "generate": {"kl_reference"}}.get(
-        kind, set()
-    )
+    own_keys = {
+        "sft": {"finish_at_checkpoint"},
+        "reward": {"finish_at_checkpoint", "loss"},
+        "ppo": {"finish_at_checkpoint", "reward_model", "evaluation"},
+        "generate": {"kl_reference"},
+    }[kind]
     spec = _object(raw, "", {"kind", "seed", "hyperparameters", "data", model_key} | own_keys)
     if spec.get("kind", kind) != kind:
         raise BadSpec(f"kind: is {spec['kind']!r}, but the command says {kind!r}")
@@ -232,14 +241,17 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
     rows = _path(_required(data, data_key, "data."), f"data.{data_key}", folder)
     model = _model(_required(spec, model_key), model_key, folder, allow_scratch=kind == "sft")
     options = spec.get("hyperparameters", {})
+    finish = spec.get("finish_at_checkpoint", False)
+    if type(finish) is not bool:
+        raise BadSpec(f"finish_at_checkpoint: expected true or false, got {finish!r}")
     match kind:
         case "sft":
-            return SftSpec(seed, model, rows, parse_options(SftOptions, options, "hyperparameters"))
+            return SftSpec(seed, finish, model, rows, parse_options(SftOptions, options, "hyperparameters"))
         case "reward":
             loss = spec.get("loss", "survival")
             if loss not in TOKEN_LOSSES + SEQUENCE_LOSSES:
                 raise BadSpec(f"loss: expected one of {', '.join(TOKEN_LOSSES + SEQUENCE_LOSSES)}, got {loss!r}")
-            return RewardSpec(seed, model, loss, rows, parse_options(RewardOptions, options, "hyperparameters"))
+            return RewardSpec(seed, finish, model, loss, rows, parse_options(RewardOptions, options, "hyperparameters"))
         case "ppo":
             reward = _object(_required(spec, "reward_model"), "reward_model", {"path"})
             reward_path = _path(_required(reward, "path", "reward_model."), "reward_model.path", folder)
@@ -247,7 +259,7 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
             if ppo_options.minibatches > ppo_options.batch_size:
                 raise BadSpec("hyperparameters.minibatches: cannot be more than batch_size")
             evaluation = _evaluation(spec["evaluation"], folder) if "evaluation" in spec else None
-            return PpoSpec(seed, model, reward_path, rows, evaluation, ppo_options)
+            return PpoSpec(seed, finish, model, reward_path, rows, evaluation, ppo_options)
         case "generate":
             reference = _reference(spec, "", folder)
             generate_options = parse_options(GenerateOptions, options, "hyperparameters")

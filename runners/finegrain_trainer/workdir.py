@@ -40,6 +40,7 @@ def finish_file(workdir: Path, name: str, text: str) -> None:
 def run_identity(spec: Spec, **digests: Any) -> dict[str, Any]:
     """What must be equal for a checkpoint to be taken up: kind, seed, hyperparameters and the content of all inputs.
 
-    Paths do not count: a run may go on in another folder or on another machine.
+    Paths do not count: a run may go on in another folder or on another machine. Nor does what is only looked at.
     """
-    return {"kind": type(spec).__name__, "seed": spec.seed, "options": asdict(spec.options), **digests}
+    options = {name: value for name, value in asdict(spec.options).items() if name != "rollouts_every"}
+    return {"kind": type(spec).__name__, "seed": spec.seed, "options": options, **digests}

@@ -1,8 +1,10 @@
 """Whole runs: each kind does its work, and killed at any instant it ends as if it had not been."""
 
+import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 
@@ -347,6 +349,52 @@ def test_the_first_minibatch_of_every_step_has_ratio_1(specs, tmp_path):
         assert abs(values["approx_kl"]) < 1e-6
         assert values["clip_fraction"] == 0
         assert abs(values["policy_loss"]) < 1e-5  # minus the mean of whitened advantages
+
+
+def test_rollouts_say_what_each_token_was_worth_and_change_nothing(specs, undisturbed, tmp_path):
+    workdir, lines = undisturbed("ppo")
+    (said,) = [line for line in lines if line["type"] == "rollouts"]
+    assert (said["step"], said["count"]) == (5, 6)
+    rows = [json.loads(line) for line in gzip.decompress((workdir / said["path"]).read_bytes()).splitlines()]
+    assert len(rows) == 6
+    for row in rows:
+        assert "".join(row["tokens"]) == row["response"]
+        columns = ("tokens", "rewards", "kl", "values", "advantages", "logprobs")
+        assert {len(row[column]) for column in columns} == {len(row["token_ids"])}
+    metrics = next(line["values"] for line in lines if line["type"] == "metrics" and line["step"] == 5)
+    mean = sum(sum(row["rewards"]) for row in rows) / len(rows)
+    assert mean == pytest.approx(metrics["reward_sum"], abs=1e-4)
+
+    without = {**specs["ppo"], "hyperparameters": {**specs["ppo"]["hyperparameters"], "rollouts_every": 0}}
+    code, _ = run_process("ppo", without, tmp_path, kill_at_step(5))
+    assert code == -signal.SIGKILL
+    code, lines = run_process("ppo", specs["ppo"], tmp_path)  # its checkpoints are those of the same run
+    assert code == 0
+    assert outcome_digest(tmp_path) == outcome_digest(workdir)
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "ppo"])
+def test_a_run_that_is_to_finish_at_a_checkpoint_makes_a_model_of_it(kind, specs, undisturbed, tmp_path):
+    workdir, _ = undisturbed(kind)
+    checkpoint = sorted((workdir / "checkpoints").glob("step-*"))[0]
+    step = int(checkpoint.name.removeprefix("step-"))
+    shutil.copytree(checkpoint, tmp_path / "checkpoints" / checkpoint.name)
+    code, lines = run_process(kind, {**specs[kind], "finish_at_checkpoint": True}, tmp_path)
+    assert code == 0
+    assert not any(line["type"] == "checkpoint" or line.get("stage") == "train" for line in lines)
+    result = lines[-1]["result"]
+    assert (result.get("training") or result)["steps"] == step
+    assert outcome_digest(tmp_path) != outcome_digest(workdir)
+    if kind == "ppo":  # nothing of a step depends on how many there will be
+        shorter = {**specs["ppo"], "hyperparameters": {**specs["ppo"]["hyperparameters"], "steps": step}}
+        assert run_process("ppo", shorter, tmp_path / "shorter")[0] == 0
+        assert outcome_digest(tmp_path) == outcome_digest(tmp_path / "shorter")
+
+
+def test_a_run_that_is_to_finish_at_a_checkpoint_needs_one(specs, tmp_path):
+    code, lines = run_process("sft", {**specs["sft"], "finish_at_checkpoint": True}, tmp_path)
+    assert code != 0
+    assert lines[-1]["reason"] == "bad_spec"
 
 
 def test_ppo_refuses_a_reward_model_with_another_tokenizer(specs, undisturbed, tmp_path):

@@ -1,4 +1,4 @@
-// The fenced functions of a runner (migrations 0003, 0009, 0014 and 0015), and the channel that wakes it. Every write names the fence of its
+// The fenced functions of a runner (migrations 0003, 0009, 0011, 0014 and 0015), and the channel that wakes it. Every write names the fence of its
 // attempt; under an old one nothing changes and the answer is false or null.
 import pg from 'pg';
 import type { Transaction } from './pool.ts';
@@ -97,6 +97,33 @@ export async function saveRunCheckpoint(
   const rows = await tx.query<{ held: boolean }>(
     'select finegrain.runner_save_checkpoint($1, $2, $3, $4, $5) as held',
     [run.project_id, run.run_id, run.fence, step, JSON.stringify(files)],
+  );
+  return rows[0]!.held;
+}
+
+export async function saveRunRollouts(
+  tx: Transaction,
+  run: FencedRun,
+  rollouts: { step: number; digest: string; bytes: number; count: number },
+): Promise<boolean> {
+  const rows = await tx.query<{ held: boolean }>(
+    'select finegrain.runner_save_rollouts($1, $2, $3, $4, $5, $6, $7) as held',
+    [run.project_id, run.run_id, run.fence, rollouts.step, rollouts.digest, rollouts.bytes, rollouts.count],
+  );
+  return rows[0]!.held;
+}
+
+export interface RunLogRecord {
+  lineCount: number;
+  newest: string[];
+  /** the whole, once nothing more comes */
+  kept: { digest: string; bytes: number; complete: boolean } | null;
+}
+
+export async function reportRunLog(tx: Transaction, run: FencedRun, log: RunLogRecord): Promise<boolean> {
+  const rows = await tx.query<{ held: boolean }>(
+    'select finegrain.runner_log($1, $2, $3, $4, $5, $6) as held',
+    [run.project_id, run.run_id, run.fence, log.lineCount, log.newest, log.kept && JSON.stringify(log.kept)],
   );
   return rows[0]!.held;
 }

@@ -20,6 +20,8 @@ export interface RunRow {
   alarms: unknown;
   artifacts: unknown;
   model_id: string | null;
+  /** with a public id */
+  promoted_from: { run_id: string; step: number } | null;
   last_event: number;
   created_at: Date;
   started_at: Date | null;
@@ -30,7 +32,9 @@ const columns = `r.id, r.kind, r.spec, r.state, r.desired_state, r.hardware, r.l
   r.time_limit_seconds, r.max_attempts, r.waits_for, r.progress, r.result, r.failure, r.alarms, r.artifacts, r.last_event, r.created_at, r.started_at, r.finished_at,
   (select m.id from finegrain.models m where m.project_id = r.project_id and m.run_id = r.id) as model_id,
   array(select d.after_run_id from finegrain.run_dependencies d where d.project_id = r.project_id and d.run_id = r.id
-    order by d.after_run_id) as after`;
+    order by d.after_run_id) as after,
+  case when r.inputs ? 'checkpoint' then jsonb_build_object('run_id', r.inputs -> 'checkpoint' -> 'run_id',
+    'step', r.inputs -> 'checkpoint' -> 'step') end as promoted_from`;
 
 /**
  * Queues a run and wakes the runners that listen, when the transaction commits. It waits for those of `after` that have not

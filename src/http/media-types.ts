@@ -34,6 +34,10 @@ export function qualityOfType(accept: string | undefined, mediaType: string): nu
   return 0;
 }
 
+/** Whether a client would rather have one type than the one that it gets otherwise. */
+export const prefersType = (accept: string | undefined, mediaType: string, otherwise: string): boolean =>
+  qualityOfType(accept, mediaType) > qualityOfType(accept, otherwise);
+
 export const contentEncodings = ['br', 'gzip'] as const;
 export type ContentEncoding = (typeof contentEncodings)[number];
 

@@ -1,6 +1,7 @@
 // One attempt of a run, from its claim to its end: prepare the work folder, watch the trainer, hand in what it made.
 // Whatever happens, no trainer and no folder is left behind, and after the lease is lost nothing more is written.
 import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { isDatabaseUnreachable, isRolledBack } from '../services/database-errors.ts';
@@ -8,10 +9,13 @@ import {
   finishWithout,
   type HeldRun,
   heartbeat,
+  type LogReport,
   type RunnerServices,
   reportEvents,
+  reportLog,
   restoreCheckpoint,
   saveCheckpoint,
+  saveRollouts,
 } from '../services/run-execution.ts';
 import { finishSucceeded, type TrainerOutputs } from '../services/run-outcome.ts';
 import { prepareRun } from '../services/run-preparation.ts';
@@ -21,6 +25,7 @@ import { locateHubModel } from './hub.ts';
 import { holdLease } from './lease.ts';
 import { countOomKills } from './oom-kills.ts';
 import { progressEstimator } from './progress.ts';
+import { openTrainerLog, type TrainerLog } from './trainer-log.ts';
 import { startTrainer, type Trainer, type TrainerExit } from './trainer-process.ts';
 import { parseTrainerLine, type TrainerLine } from './trainer-protocol.ts';
 import { isTrouble, troubleOf } from './trouble.ts';
@@ -165,6 +170,8 @@ async function attempt(
   }
   if (halt.reason) return endHalted();
 
+  const trainerLog = openTrainerLog(join(workFolder, 'trainer.log'));
+  const shipping = shipLog(services, run, trainerLog, halt, log);
   const oomKillsBefore = await countOomKills();
   const trainer = startTrainer({
     python: settings.python,
@@ -172,10 +179,12 @@ async function attempt(
     args: [run.kind, '--spec', specPath, '--workdir', workFolder, '--device', run.hardware, '--supervised'],
     environment: settings.trainerEnvironment,
     workFolder,
+    onLogLine: trainerLog.add,
   });
   halt.onTurn(() => (halt.reason === 'lost' ? trainer.kill() : trainer.terminate(graceMs)));
   try {
-    const { heard, exit } = await watch(services, run, workFolder, trainer, halt, log);
+    const { heard, exit } = await watch(services, run, workFolder, trainer, trainerLog, halt, log);
+    await shipping.end();
     if (halt.reason === 'lost' || halt.reason === 'cancelled') return await endHalted();
     // a trainer that was told to stop when it had all but ended has ended well
     const { result, model, artifacts } = heard;
@@ -203,6 +212,7 @@ async function attempt(
     });
   } finally {
     trainer.kill();
+    shipping.stop();
   }
 }
 
@@ -212,6 +222,7 @@ async function watch(
   run: HeldRun,
   workFolder: string,
   trainer: Trainer,
+  trainerLog: TrainerLog,
   halt: HaltSwitch,
   log: Logger,
 ): Promise<{ heard: Heard; exit: TrainerExit }> {
@@ -227,11 +238,12 @@ async function watch(
     if (halt.reason === 'lost') events.close();
   });
   const checkpoints = checkpointUploads(services, run, workFolder, halt, log);
+  const rollouts = rolloutUploads(services, run, workFolder, halt, log);
   const estimate = progressEstimator(() => performance.now() / 1000);
   const heard: Heard = { result: null, failure: null, model: null, artifacts: [] };
   for await (const text of trainer.lines) {
     const line = text === null ? null : parseTrainerLine(text);
-    if (line) await hear(line, heard, events, checkpoints.add, estimate);
+    if (line) await hear(line, heard, events, checkpoints.add, rollouts.add, trainerLog, estimate);
     else
       log.warn(
         { line: text?.slice(0, 300) ?? 'longer than a megabyte' },
@@ -240,6 +252,7 @@ async function watch(
   }
   const exit = await trainer.ended;
   await checkpoints.drain();
+  await rollouts.drain();
   await events.drain();
   return { heard, exit };
 }
@@ -249,6 +262,8 @@ async function hear(
   heard: Heard,
   events: EventQueue,
   addCheckpoint: (checkpoint: Checkpoint) => void,
+  addRollouts: (rollouts: Rollouts) => void,
+  trainerLog: TrainerLog,
   estimate: ReturnType<typeof progressEstimator>,
 ): Promise<void> {
   switch (line.type) {
@@ -263,11 +278,15 @@ async function hear(
         value: line.value ?? null,
         threshold: line.threshold ?? null,
       });
-    case 'metrics':
     case 'log':
+      trainerLog.add(`${line.level}: ${line.message}`);
+      return events.add(line);
+    case 'metrics':
       return events.add(line);
     case 'checkpoint':
       return addCheckpoint(line);
+    case 'rollouts':
+      return addRollouts(line);
     case 'artifact':
       heard.artifacts.push({ name: line.name, path: line.path, media_type: line.media_type });
       return;
@@ -328,6 +347,77 @@ function checkpointUploads(
     async drain(): Promise<void> {
       await upload;
     },
+  };
+}
+
+interface Rollouts {
+  step: number;
+  path: string;
+  count: number;
+}
+
+/** Uploads one file after the other, and removes it from the work folder. */
+function rolloutUploads(
+  services: RunnerServices,
+  run: HeldRun,
+  workFolder: string,
+  halt: HaltSwitch,
+  log: Logger,
+) {
+  let uploads = Promise.resolve();
+  const upload = async (rollouts: Rollouts): Promise<void> => {
+    if (halt.reason === 'lost') return;
+    try {
+      if (!(await saveRollouts(services, run, workFolder, rollouts))) halt.turn('lost');
+    } catch (error) {
+      log.warn({ err: error, step: rollouts.step }, 'rollouts could not be kept');
+    }
+    await rm(join(workFolder, rollouts.path), { force: true });
+  };
+  return {
+    add(rollouts: Rollouts): void {
+      uploads = uploads.then(() => upload(rollouts));
+    },
+    drain: () => uploads,
+  };
+}
+
+const logEveryMs = 2000;
+
+/** Sends the newest lines of the trainer's log while there are new ones, and at its end the whole. */
+function shipLog(
+  services: RunnerServices,
+  run: HeldRun,
+  trainerLog: TrainerLog,
+  halt: HaltSwitch,
+  log: Logger,
+) {
+  let sent = 0;
+  let sending: Promise<void> | null = null;
+  const send = async (whole: LogReport['whole']): Promise<void> => {
+    const lineCount = trainerLog.lineCount();
+    try {
+      if (!(await reportLog(services, run, { lineCount, newest: trainerLog.newest(), whole })))
+        halt.turn('lost');
+      sent = lineCount;
+    } catch (error) {
+      log.warn({ err: error }, 'the log of the trainer could not be kept');
+    }
+  };
+  const timer = setInterval(() => {
+    if (sending || trainerLog.lineCount() === sent || halt.reason === 'lost') return;
+    sending = send(null).finally(() => {
+      sending = null;
+    });
+  }, logEveryMs);
+  return {
+    async end(): Promise<void> {
+      clearInterval(timer);
+      await sending;
+      const whole = await trainerLog.close();
+      if (trainerLog.lineCount() > 0 && halt.reason !== 'lost') await send(whole);
+    },
+    stop: () => clearInterval(timer),
   };
 }
 

@@ -13,6 +13,8 @@ export interface TrainerCommand {
   /** all that the trainer sees of the environment, besides where its package lies */
   environment: Record<string, string>;
   workFolder: string;
+  /** gets each line of its standard error */
+  onLogLine: (line: string) => void;
 }
 
 export interface TrainerExit {
@@ -48,6 +50,7 @@ export function startTrainer({
   silenceSeconds,
   environment,
   workFolder,
+  onLogLine,
 }: TrainerCommand): Trainer {
   const child = spawn(python, ['-m', 'finegrain_trainer', ...args], {
     cwd: workFolder,
@@ -60,7 +63,7 @@ export function startTrainer({
   child.stdin.write('\n');
 
   const tail: string[] = [];
-  const readLog = keepTail(child.stderr, tail);
+  const readLog = keepTail(child.stderr, tail, onLogLine);
   let killer: NodeJS.Timeout | undefined;
   let hung = false;
   const onSilence = (): void => {
@@ -150,9 +153,11 @@ async function* watchSilence<Line>(
   }
 }
 
-async function keepTail(stream: Readable, tail: string[]): Promise<void> {
-  for await (const line of textLines(stream, maxLogLineBytes)) {
-    tail.push(line ?? '(a very long line)');
+async function keepTail(stream: Readable, tail: string[], onLine: (line: string) => void): Promise<void> {
+  for await (const text of textLines(stream, maxLogLineBytes)) {
+    const line = text ?? '(a very long line)';
+    onLine(line);
+    tail.push(line);
     if (tail.length > keptLogLines) tail.shift();
   }
 }

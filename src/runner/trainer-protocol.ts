@@ -4,6 +4,7 @@ import { type Static, Type } from 'typebox';
 import { Compile } from 'typebox/compile';
 
 const Num = Type.Union([Type.Number(), Type.Null()]);
+const Step = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
 const Numbers = Type.Record(Type.String(), Num);
 
 const lines = {
@@ -13,13 +14,19 @@ const lines = {
     total_steps: Type.Number({ minimum: 0 }),
     stage: Type.String(),
   }),
-  metrics: Type.Object({ type: Type.Literal('metrics'), step: Type.Number(), values: Numbers }),
+  metrics: Type.Object({ type: Type.Literal('metrics'), step: Step, values: Numbers }),
   log: Type.Object({ type: Type.Literal('log'), level: Type.String(), message: Type.String() }),
   checkpoint: Type.Object({
     type: Type.Literal('checkpoint'),
-    step: Type.Integer({ minimum: 0 }),
+    step: Step,
     path: Type.String({ pattern: '^checkpoints/[\\w.-]+$' }),
     digest: Type.String(),
+  }),
+  rollouts: Type.Object({
+    type: Type.Literal('rollouts'),
+    step: Step,
+    path: Type.String({ pattern: '^rollouts/[\\w.-]+$' }),
+    count: Step,
   }),
   alarm: Type.Object({
     type: Type.Literal('alarm'),

@@ -1,9 +1,10 @@
 // What a runner does with a run besides training: claim it, keep its lease, report, save checkpoints, end it. Every
 // write names the attempt's fence; false or null means that the run belongs to another attempt now: stop.
-import { createWriteStream } from 'node:fs';
+import { createReadStream, createWriteStream } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { createGzip } from 'node:zlib';
 import type { Database } from '../db/pool.ts';
 import * as db from '../db/run-execution.ts';
 import { formatId, parseId } from '../domain/ids.ts';
@@ -112,13 +113,57 @@ export async function saveCheckpoint(
 
 const digestsOf = (files: { digest: string }[]): string[] => files.map(({ digest }) => digest);
 
-/** Puts the last checkpoint, if there is one, back where the trainer looks for it. */
+/** Uploads sampled responses of a step and records them. */
+export async function saveRollouts(
+  services: RunnerServices,
+  run: HeldRun,
+  workFolder: string,
+  { step, path, count }: { step: number; path: string; count: number },
+): Promise<boolean> {
+  return untilNamed(async () => {
+    const stored = await services.artifacts.putFile(join(workFolder, path));
+    return services.db.transaction(null, async (tx) => {
+      await holdArtifacts(tx, services.artifacts, [stored.digest]);
+      return db.saveRunRollouts(tx, run.key, { step, count, ...stored });
+    });
+  });
+}
+
+export interface LogReport {
+  lineCount: number;
+  newest: string[];
+  /** the file that holds the whole, once nothing more comes; complete: it was not cut off */
+  whole: { path: string; complete: boolean } | null;
+}
+
+/** Records the newest lines of the trainer's log; at its end also the whole, compressed. */
+export async function reportLog(
+  services: RunnerServices,
+  run: HeldRun,
+  { lineCount, newest, whole }: LogReport,
+): Promise<boolean> {
+  return untilNamed(async () => {
+    const kept = whole && {
+      ...(await services.artifacts.put(createReadStream(whole.path).pipe(createGzip()))),
+      complete: whole.complete,
+    };
+    return services.db.transaction(null, async (tx) => {
+      await holdArtifacts(tx, services.artifacts, kept ? [kept.digest] : []);
+      return db.reportRunLog(tx, run.key, { lineCount, newest: newest.map(storable), kept });
+    });
+  });
+}
+
+/**
+ * Puts the last checkpoint, if there is one, back where the trainer looks for it; without one of its own a run goes on from
+ * the one that it is to promote.
+ */
 export async function restoreCheckpoint(
   services: RunnerServices,
   run: HeldRun,
   workFolder: string,
 ): Promise<void> {
-  for (const { path, digest } of run.checkpoint?.files ?? []) {
+  for (const { path, digest } of (run.checkpoint ?? run.inputs.checkpoint)?.files ?? []) {
     const target = join(workFolder, path);
     await mkdir(dirname(target), { recursive: true });
     await pipeline(services.artifacts.read(digest), createWriteStream(target));

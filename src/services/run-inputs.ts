@@ -5,6 +5,7 @@
 import { selectArtifact } from '../db/artifacts.ts';
 import { type ModelRow, selectModelByAlias } from '../db/models.ts';
 import type { Transaction } from '../db/pool.ts';
+import type { CheckpointFile } from '../db/run-execution.ts';
 import { type RunRow, selectRun } from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { hasEnded, type RunState } from '../domain/run-states.ts';
@@ -59,6 +60,15 @@ export interface RunInputs<Future = never> {
   data: DataInput;
   /** ppo only */
   evaluation_data?: DataInput;
+  /** of another run with equal spec and inputs: what this one makes a model of, without training further */
+  checkpoint?: PromotedCheckpoint;
+}
+
+export interface PromotedCheckpoint {
+  /** public id */
+  run_id: string;
+  step: number;
+  files: CheckpointFile[];
 }
 
 export type PlannedInputs = RunInputs<FutureModel>;
@@ -256,11 +266,16 @@ async function findModelRun(tx: Transaction, id: string, roles: Role[], pointer:
 }
 
 /** An alias that serves one role is not handed to a model of another. */
-async function checkAlias(tx: Transaction, alias: string, role: Role): Promise<void> {
+export async function checkAlias(
+  tx: Transaction,
+  alias: string,
+  role: Role,
+  pointer = '/spec/alias',
+): Promise<void> {
   const current =
     (await selectModelByAlias(tx, alias))?.role ?? (alias === scoringAlias ? 'token_reward' : role);
   if (current !== role)
-    throw unprocessable('/spec/alias', `names a ${current} model; this run makes a ${role} model`);
+    throw unprocessable(pointer, `names a ${current} model; this run makes a ${role} model`);
 }
 
 async function resolveSnapshot(

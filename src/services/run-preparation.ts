@@ -50,7 +50,7 @@ export async function prepareRun(
     );
   }
   const path = join(workFolder, 'spec.json');
-  await writeFile(path, JSON.stringify(trainerSpec(run, models), null, 1));
+  await writeFile(path, JSON.stringify(trainerSpec(run, models, inputs.checkpoint !== undefined), null, 1));
   return path;
 }
 
@@ -87,8 +87,18 @@ interface PlacedModels {
   kl_reference?: object;
 }
 
-function trainerSpec({ kind, spec }: KindSpec, { model, reward_model, kl_reference }: PlacedModels): object {
-  const common = { kind, seed: spec.seed, hyperparameters: spec.hyperparameters };
+/** @param finish to make a model of the checkpoint that lies in the work folder, and to train no further */
+function trainerSpec(
+  { kind, spec }: KindSpec,
+  { model, reward_model, kl_reference }: PlacedModels,
+  finish: boolean,
+): object {
+  const common = {
+    kind,
+    seed: spec.seed,
+    hyperparameters: spec.hyperparameters,
+    ...(finish ? { finish_at_checkpoint: true } : {}),
+  };
   switch (kind) {
     case 'sft':
       return { ...common, base_model: model, data: { examples: rowsPath } };

@@ -114,6 +114,11 @@ export const hyperparameters = {
         }),
       ),
       checkpoint_every: count(5, checkpoints),
+      rollouts_every: count(
+        5,
+        'Steps between rollouts that are kept to be looked at (`GET /v1/runs/{run_id}/rollouts`); 0: none. They change nothing of the training.',
+        0,
+      ),
     },
     closed,
   ),

@@ -93,6 +93,8 @@ export interface Run {
   alarms: RunAlarm[];
   artifacts: RunArtifact[];
   model_id: string | null;
+  /** the checkpoint that it makes a model of, without training further */
+  promoted_from: { run_id: string; step: number } | null;
   last_event: number;
   created_at: string;
   started_at: string | null;
@@ -131,7 +133,7 @@ function waiting(row: db.RunRow, runners: RunnerRow[]): RunWaiting | null {
 }
 
 /** @param runners that live; only a queued run's rendering looks at them */
-function render(row: db.RunRow, attempts: db.AttemptRow[], runners: RunnerRow[]): Run {
+export function renderRun(row: db.RunRow, attempts: db.AttemptRow[], runners: RunnerRow[]): Run {
   return {
     id: formatId('run', row.id),
     kind: row.kind as RunKind,
@@ -152,6 +154,7 @@ function render(row: db.RunRow, attempts: db.AttemptRow[], runners: RunnerRow[])
     alarms: row.alarms as RunAlarm[],
     artifacts: row.artifacts as RunArtifact[],
     model_id: row.model_id && formatId('model', row.model_id),
+    promoted_from: row.promoted_from,
     last_event: row.last_event,
     created_at: row.created_at.toISOString(),
     started_at: row.started_at?.toISOString() ?? null,
@@ -209,11 +212,7 @@ export async function createRun(
   return services.db.transaction(caller.projectId, async (tx) => {
     // a run that was waited for may have ended meanwhile; from here on none of them does
     const { inputs, after } = planned.after.length > 0 ? await plan(tx) : planned;
-    // whatever they belonged to may have been deleted since they were looked for
-    await holdArtifacts(tx, services.artifacts, digestsOf(inputs)).catch((error) => {
-      if (!(error instanceof ArtifactsGone)) throw error;
-      throw new Problem('unprocessable', `${error.message} The run needs it. Was a model just deleted?`);
-    });
+    await holdInputs(tx, services.artifacts, inputs);
     const row = await db.insertRun(tx, {
       projectId: caller.projectId,
       id: uuidv7(),
@@ -226,7 +225,7 @@ export async function createRun(
       timeLimitSeconds: settings.time_limit_seconds,
       maxAttempts: settings.max_attempts,
     });
-    return render(row, [], await selectLiveRunners(tx));
+    return renderRun(row, [], await selectLiveRunners(tx));
   });
 }
 
@@ -249,13 +248,25 @@ async function lockDependencies(tx: Transaction, after: string[], awaited: strin
   return rows.map(({ id }) => id);
 }
 
-function digestsOf({ model, reward_model, kl_reference, data, evaluation_data }: PlannedInputs): string[] {
-  const models = [model, reward_model, kl_reference].filter((input) => input !== undefined);
+/**
+ * Until the transaction ends, the files that a run will read stay in the artifact store.
+ * @throws Problem unprocessable for what is gone: whatever it belonged to was deleted since it was looked for
+ */
+export async function holdInputs(
+  tx: Transaction,
+  artifacts: ArtifactStore,
+  { model, reward_model, kl_reference, data, evaluation_data, checkpoint }: PlannedInputs,
+): Promise<void> {
+  const folders = [model, reward_model, kl_reference, checkpoint].filter((input) => input !== undefined);
   const rows = [data, evaluation_data].filter((input) => input !== undefined);
-  return [
-    ...models.flatMap((input) => ('files' in input ? input.files.map(({ digest }) => digest) : [])),
+  const digests = [
+    ...folders.flatMap((input) => ('files' in input ? input.files.map(({ digest }) => digest) : [])),
     ...rows.map((input) => ('rows' in input ? input.rows : input.snapshot)),
   ];
+  await holdArtifacts(tx, artifacts, digests).catch((error) => {
+    if (!(error instanceof ArtifactsGone)) throw error;
+    throw new Problem('unprocessable', `${error.message} The run needs it. Was a model just deleted?`);
+  });
 }
 
 const checkedRows = 1000;
@@ -328,21 +339,21 @@ export function listRuns(
       page.items.map(({ id }) => id),
     );
     const runners = page.items.some(({ state }) => state === 'queued') ? await selectLiveRunners(tx) : [];
-    return { ...page, items: page.items.map((row) => render(row, attempts, runners)) };
+    return { ...page, items: page.items.map((row) => renderRun(row, attempts, runners)) };
   });
 }
 
 /** @throws Problem not_found */
-async function findRun(tx: Transaction, id: string): Promise<db.RunRow> {
+export async function findRun(tx: Transaction, id: string): Promise<db.RunRow> {
   const uuid = parseId('run', id);
   const row = uuid ? await db.selectRun(tx, uuid) : undefined;
   if (!row) throw notFound('run', id);
   return row;
 }
 
-async function readRun(tx: Transaction, uuid: string): Promise<Run> {
+export async function readRun(tx: Transaction, uuid: string): Promise<Run> {
   const row = (await db.selectRun(tx, uuid))!;
-  return render(
+  return renderRun(
     row,
     await db.selectAttempts(tx, [uuid]),
     row.state === 'queued' ? await selectLiveRunners(tx) : [],
@@ -462,7 +473,15 @@ export interface RunEvent {
   data: Record<string, unknown>;
 }
 
-/** Events after a sequence number, in order and without gaps; `next_after` goes into the next request. */
+export const renderEvent = (row: db.RunEventRow): RunEvent => ({
+  sequence: row.sequence,
+  attempt: row.fence,
+  type: row.type,
+  created_at: row.created_at.toISOString(),
+  data: row.payload,
+});
+
+/** Events after a sequence number, in order; `next_after` goes into the next request. */
 export function listRunEvents(
   { db: database }: Services,
   caller: Caller,
@@ -474,13 +493,7 @@ export function listRunEvents(
     const { id: uuid } = await findRun(tx, id);
     const rows = await db.selectRunEvents(tx, uuid, { after, limit: request.limit ?? 100 });
     return {
-      items: rows.map((row) => ({
-        sequence: row.sequence,
-        attempt: row.fence,
-        type: row.type,
-        created_at: row.created_at.toISOString(),
-        data: row.payload,
-      })),
+      items: rows.map(renderEvent),
       next_after: rows.at(-1)?.sequence ?? after,
     };
   });

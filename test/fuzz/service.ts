@@ -115,5 +115,7 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     upload_id: [upload.id],
     part: ['1', '2'],
     path: ['config.json', 'reward.onnx'],
+    step: ['5'],
+    checkpoint_file: ['manifest.json'],
   };
 }

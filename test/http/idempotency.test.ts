@@ -5,12 +5,14 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import t, { type Test } from 'tap';
+import { saveRunCheckpoint } from '../../src/db/run-execution.ts';
 import { createDataset } from '../../src/services/datasets.ts';
 import { forgetAnswers, once } from '../../src/services/idempotency.ts';
 import { defaultProjectId } from '../../src/services/keys.ts';
 import { startApiProcess } from '../support/api-process.ts';
 import { holdCommits } from '../support/held-commit.ts';
 import { registerTinyModel } from '../support/models.ts';
+import { claimAs } from '../support/queue.ts';
 import { queueSft } from '../support/runner.ts';
 import { type Answer, type RequestOptions, startTestServer, type TestServer } from '../support/server.ts';
 
@@ -438,6 +440,20 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
     cancelRun: () => onRun([], 'cancel'),
     pauseRun: () => onRun([], 'pause'),
     resumeRun: () => onRun(['pause'], 'resume'),
+    async promoteRunCheckpoint() {
+      // no other run of this test asks for cuda
+      const { id } = await queueSft(server, [{ prompt: 'p', response: 'r' }], { hardware: 'cuda' });
+      const file = await server.call('POST', '/v1/artifacts', {
+        body: 'a checkpoint',
+        headers: { 'content-type': 'text/plain' },
+      });
+      const { digest, bytes } = file.body;
+      await server.database.open('finegrain_runner').transaction(null, async (tx) => {
+        const held = (await claimAs(tx, 'one', { hardware: ['cuda'] }))!;
+        await saveRunCheckpoint(tx, held, 5, [{ path: 'checkpoints/5/manifest.json', digest, bytes }]);
+      });
+      return { method: 'POST', path: `/v1/runs/${id}/checkpoints/5/promote`, json: {} };
+    },
     retryRun: () => onRun(['cancel'], 'retry'),
     updateRun: async () => ({ method: 'PATCH', path: `/v1/runs/${(await run()).id}`, json: { priority: 1 } }),
     deleteModel: async () => ({ method: 'DELETE', path: `/v1/models/${await registerTinyModel(server)}` }),

@@ -123,6 +123,7 @@ t.test('a trainer', async (t) => {
       silenceSeconds,
       environment: { PATH: process.env.PATH! },
       workFolder: folder,
+      onLogLine: () => {},
     });
   const linesOf = async (trainer: ReturnType<typeof start>) => {
     const lines: (string | null)[] = [];

@@ -41,6 +41,13 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
   t.ok(told.some(({ attempt, data }) => attempt === 2 && /^resuming after step/.test(String(data.message))));
   t.equal((await modelOf(resumed.model_id!)).digest, (await modelOf(whole.model_id!)).digest);
 
+  const checkpoints = (await server.call('GET', `/v1/runs/${id}/checkpoints`)).body.items;
+  const { step } = checkpoints.at(-1);
+  const promoted = await server.call('POST', `/v1/runs/${id}/checkpoints/${step}/promote`, { json: {} });
+  const half = await untilEnded(server, promoted.body.id, 60);
+  t.match(half, { state: 'succeeded', result: { steps: step }, promoted_from: { run_id: id, step } });
+  t.not((await modelOf(half.model_id!)).digest, (await modelOf(whole.model_id!)).digest);
+
   const samples = await server.call('POST', '/v1/artifacts', {
     body: '{"prompt":"What is twice 3?"}\n{"id":"four","prompt":"What is twice 4?"}\n',
     headers: { 'content-type': 'application/x-ndjson' },
@@ -79,7 +86,7 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
     reward_model: { model_id: rewarded.model_id },
     prompts: { prompts: samples.body.digest },
     evaluation: { prompts: { prompts: samples.body.digest }, every: 1, kl_reference: policy },
-    hyperparameters: { steps: 1, batch_size: 4, max_new_tokens: 8, scale_samples: 16 },
+    hyperparameters: { steps: 1, batch_size: 4, max_new_tokens: 8, scale_samples: 16, rollouts_every: 1 },
   });
   t.match(await rowsOf(server, trained), [
     {
@@ -95,6 +102,20 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
     { step: 1, samples: 4, id: '1' },
     { step: 1, samples: 4, id: 'four', prompt: 'What is twice 4?' },
   ]);
+  const read = async (what: string) => (await server.call('GET', `/v1/runs/${trained.id}/${what}`)).body;
+  t.match(await read('rollouts'), { items: [{ step: 1, count: 4 }] });
+  const rollouts = (await read('rollouts?step=1')).items;
+  for (const { prompt, token_ids, tokens, rewards, kl, values, advantages, logprobs } of rollouts) {
+    t.match(prompt, /^What is twice/);
+    for (const column of [tokens, rewards, kl, values, advantages, logprobs])
+      t.equal(column.length, token_ids.length);
+  }
+  const { names, series } = await read('metrics?names=reward_sum,evaluation_reward_sum');
+  t.ok(names.includes('kl_per_token'));
+  const sums = rollouts.map(({ rewards }: { rewards: number[] }) => rewards.reduce((a, b) => a + b, 0));
+  const mean = sums.reduce((a: number, b: number) => a + b, 0) / 4;
+  t.ok(Math.abs(series[0].points[0].last - mean) < 1e-4, 'metrics and rollouts tell of the same responses');
+  t.match(series[1].points, [{ step: 0 }, { step: 1 }]);
 });
 
 async function run(server: TestServer, kind: string, spec: object): Promise<Run> {

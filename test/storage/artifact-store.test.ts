@@ -259,6 +259,20 @@ t.test('an S3 store that fails', { skip }, async (t) => {
     t.ok(breaks < 0);
   });
 
+  t.test('between the arrival of a stream and its copy shows nothing', async (t) => {
+    const options = { attempts: 1, copyBytes: 1e9 };
+    const interrupted = await openStore(t, bucket, proxy.endpoint, options);
+    const direct = await openStore(t, bucket, endpoint!);
+    const before = await all(direct.list());
+    proxy.seen.length = 0;
+    proxy.judge = (operation) => (operation === 'CopyObject' ? 'hang' : 'pass');
+    const failed = t.rejects(interrupted.put(inPieces(randomBytes(large.length))), StoreUnavailable);
+    while (!proxy.seen.includes('CopyObject')) await sleep(20);
+    t.same(await all(direct.list()), before);
+    await proxy.beAway(0);
+    await failed;
+  });
+
   t.test('with damaged content gives out no file', async (t) => {
     proxy.judge = () => 'pass';
     const digest = digestOf('undamaged');

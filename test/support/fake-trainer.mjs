@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 
 if (process.argv[2] === '-c') process.exit(); // the runner asks whether the package is there
 if (process.argv[3] === 'finegrain_trainer.devices') {
@@ -80,6 +81,7 @@ function work({ steps = 60, ms = 50, every = 5 } = {}) {
   const newest = kept.sort().at(-1);
   if (newest) ({ step, weights } = JSON.parse(readFileSync(join(folder, newest, 'state.json'), 'utf8')));
   const from = step;
+  if (spec.finish_at_checkpoint) return succeed({ finished_at: from });
   const [, ...lines] = `${rows.trimEnd()}\n`.split('\n'); // the first tells how to behave
   const timer = setInterval(() => {
     try {
@@ -104,6 +106,19 @@ function giveUp(error) {
   say({ type: 'failure', reason, detail: error.message });
   process.exit(1);
 }
+
+const rollout = {
+  prompt: 'p',
+  response: 'a b',
+  token_ids: [1, 2],
+  tokens: ['a', ' b'],
+  finish_reason: 'length',
+  rewards: [0, -1],
+  kl: [0, 0.5],
+  values: [0, null],
+  advantages: [0, 0],
+  logprobs: [-1, -2],
+};
 
 const behaviours = {
   succeed: () => succeed(),
@@ -176,6 +191,25 @@ const behaviours = {
     const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'], { stdio: 'ignore' });
     say({ type: 'log', level: 'info', message: String(child.pid) });
     setTimeout(() => process.exit(5), 300);
+  },
+  watched() {
+    const folder = join(workdir, 'rollouts');
+    mkdirSync(folder);
+    const row = (n) => ({ ...rollout, id: `prompt-${n}` });
+    for (const at of [5, 10]) {
+      const rows = Array.from({ length: 30 }, (_, n) => `${JSON.stringify(row(n))}\n`).join('');
+      writeFileSync(join(folder, `step-${at}.ndjson.gz`), gzipSync(rows));
+      say({ type: 'rollouts', step: at, path: `rollouts/step-${at}.ndjson.gz`, count: 30 });
+    }
+    for (let n = 1; n <= 1200; n++) process.stderr.write(`stderr ${n}\n`);
+    say({ type: 'log', level: 'warning', message: 'look here' });
+    for (step = 1; step <= 300; step++)
+      say({ type: 'metrics', step, values: { loss: 1 / step, ...(step % 10 ? {} : { odd: null }) } });
+    const go = setInterval(() => {
+      if (!existsSync(details[0])) return;
+      clearInterval(go);
+      succeed();
+    }, 50);
   },
   deaf() {
     process.removeAllListeners('SIGTERM');

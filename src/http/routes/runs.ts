@@ -1,4 +1,4 @@
-// /v1/runs: create, list, get, cancel, read events.
+// /v1/runs: create, list, get, steer. What comes of a run is in run-watching.ts.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import { runStates } from '../../domain/run-states.ts';
@@ -104,6 +104,7 @@ const runExample = {
   alarms: [],
   artifacts: [],
   model_id: null,
+  promoted_from: null,
   last_event: 14,
   created_at: '2026-11-23T09:00:00.000Z',
   started_at: '2026-11-23T09:00:01.120Z',
@@ -189,6 +190,9 @@ export const Run = Type.Object(
     alarms: Type.Array(Alarm, { description: 'The first of each code' }),
     artifacts: Type.Array(Artifact, { description: 'Files by name, for `GET /v1/artifacts/{digest}`' }),
     model_id: Nullable(Type.String(), { description: 'The model that the run has registered' }),
+    promoted_from: Nullable(Type.Object({ run_id: Id(exampleId), step: Type.Integer() }), {
+      description: 'The checkpoint that this run makes a model of, without training further',
+    }),
     last_event: Type.Integer({ description: 'Sequence number of the newest event' }),
     created_at: Timestamp,
     started_at: Nullable(Timestamp),
@@ -223,41 +227,6 @@ const ValidatedRun = Type.Object(
         time_limit_seconds: null,
         max_attempts: 3,
         after: [],
-      },
-    ],
-  },
-);
-
-const RunEvents = Type.Object(
-  {
-    items: Type.Array(
-      Type.Object({
-        sequence: Type.Integer(),
-        attempt: Type.Integer(),
-        type: Type.String({
-          description:
-            '`attempt_started`, `progress`, `metrics`, `log`, `alarm`, `checkpoint`, `attempt_ended`, `attempt_lost`; `cancel_requested`, `pause_requested`, `resume_requested`, `retry_requested`, `dependency_failed`',
-        }),
-        created_at: Timestamp,
-        data: AnyObject,
-      }),
-    ),
-    next_after: Type.Integer({ description: 'Give it as `after` for the next page' }),
-  },
-  {
-    $id: 'RunEvents',
-    examples: [
-      {
-        items: [
-          {
-            sequence: 14,
-            attempt: 1,
-            type: 'metrics',
-            created_at: '2026-11-23T09:00:31.410Z',
-            data: { step: 120, loss: 0.412 },
-          },
-        ],
-        next_after: 14,
       },
     ],
   },
@@ -307,16 +276,7 @@ const NewRun = Type.Unsafe<runs.NewRun>({
 const params = Type.Object({ run_id: Id(exampleId) });
 
 export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
-  for (const schema of [
-    SftSpec,
-    RewardSpec,
-    PpoSpec,
-    GenerateSpec,
-    ...requests,
-    Run,
-    ValidatedRun,
-    RunEvents,
-  ])
+  for (const schema of [SftSpec, RewardSpec, PpoSpec, GenerateSpec, ...requests, Run, ValidatedRun])
     app.addSchema(schema);
 
   app.post(
@@ -493,38 +453,5 @@ export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asyn
           ),
         ),
       ),
-  );
-
-  app.get(
-    '/v1/runs/:run_id/events',
-    {
-      config: { scope: 'read' },
-      schema: {
-        operationId: 'listRunEvents',
-        tags: ['runs'],
-        summary: 'Events of a run after a sequence number, oldest first',
-        description:
-          'Numbered from 1 without gaps. Give `next_after` as `after` to go on; a page without items means that nothing new has happened.',
-        params,
-        querystring: Type.Object(
-          {
-            after: Type.Optional(
-              Type.Integer({
-                minimum: 0,
-                maximum: Number.MAX_SAFE_INTEGER,
-                default: 0,
-                description: 'Sequence number of the last event that is known',
-              }),
-            ),
-            limit: Type.Optional(
-              Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: 'Events of a page' }),
-            ),
-          },
-          { additionalProperties: false },
-        ),
-        response: { 200: Type.Ref('RunEvents'), ...problemResponses(404) },
-      },
-    },
-    (request) => runs.listRunEvents(services, request.caller, request.params.run_id, request.query),
   );
 };
