@@ -1,4 +1,4 @@
-// The fenced functions of a runner (migrations 0003, 0009, 0011 and 0014), and the channel that wakes it. Every write names the fence of its
+// The fenced functions of a runner (migrations 0003, 0009, 0011, 0014 and 0015), and the channel that wakes it. Every write names the fence of its
 // attempt; under an old one nothing changes and the answer is false or null.
 import pg from 'pg';
 import type { Transaction } from './pool.ts';
