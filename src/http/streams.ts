@@ -1,6 +1,7 @@
-// Streamed answers. A route's schema describes their text; what is sent is a stream of it.
+// Streamed bodies and answers. A route's schema describes their text; what is read or sent is a stream of it.
 import { Readable } from 'node:stream';
-import type { FastifyReply } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { Problem } from '../errors.ts';
 
 export const ndjsonType = 'application/x-ndjson';
 
@@ -19,6 +20,12 @@ export const streamed = (mediaType: string, description: string, example: string
   description,
   content: { [mediaType]: { schema: { type: 'string' as const, examples: [example] } } },
 });
+
+/** @throws Problem invalid_request for a request without a body, which needs no content type either */
+export function readStream({ body }: FastifyRequest, what: string): AsyncIterable<Uint8Array> {
+  if (body === undefined) throw new Problem('invalid_request', `There is no body: send ${what}.`);
+  return body as AsyncIterable<Uint8Array>;
+}
 
 /** The body of a route that reads a stream; nothing of it is validated before it is read. */
 export const streamedBody = (mediaTypes: string[], description: string, example: string) => ({

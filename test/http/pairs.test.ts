@@ -161,6 +161,14 @@ t.test('pairs', async (t) => {
     });
   });
 
+  t.test('import: without a body it says what to send', async (t) => {
+    const refused = {
+      status: 400,
+      body: { code: 'invalid_request', detail: /There is no body: send NDJSON/ },
+    };
+    t.match(await call('POST', `${path}/import`), refused);
+  });
+
   t.test('import: many errors are counted, the first hundred listed', async (t) => {
     const { body } = await call('POST', `${path}/import`, { body: 'x\n'.repeat(150), headers: ndjson });
     t.match(body, { received: 150, rejected: 150, errors_truncated: true });

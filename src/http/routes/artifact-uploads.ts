@@ -1,13 +1,12 @@
 // /v1/artifact-uploads: files in parts, to be resumed after whatever broke off.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
-import { Problem } from '../../errors.ts';
 import * as uploads from '../../services/artifact-uploads.ts';
 import { maxArtifactBytes } from '../../services/artifacts.ts';
 import type { Services } from '../../services/context.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Digest, Id, Nullable, problemResponses, Timestamp } from '../schemas.ts';
-import { streamedBody } from '../streams.ts';
+import { readStream, streamedBody } from '../streams.ts';
 
 const uploadExample = 'aup_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 
@@ -181,8 +180,7 @@ const partRoute: FastifyPluginAsyncTypebox<{ services: Services }> = async (app,
     },
     async (request, reply) => {
       const { upload_id, part } = request.params;
-      const body = request.body as AsyncIterable<Uint8Array> | undefined;
-      if (body === undefined) throw new Problem('invalid_request', 'There is no body: send the part.');
+      const body = readStream(request, 'the part');
       await uploads.putUploadPart(services, request.caller, upload_id, part, body);
       return reply.code(204).send(null);
     },

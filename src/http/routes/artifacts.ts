@@ -7,7 +7,7 @@ import * as artifacts from '../../services/artifacts.ts';
 import type { Services } from '../../services/context.ts';
 import { rangeOf } from '../ranges.ts';
 import { Digest, problemResponses, Timestamp } from '../schemas.ts';
-import { sendStream, streamed, streamedBody } from '../streams.ts';
+import { readStream, sendStream, streamed, streamedBody } from '../streams.ts';
 
 /** Any text: what is no digest names no artifact (404). */
 const ArtifactDigest = Type.String({
@@ -52,9 +52,7 @@ export const artifactRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
     },
     async (request, reply) => {
       const mediaType = request.headers['content-type'] ?? 'application/octet-stream';
-      if (request.body === undefined)
-        throw new Problem('invalid_request', 'There is no body: send the file, with its content type.');
-      const body = request.body as AsyncIterable<Uint8Array>;
+      const body = readStream(request, 'the file, with its content type');
       return reply.code(201).send(await artifacts.putArtifact(services, request.caller, mediaType, body));
     },
   );

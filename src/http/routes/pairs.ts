@@ -21,7 +21,7 @@ import {
 } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
-import { ndjsonType, sendStream, streamed, streamedBody } from '../streams.ts';
+import { ndjsonType, readStream, sendStream, streamed, streamedBody } from '../streams.ts';
 
 const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -194,7 +194,7 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         services,
         request.caller,
         request.params.dataset_id,
-        request.body as AsyncIterable<Uint8Array>,
+        readStream(request, 'NDJSON, one row a line'),
       ),
   );
 

@@ -299,7 +299,8 @@ export const runWatchingRoutes: FastifyPluginAsyncTypebox<Options> = async (
           {
             names: Type.Optional(
               Type.String({
-                maxLength: 4000,
+                pattern: '^[ -~]*$',
+                maxLength: 2500, // fits into a request target, every character encoded
                 description: 'Comma list of up to 50 metrics; without it only the names are answered',
                 examples: ['loss,grad_norm'],
               }),
