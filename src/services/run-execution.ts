@@ -3,6 +3,7 @@
 import { createReadStream, createWriteStream } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { pipeline as connect } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import type { Database } from '../db/pool.ts';
@@ -144,7 +145,7 @@ export async function reportLog(
 ): Promise<boolean> {
   return untilNamed(async () => {
     const kept = whole && {
-      ...(await services.artifacts.put(createReadStream(whole.path).pipe(createGzip()))),
+      ...(await services.artifacts.put(compressedFile(whole.path))),
       complete: whole.complete,
     };
     return services.db.transaction(null, async (tx) => {
@@ -152,6 +153,10 @@ export async function reportLog(
       return db.reportRunLog(tx, run.key, { lineCount, newest: newest.map(storable), kept });
     });
   });
+}
+
+async function* compressedFile(path: string): AsyncGenerator<Buffer> {
+  yield* connect(createReadStream(path), createGzip(), () => {}); // an error reaches whoever reads
 }
 
 /**

@@ -89,6 +89,11 @@ export function meter(): Transform & { measured(): StoredArtifact } {
   return Object.assign(transform, { measured: () => ({ digest: `sha256:${hash.digest('hex')}`, bytes }) });
 }
 
+/** A file that is opened when it is first read: a stream opens at once, and one that fails unheard ends the process. */
+export async function* fileContent(path: string): AsyncGenerator<Buffer> {
+  yield* createReadStream(path);
+}
+
 export function openArtifactStore(folder: string): ArtifactStore {
   const aside = join(folder, 'incoming');
   const pathOf = (digest: string): string => {
@@ -175,7 +180,7 @@ export function openArtifactStore(folder: string): ArtifactStore {
     async assemble(upload, { digest, bytes }) {
       const numbers = [...(await uploads.parts(upload)).keys()].sort((a, b) => a - b);
       async function* joined() {
-        for (const number of numbers) yield* createReadStream(join(uploadFolder(upload), String(number)));
+        for (const number of numbers) yield* fileContent(join(uploadFolder(upload), String(number)));
       }
       return whileUsable(() =>
         writeAside(aside, joined(), async (temporary, stored) => {
@@ -190,7 +195,7 @@ export function openArtifactStore(folder: string): ArtifactStore {
 
   return {
     put,
-    putFile: (path) => put(createReadStream(path)),
+    putFile: (path) => put(fileContent(path)),
     read: (digest, range) => {
       const path = pathOf(digest);
       return Readable.from(bytesOf(path, range), { objectMode: false });

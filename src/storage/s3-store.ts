@@ -14,6 +14,7 @@ import type { S3Place } from './artifact-place.ts';
 import {
   type ArtifactStore,
   type ByteRange,
+  fileContent,
   hexOf,
   meter,
   type PartialUpload,
@@ -359,7 +360,7 @@ export function openS3Store(
     },
     async putFile(path) {
       const { size } = await stat(path);
-      if (size <= limits.partBytes) return this.put(createReadStream(path));
+      if (size <= limits.partBytes) return this.put(fileContent(path));
       const file = await measureFile(path, Math.max(limits.partBytes, Math.ceil(size / mostParts)));
       for (let tries = 1; !(await refresh(file.digest)); tries += 1) {
         try {

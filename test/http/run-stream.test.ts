@@ -71,7 +71,7 @@ t.test('streams of run events', async (t) => {
     const stream = await open(t, run.path);
     t.equal(stream.headers['content-type']?.split(';')[0], 'text/event-stream');
     t.match(stream.headers['cache-control'], /no-store.*no-transform/);
-    t.match(stream.headers['vary'], /Accept/);
+    t.match(stream.headers.vary, /Accept/);
     await stream.until((so) => so.events.length === 1);
     t.equal(stream.retry, 1000);
     await run.report(3);

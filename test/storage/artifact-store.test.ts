@@ -116,6 +116,11 @@ for (const [name, skip, open] of places) {
         await t.rejects(store.has(wrong).then(), { message: /not an artifact digest/ }, wrong);
     });
 
+    t.test('a file that is not there cannot be stored', async (t) => {
+      await t.rejects(store.putFile(join(await temporaryFolder(t), 'absent')), { code: 'ENOENT' });
+      t.same(await leftovers(), []);
+    });
+
     t.test('content that breaks off is never visible, and leaves nothing', async (t) => {
       const content = randomBytes(large.length);
       for (const bytes of [1000, partBytes + 1000, content.length]) {
