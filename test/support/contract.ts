@@ -23,7 +23,7 @@ export interface Contract {
 }
 
 export function readContract(document: Document): Contract {
-  const ajv = new Ajv2020({ strict: false, allErrors: false });
+  const ajv = new Ajv2020({ strict: false, meta: false, validateSchema: false });
   // biome-ignore lint/suspicious/noExplicitAny: the package's types and its CommonJS export disagree
   (formats as any)(ajv);
   const components = JSON.parse(JSON.stringify(document.components));
