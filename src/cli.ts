@@ -2,13 +2,10 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { inspectConfig, readConfig } from './config.ts';
-import { describeSchema } from './db/describe-schema.ts';
 import { startEmbeddedPostgres } from './db/embedded-postgres.ts';
 import { makeLogins, type Process, processes } from './db/logins.ts';
 import { migrate } from './db/migrate.ts';
 import type { Report } from './doctor/check.ts';
-import { examine, renderReport } from './doctor.ts';
-import { openApiDocument } from './openapi.ts';
 import { runMain } from './process.ts';
 
 const usage = `finegrain COMMAND
@@ -23,6 +20,7 @@ const usage = `finegrain COMMAND
 
 const commands: Record<string, () => Promise<void>> = {
   async doctor() {
+    const { examine, renderReport } = await import('./doctor.ts'); // loads much that the other commands can do without
     const asJson = process.argv.includes('--json');
     const reports: Report[] = [];
     for await (const report of examine(inspectConfig())) {
@@ -57,10 +55,12 @@ const commands: Record<string, () => Promise<void>> = {
     process.stdout.write(`logins of: ${urls.map(([role]) => role).join(', ') || 'nobody'}\n`);
   },
   async openapi() {
+    const { openApiDocument } = await import('./openapi.ts'); // all of the service
     await mkdir('openapi', { recursive: true });
     await writeFile('openapi/openapi.json', await openApiDocument());
   },
   async schema() {
+    const { describeSchema } = await import('./db/describe-schema.ts');
     const { dataDir } = readConfig();
     const postgres = await startEmbeddedPostgres({
       dataDir: join(dataDir, 'schema-postgres'),

@@ -125,7 +125,9 @@ function waiting(row: db.RunRow, runners: RunnerRow[]): RunWaiting | null {
   if (runners.some(fits))
     return { reason: 'turn', detail: 'A runner that can take it is live, and takes it when its turn comes.' };
   const wanted = `${row.hardware}${row.labels.length > 0 ? ` and the labels ${row.labels.join(', ')}` : ''}`;
-  const offers = [...new Set(runners.map(({ hardware, labels }) => [...hardware, ...labels].join(' ')))];
+  const offers = [
+    ...new Set(runners.map(({ hardware, labels }) => [...hardware, ...labels].join(' '))),
+  ].sort();
   return {
     reason: 'no_runner',
     detail: `No live runner has ${wanted}. ${offers.length > 0 ? `Those that live have: ${offers.join('; ')}.` : 'No runner is live at all.'} Start one that does, or cancel the run.`,

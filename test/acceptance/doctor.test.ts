@@ -8,8 +8,10 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import t from 'tap';
+import { inspectConfig } from '../../src/config.ts';
 import { freePort } from '../../src/db/embedded/server.ts';
 import type { Report } from '../../src/doctor/check.ts';
+import { examine } from '../../src/doctor.ts';
 import { installFinegrain, readyAddress } from '../support/installation.ts';
 import { trainerPython } from '../support/runner.ts';
 
@@ -47,15 +49,16 @@ t.test('finegrain doctor', async (t) => {
     ...[sound.DATABASE_URL, sound.DATABASE_DIRECT_URL].map((url) => new URL(url).password),
   ];
 
-  const examine = async (changes: NodeJS.ProcessEnv) => {
-    const doctor = installation.run('cli.ts', ['doctor', '--json'], { ...sound, ...changes });
-    const code = await doctor.ended;
-    for (const secret of [...secrets, 'not-the-password'])
-      t.notOk((doctor.stdout() + doctor.stderr()).includes(secret), 'no secret is printed');
-    const { healthy, checks } = JSON.parse(doctor.stdout()) as { healthy: boolean; checks: Report[] };
-    t.equal(code, healthy ? 0 : 1);
-    for (const { status, advice } of checks) t.equal(status === 'ok', advice === undefined);
-    return Object.fromEntries(checks.map(({ check, ...finding }) => [check, finding]));
+  const hasSecret = (text: string): boolean =>
+    [...secrets, 'not-the-password'].some((secret) => text.includes(secret));
+  const find = async (changes: NodeJS.ProcessEnv) => {
+    const environment = Object.entries({ ...installation.environment, ...sound, ...changes });
+    const given = Object.fromEntries(environment.filter(([, value]) => value !== undefined));
+    const reports: Report[] = [];
+    for await (const report of examine(inspectConfig(given))) reports.push(report);
+    t.notOk(hasSecret(JSON.stringify(reports)), 'no secret is printed');
+    for (const { status, advice } of reports) t.equal(status === 'ok', advice === undefined);
+    return Object.fromEntries(reports.map(({ check, ...finding }) => [check, finding]));
   };
 
   t.test('nothing broken', { skip: python === null && 'no Python environment' }, async (t) => {
@@ -70,7 +73,7 @@ t.test('finegrain doctor', async (t) => {
     ];
     await readyAddress(programs[0]!);
     while (!/looks for runs/.test(programs[2]!.stderr())) await sleep(50);
-    const found = await examine({ FINEGRAIN_PYTHON: python! });
+    const found = await find({ FINEGRAIN_PYTHON: python! });
     t.match(found, {
       pooler: { detail: pooler ? /through a transaction pooler/ : /Postgres itself/ },
       'direct route': { detail: /can listen/ },
@@ -96,7 +99,7 @@ t.test('finegrain doctor', async (t) => {
       await once(other, 'listening');
       const locked = process.getuid?.() === 0 ? '/sys' : join(folder, 'locked'); // root may write anywhere else
       if (locked !== '/sys') await mkdir(locked, { mode: 0o500 });
-      const found = await examine({
+      const found = await find({
         DATABASE_URL: Object.assign(new URL(sound.DATABASE_URL), { password: 'not-the-password' }).href,
         FINEGRAIN_DATA_DIR: join(locked, 'data'),
         FINEGRAIN_ARTIFACTS: join(locked, 'artifacts'),
@@ -117,10 +120,10 @@ t.test('finegrain doctor', async (t) => {
       });
       t.notOk('migrations' in found, 'what rests on the connection is left out');
       other.close();
-      t.match(await examine({ DATABASE_URL: `postgres://fg:not-the-password@127.0.0.1:${port}/x` }), {
+      t.match(await find({ DATABASE_URL: `postgres://fg:not-the-password@127.0.0.1:${port}/x` }), {
         database: { status: 'failed', detail: /ECONNREFUSED/, advice: /Start Postgres/ },
       });
-      t.match(await examine({ DATABASE_URL: 'postgres://fg:not-the-password/#@127.0.0.1/x' }), {
+      t.match(await find({ DATABASE_URL: 'postgres://fg:not-the-password/#@127.0.0.1/x' }), {
         database: { status: 'failed', advice: /%2F/ },
       });
     },
@@ -140,7 +143,7 @@ t.test('finegrain doctor', async (t) => {
         `#!/bin/sh\nexec '${process.execPath}' -e 'throw new Error("No module named torch")'\n`,
       );
       await chmod(broken, 0o755);
-      const found = await examine({
+      const found = await find({
         DATABASE_URL: at(sound.DATABASE_URL),
         DATABASE_DIRECT_URL: at(sound.DATABASE_DIRECT_URL),
         FINEGRAIN_DATA_DIR: dataDir,
@@ -166,18 +169,18 @@ t.test('finegrain doctor', async (t) => {
       `insert into finegrain.secrets (project_id, name, key_id, sealed)
        select id, 'llm', 'another-key', '' from finegrain.projects`,
     );
-    t.match(await examine({}), {
+    t.match(await find({}), {
       'secret key': {
         status: 'failed',
         detail: /not here: another-key/,
         advice: /FINEGRAIN_SECRET_KEY_PREVIOUS/,
       },
     });
-    t.match(await examine({ FINEGRAIN_SECRET_KEY: 'too short' }), {
+    t.match(await find({ FINEGRAIN_SECRET_KEY: 'too short' }), {
       configuration: { status: 'failed', detail: /FINEGRAIN_SECRET_KEY must hold 32 random bytes in base64/ },
     });
     await asSuperuser('set role finegrain_system', 'delete from finegrain.secrets');
-    t.match(await examine({ FINEGRAIN_SECRET_KEY: undefined }), {
+    t.match(await find({ FINEGRAIN_SECRET_KEY: undefined }), {
       'secret key': { status: 'warning', advice: /openssl rand -base64 32/ },
     });
   });
@@ -192,18 +195,18 @@ t.test('finegrain doctor', async (t) => {
       `create role more login password 'not-the-password' in role finegrain_api, finegrain_system`,
       `update finegrain_migrations.applied set sha256 = 'other' where version = 2`,
     );
-    t.match(await examine({ DATABASE_URL: login('too_much') }), {
+    t.match(await find({ DATABASE_URL: login('too_much') }), {
       'api login': { status: 'failed', detail: /too_much is a superuser/, advice: /in role finegrain_api/ },
       migrations: { status: 'failed', detail: /0002_\w+.sql was edited/ },
     });
     await asSuperuser('create database elsewhere');
     const elsewhere = Object.assign(new URL(login('too_little')), { pathname: '/elsewhere' }).href;
-    t.match(await examine({ DATABASE_URL: login('too_little'), DATABASE_DIRECT_URL: elsewhere }), {
+    t.match(await find({ DATABASE_URL: login('too_little'), DATABASE_DIRECT_URL: elsewhere }), {
       'api login': { status: 'failed', advice: /grant finegrain_api to too_little/ },
       'direct route': { status: 'failed', detail: /lead to different databases/ },
       'direct login': { status: 'failed', advice: /grant ROLE to too_little/ },
     });
-    t.match(await examine({ DATABASE_URL: login('more'), DATABASE_DIRECT_URL: undefined }), {
+    t.match(await find({ DATABASE_URL: login('more'), DATABASE_DIRECT_URL: undefined }), {
       'api login': { status: 'warning', advice: /a member of finegrain_api only/ },
     });
   });
@@ -212,21 +215,27 @@ t.test('finegrain doctor', async (t) => {
     'a transaction pooler where a session is needed',
     { skip: pooler === null && 'no pgbouncer' },
     async (t) => {
-      t.match(await examine({ DATABASE_DIRECT_URL: undefined }), {
+      t.match(await find({ DATABASE_DIRECT_URL: undefined }), {
         pooler: { status: 'failed', advice: /Set DATABASE_DIRECT_URL/ },
       });
-      t.match(await examine({ DATABASE_DIRECT_URL: pooledUrl('finegrain_system') }), {
+      t.match(await find({ DATABASE_DIRECT_URL: pooledUrl('finegrain_system') }), {
         pooler: { status: 'ok' },
         'direct route': { status: 'failed', detail: /a transaction pooler too/, advice: /Postgres itself/ },
       });
     },
   );
 
-  t.test('for people: one line each, and what to do', async (t) => {
-    const doctor = installation.run('cli.ts', ['doctor'], sound);
-    await doctor.ended;
-    const lines = doctor.stdout().trim().split('\n');
+  t.test('for people one line each, and what to do; for programs JSON and an exit code', async (t) => {
+    const people = installation.run('cli.ts', ['doctor'], sound);
+    const programs = installation.run('cli.ts', ['doctor', '--json'], sound);
+    t.equal(await people.ended, 1);
+    const lines = people.stdout().trim().split('\n');
     for (const line of lines.slice(0, -1)) t.match(line, /^(ok {6}|(warning|failed) .* {2}Do: )/);
     t.match(lines.at(-1), /^\d+ ok, \d+ warnings, \d+ failed$/);
+    t.equal(await programs.ended, 1);
+    const { healthy, checks } = JSON.parse(programs.stdout()) as { healthy: boolean; checks: Report[] };
+    t.equal(healthy, false);
+    t.ok(checks.some(({ check }) => check === 'configuration'));
+    for (const { stdout, stderr } of [people, programs]) t.notOk(hasSecret(stdout() + stderr()));
   });
 });

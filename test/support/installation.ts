@@ -31,7 +31,9 @@ export interface Installation {
   directUrl(role: DatabaseRole): string;
   /** through the pooler where there is one */
   pooledUrl(role: DatabaseRole): string;
-  /** Starts a file of src/; it sees PATH, HOME, TMPDIR, the installation's folders, and `env`. */
+  /** the installation's folders */
+  environment: NodeJS.ProcessEnv;
+  /** Starts a file of src/; it sees PATH, HOME, TMPDIR, `environment` and `env`. */
   run(entry: string, args: string[], env: NodeJS.ProcessEnv): Program;
   /** Ends what still runs, at once, then pooler and Postgres. */
   stop(): Promise<void>;
@@ -61,13 +63,13 @@ export async function installFinegrain(
       }
     }
   };
+  const environment = {
+    FINEGRAIN_DATA_DIR: join(folder, 'data'),
+    FINEGRAIN_ARTIFACTS: join(folder, 'artifacts'),
+  };
   const programs: Program[] = [];
   const run: Installation['run'] = (entry, args, env) => {
-    const program = runProgram(join('src', entry), args, {
-      FINEGRAIN_DATA_DIR: join(folder, 'data'),
-      FINEGRAIN_ARTIFACTS: join(folder, 'artifacts'),
-      ...env,
-    });
+    const program = runProgram(join('src', entry), args, { ...environment, ...env });
     programs.push(program);
     return program;
   };
@@ -84,6 +86,7 @@ export async function installFinegrain(
     postgres,
     restartPostgres,
     pooler,
+    environment,
     directUrl,
     pooledUrl: (role) => (pooler ? throughPooler(directUrl(role), pooler.address) : directUrl(role)),
     run,
