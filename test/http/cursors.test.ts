@@ -5,8 +5,6 @@ import { buildApp } from '../../src/app.ts';
 import { openCursors } from '../../src/services/cursors.ts';
 import { startTestServer } from '../support/server.ts';
 
-t.setTimeout(120_000);
-
 t.test('cursors', async (t) => {
   const server = await startTestServer(t);
   const { call } = server;

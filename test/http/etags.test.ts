@@ -6,8 +6,6 @@ import { registerTinyModel } from '../support/models.ts';
 import { queueSft } from '../support/runner.ts';
 import { type RequestOptions, startTestServer, type TestServer } from '../support/server.ts';
 
-t.setTimeout(60_000);
-
 interface Changeable {
   path: string;
   /** changes or deletes it */

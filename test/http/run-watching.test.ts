@@ -4,8 +4,6 @@ import t from 'tap';
 import { holdRun } from '../support/held-run.ts';
 import { startTestServer } from '../support/server.ts';
 
-t.setTimeout(240_000);
-
 t.test('watching a run', async (t) => {
   const server = await startTestServer(t);
   const { call } = server;

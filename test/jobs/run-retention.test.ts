@@ -6,7 +6,6 @@ import { openEventStream } from '../support/event-stream.ts';
 import { type HeldRun, holdRun } from '../support/held-run.ts';
 import { startTestServer } from '../support/server.ts';
 
-t.setTimeout(240_000);
 const rules: RunRetention = {
   checkpoints: 2,
   checkpointDays: 7,

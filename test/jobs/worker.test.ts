@@ -12,8 +12,6 @@ import { startWorker } from '../support/worker.ts';
 
 const project = '00000000-0000-7000-8000-000000000000';
 const id = '00000000-0000-7000-8000-000000000001';
-t.setTimeout(60_000);
-
 t.test('worker', async (t) => {
   const database = await createTestDatabase(t);
   const api = database.open('finegrain_api');

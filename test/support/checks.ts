@@ -1,6 +1,6 @@
 // The checks of `npm test`: each runs a program and turns what it says into counts. A program that breaks, or that
 // finds nothing to check, counts as one failure.
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { type Ended, runProgram } from './programs.ts';
 
@@ -72,10 +72,11 @@ export async function pytest(
   );
 }
 
-/** Counts are assertions, as tap counts them. */
+/** Counts are assertions, as tap counts them. Without `files` all tests run, the quick ones of a folder in one process. */
 export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Result> {
+  const chosen = files.length > 0 ? files : joinQuickTests();
   // this reporter alone lets through what a test file prints before it dies; replay then shows failures readably
-  const ended = await runProgram(bin('tap'), ['--jobs=3', '--timeout=300', '--reporter=tap', ...files], env);
+  const ended = await runProgram(bin('tap'), ['--jobs=3', '--timeout=480', '--reporter=tap', ...chosen], env);
   const summary = ended.stdout.match(/^# \{ total: .*\}$/gm)?.at(-1) ?? '';
   const count = (name: string) => Number(new RegExp(`\\b${name}: (\\d+)`).exec(summary)?.[1] ?? 0);
   const result = {
@@ -85,10 +86,40 @@ export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Resu
     output: '',
   };
   if (ended.code !== 0) {
-    const replay = await runProgram(bin('tap'), ['replay', '--reporter=min', ...files], env);
+    const replay = await runProgram(bin('tap'), ['replay', '--reporter=min', ...chosen], env);
     result.output = `${replay.stdout.trim()}\n\n${ended.stderr}`;
   }
   return orBroken(result, ended.code);
+}
+
+// a file of these folders takes less time than its process takes to start; but for those that are slow
+const quickFolders = ['domain', 'http', 'jobs'];
+const slow =
+  /\/(artifact-uploads|edit-work-concurrency|encoding|hostile|idempotency|operation|run-stream|webhook-delivery)\./;
+
+/** Writes files that import the quick tests, up to twelve each. @returns all that is to run, what takes longest first */
+function joinQuickTests(): string[] {
+  const folder = path.join('.tap', 'together');
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  const all = readdirSync('test', { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.test.ts'))
+    .map((name) => `test/${name}`)
+    .sort();
+  const isQuick = (file: string): boolean =>
+    quickFolders.some((name) => file.startsWith(`test/${name}/`)) && !slow.test(file);
+  const together = quickFolders.flatMap((name) => {
+    const quick = all.filter((file) => isQuick(file) && file.startsWith(`test/${name}/`));
+    const groups = Array.from({ length: Math.ceil(quick.length / 12) }, (_, n) =>
+      quick.slice(n * 12, (n + 1) * 12),
+    );
+    return groups.map((files, n) => {
+      const joined = path.join(folder, `${name}-${n + 1}.ts`);
+      writeFileSync(joined, files.map((file) => `import '../../${file}';\n`).join(''));
+      return joined;
+    });
+  });
+  return [...all.filter((file) => !isQuick(file)), ...together];
 }
 
 /** Counts are test cases, as schemathesis counts them. */
