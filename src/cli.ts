@@ -2,6 +2,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { inspectConfig, readConfig } from './config.ts';
+import { describeSchema } from './db/describe-schema.ts';
 import { startEmbeddedPostgres } from './db/embedded-postgres.ts';
 import { makeLogins, type Process, processes } from './db/logins.ts';
 import { migrate } from './db/migrate.ts';
@@ -60,7 +61,6 @@ const commands: Record<string, () => Promise<void>> = {
     await writeFile('openapi/openapi.json', await openApiDocument());
   },
   async schema() {
-    const { describeSchema } = await import('./db/describe-schema.ts');
     const { dataDir } = readConfig();
     const postgres = await startEmbeddedPostgres({
       dataDir: join(dataDir, 'schema-postgres'),

@@ -51,14 +51,26 @@ t.test('finegrain doctor', async (t) => {
 
   const hasSecret = (text: string): boolean =>
     [...secrets, 'not-the-password'].some((secret) => text.includes(secret));
+  const byName = (reports: Report[]) => {
+    t.notOk(hasSecret(JSON.stringify(reports)), 'no secret is told');
+    for (const { status, advice } of reports) t.equal(status === 'ok', advice === undefined);
+    return Object.fromEntries(reports.map(({ check, ...finding }) => [check, finding]));
+  };
+  const askProgram = async (changes: NodeJS.ProcessEnv) => {
+    const doctor = installation.run('cli.ts', ['doctor', '--json'], { ...sound, ...changes });
+    const code = await doctor.ended;
+    t.notOk(hasSecret(doctor.stdout() + doctor.stderr()), 'no secret is printed');
+    const { healthy, checks } = JSON.parse(doctor.stdout()) as { healthy: boolean; checks: Report[] };
+    t.equal(code, healthy ? 0 : 1);
+    return { healthy, found: byName(checks) };
+  };
+  /** In this process: it takes less time to start. */
   const find = async (changes: NodeJS.ProcessEnv) => {
     const environment = Object.entries({ ...installation.environment, ...sound, ...changes });
     const given = Object.fromEntries(environment.filter(([, value]) => value !== undefined));
     const reports: Report[] = [];
     for await (const report of examine(inspectConfig(given))) reports.push(report);
-    t.notOk(hasSecret(JSON.stringify(reports)), 'no secret is printed');
-    for (const { status, advice } of reports) t.equal(status === 'ok', advice === undefined);
-    return Object.fromEntries(reports.map(({ check, ...finding }) => [check, finding]));
+    return byName(reports);
   };
 
   t.test('nothing broken', { skip: python === null && 'no Python environment' }, async (t) => {
@@ -73,7 +85,8 @@ t.test('finegrain doctor', async (t) => {
     ];
     await readyAddress(programs[0]!);
     while (!/looks for runs/.test(programs[2]!.stderr())) await sleep(50);
-    const found = await find({ FINEGRAIN_PYTHON: python! });
+    const { healthy, found } = await askProgram({ FINEGRAIN_PYTHON: python! });
+    t.ok(healthy);
     t.match(found, {
       pooler: { detail: pooler ? /through a transaction pooler/ : /Postgres itself/ },
       'direct route': { detail: /can listen/ },
@@ -227,15 +240,13 @@ t.test('finegrain doctor', async (t) => {
 
   t.test('for people one line each, and what to do; for programs JSON and an exit code', async (t) => {
     const people = installation.run('cli.ts', ['doctor'], sound);
-    const programs = installation.run('cli.ts', ['doctor', '--json'], sound);
     t.equal(await people.ended, 1);
     const lines = people.stdout().trim().split('\n');
     for (const line of lines.slice(0, -1)) t.match(line, /^(ok {6}|(warning|failed) .* {2}Do: )/);
     t.match(lines.at(-1), /^\d+ ok, \d+ warnings, \d+ failed$/);
-    t.equal(await programs.ended, 1);
-    const { healthy, checks } = JSON.parse(programs.stdout()) as { healthy: boolean; checks: Report[] };
-    t.equal(healthy, false);
-    t.ok(checks.some(({ check }) => check === 'configuration'));
-    for (const { stdout, stderr } of [people, programs]) t.notOk(hasSecret(stdout() + stderr()));
+    t.notOk(hasSecret(people.stdout() + people.stderr()));
+    const { healthy, found } = await askProgram({});
+    t.notOk(healthy);
+    t.ok('configuration' in found);
   });
 });

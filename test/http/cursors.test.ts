@@ -5,7 +5,7 @@ import { buildApp } from '../../src/app.ts';
 import { openCursors } from '../../src/services/cursors.ts';
 import { startTestServer } from '../support/server.ts';
 
-t.test('cursors', async (t) => {
+t.test('cursors', { timeout: 120_000 }, async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
   const newDataset = async (key?: string): Promise<string> =>

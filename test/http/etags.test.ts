@@ -76,7 +76,7 @@ function kinds(server: TestServer): Record<string, () => Promise<Changeable>> {
 
 const failed = { status: 412, body: { code: 'precondition_failed' } };
 
-t.test('conditional requests', async (t) => {
+t.test('conditional requests', { timeout: 60_000 }, async (t) => {
   const server = await startTestServer(t, { sampleFolder: shippedSampleFolder });
   const { call } = server;
   const etagOf = async (path: string): Promise<string> => (await call('GET', path)).headers.get('etag') ?? '';

@@ -4,7 +4,7 @@ import t from 'tap';
 import { holdRun } from '../support/held-run.ts';
 import { startTestServer } from '../support/server.ts';
 
-t.test('watching a run', async (t) => {
+t.test('watching a run', { timeout: 240_000 }, async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
   const { artifacts } = server.services;

@@ -14,7 +14,7 @@ const rules: RunRetention = {
   eventDays: 30,
 };
 
-t.test('retention', async (t) => {
+t.test('retention', { timeout: 240_000 }, async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
   const system = server.database.open('finegrain_system');

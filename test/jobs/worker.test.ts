@@ -12,7 +12,8 @@ import { startWorker } from '../support/worker.ts';
 
 const project = '00000000-0000-7000-8000-000000000000';
 const id = '00000000-0000-7000-8000-000000000001';
-t.test('worker', async (t) => {
+
+t.test('worker', { timeout: 60_000 }, async (t) => {
   const database = await createTestDatabase(t);
   const api = database.open('finegrain_api');
   await api.transaction(project, (tx) => queueRow(tx, project, id));

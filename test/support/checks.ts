@@ -76,7 +76,7 @@ export async function pytest(
 export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Result> {
   const chosen = files.length > 0 ? files : joinQuickTests();
   // this reporter alone lets through what a test file prints before it dies; replay then shows failures readably
-  const ended = await runProgram(bin('tap'), ['--jobs=3', '--timeout=480', '--reporter=tap', ...chosen], env);
+  const ended = await runProgram(bin('tap'), ['--jobs=3', '--timeout=300', '--reporter=tap', ...chosen], env);
   const summary = ended.stdout.match(/^# \{ total: .*\}$/gm)?.at(-1) ?? '';
   const count = (name: string) => Number(new RegExp(`\\b${name}: (\\d+)`).exec(summary)?.[1] ?? 0);
   const result = {
@@ -97,29 +97,27 @@ const quickFolders = ['domain', 'http', 'jobs'];
 const slow =
   /\/(artifact-uploads|edit-work-concurrency|encoding|hostile|idempotency|operation|run-stream|webhook-delivery)\./;
 
-/** Writes files that import the quick tests, up to twelve each. @returns all that is to run, what takes longest first */
+/** Writes files that import the quick tests, up to twelve each. @returns all that is to run */
 function joinQuickTests(): string[] {
   const folder = path.join('.tap', 'together');
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  const all = readdirSync('test', { recursive: true, encoding: 'utf8' })
+  let left = readdirSync('test', { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.test.ts'))
     .map((name) => `test/${name}`)
     .sort();
-  const isQuick = (file: string): boolean =>
-    quickFolders.some((name) => file.startsWith(`test/${name}/`)) && !slow.test(file);
-  const together = quickFolders.flatMap((name) => {
-    const quick = all.filter((file) => isQuick(file) && file.startsWith(`test/${name}/`));
-    const groups = Array.from({ length: Math.ceil(quick.length / 12) }, (_, n) =>
-      quick.slice(n * 12, (n + 1) * 12),
-    );
-    return groups.map((files, n) => {
-      const joined = path.join(folder, `${name}-${n + 1}.ts`);
-      writeFileSync(joined, files.map((file) => `import '../../${file}';\n`).join(''));
-      return joined;
-    });
-  });
-  return [...all.filter((file) => !isQuick(file)), ...together];
+  const together: string[] = [];
+  for (const name of quickFolders) {
+    const quick = left.filter((file) => file.startsWith(`test/${name}/`) && !slow.test(file));
+    left = left.filter((file) => !quick.includes(file));
+    for (let n = 0; n < quick.length; n += 12) {
+      const joined = path.join(folder, `${name}-${n}.ts`);
+      const imports = quick.slice(n, n + 12).map((file) => `import '../../${file}';\n`);
+      writeFileSync(joined, imports.join(''));
+      together.push(joined);
+    }
+  }
+  return [...left, ...together];
 }
 
 /** Counts are test cases, as schemathesis counts them. */
