@@ -13,12 +13,13 @@ RUN /tmp/install-system.sh && rm /tmp/install-system.sh
 COPY --from=packages /usr/local/bin/node /usr/local/bin/node
 WORKDIR /app
 COPY --from=packages /app/node_modules node_modules
-COPY package.json tsconfig.json LICENSE ./
+COPY package.json LICENSE ./
 COPY docker/scripts/entrypoint.sh docker/scripts/healthy.mjs docker/scripts/
 COPY migrations migrations
 COPY models models
 COPY runners/requirements.lock runners/
 COPY src src
+RUN node src/build.mjs
 ENV NODE_ENV=production \
     FINEGRAIN_DATA_DIR=/var/lib/finegrain
 USER 10001:10001
@@ -28,4 +29,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
   CMD ["node", "/app/docker/scripts/healthy.mjs", "api"]
 ENTRYPOINT ["/app/docker/scripts/entrypoint.sh"]
-CMD ["node", "--import", "tsx", "src/main-api.ts"]
+CMD ["node", "dist/src/main-api.js"]

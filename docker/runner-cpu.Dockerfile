@@ -16,11 +16,12 @@ COPY runners/requirements.lock runners/
 RUN TORCH_INDEX_URL=$TORCH_INDEX_URL docker/scripts/install-python.sh cpu /opt/python runners/requirements.lock
 COPY --from=packages /usr/local/bin/node /usr/local/bin/node
 COPY --from=packages /app/node_modules node_modules
-COPY package.json tsconfig.json LICENSE ./
+COPY package.json LICENSE ./
 COPY docker/scripts/entrypoint.sh docker/scripts/healthy.mjs docker/scripts/
 COPY runners/finegrain_trainer runners/finegrain_trainer
 RUN /opt/python/bin/python -m compileall -q runners/finegrain_trainer
 COPY src src
+RUN node src/build.mjs
 ENV NODE_ENV=production \
     FINEGRAIN_DATA_DIR=/var/lib/finegrain \
     FINEGRAIN_PYTHON=/opt/python/bin/python \
@@ -34,4 +35,4 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
   CMD ["node", "/app/docker/scripts/healthy.mjs", "runner"]
 # tini ends what a trainer leaves behind; the runner itself waits for its trainer's checkpoint
 ENTRYPOINT ["/usr/bin/tini", "--", "/app/docker/scripts/entrypoint.sh"]
-CMD ["node", "--import", "tsx", "src/main-runner.ts"]
+CMD ["node", "dist/src/main-runner.js"]

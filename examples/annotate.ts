@@ -3,7 +3,7 @@
 // response as little as possible, submits, and skips where there is nothing to change, until nothing is left for it.
 // Run it as often as you like at the same time, each under a name of its own.
 //
-//   FINEGRAIN_URL=… FINEGRAIN_API_KEY=… npx tsx examples/annotate.ts EDIT_REQUEST_ID SEED NAME
+//   FINEGRAIN_URL=… FINEGRAIN_API_KEY=… node dist/examples/annotate.js EDIT_REQUEST_ID SEED NAME
 //
 // Prints its progress as JSON lines: {"claimed", "edited", "skipped", "late"}. What an editor of this SEED does to a
 // pair does not depend on NAME, so that it does not matter who claimed what.

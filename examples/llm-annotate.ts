@@ -3,7 +3,7 @@
 // edit by the service's own measure is asked for once more, then skipped. Start it again after a failure: it goes on.
 //
 //   FINEGRAIN_URL=… FINEGRAIN_API_KEY=… LLM_URL=https://…/v1 LLM_MODEL=… LLM_API_KEY=… \
-//     npx tsx examples/llm-annotate.ts EDIT_REQUEST_ID
+//     node dist/examples/llm-annotate.js EDIT_REQUEST_ID
 //
 // LLM_API_KEY may be absent. Prints its progress as JSON lines: {"claimed", "edited", "skipped", "late"}.
 import { type ChatMessage, chatEndpoint, RequestRefused } from './chat-endpoint.ts';

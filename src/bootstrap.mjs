@@ -5,6 +5,7 @@
 //
 // Reads FINEGRAIN_DATA_DIR, FINEGRAIN_PYTHON (a ready environment: none is made), PYTHON (which Python makes ours),
 // TORCH_INDEX_URL (where pip looks for torch, such as PyTorch's index of CPU builds) and FINEGRAIN_PGBOUNCER.
+import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -17,23 +18,23 @@ import { endSetUp, SetUpError, say } from './bootstrap/steps.mjs';
 
 const minimumNode = [20, 20];
 const programs = {
-  demo: { entry: 'examples/demo.ts', needsPython: true },
-  'sample-model': { entry: 'examples/sample-model.ts', needsPython: true },
-  start: { entry: 'src/main-api.ts', needsPython: false }, // serves and scores without Python; runs need it
+  demo: { entry: 'dist/examples/demo.js', needsPython: true },
+  'sample-model': { entry: 'dist/examples/sample-model.js', needsPython: true },
+  start: { entry: 'dist/src/main-api.js', needsPython: false }, // serves and scores without Python; runs need it
   test: {
-    entry: 'test/run.ts',
+    entry: 'dist/test/run.js',
     needsPython: true,
     needsFuzzer: true,
     needsLinters: true,
     withPooler: true,
     withS3: true,
   },
-  'test:fuzz': { entry: 'test/fuzz/main.ts', needsPython: false, needsFuzzer: true },
-  'test:images': { entry: 'test/images/main.ts', needsPython: false },
-  'test:soak': { entry: 'test/soak/main.ts', needsPython: true, withPooler: true },
-  'bench:loop': { entry: 'bench/loop/main.ts', needsPython: true },
-  'bench:queue': { entry: 'bench/queue/main.ts', needsPython: false },
-  'bench:controls': { entry: 'bench/loop/controls.ts', needsPython: true },
+  'test:fuzz': { entry: 'dist/test/fuzz/main.js', needsPython: false, needsFuzzer: true },
+  'test:images': { entry: 'dist/test/images/main.js', needsPython: false },
+  'test:soak': { entry: 'dist/test/soak/main.js', needsPython: true, withPooler: true },
+  'bench:loop': { entry: 'dist/bench/loop/main.js', needsPython: true },
+  'bench:queue': { entry: 'dist/bench/queue/main.js', needsPython: false },
+  'bench:controls': { entry: 'dist/bench/loop/controls.js', needsPython: true },
 };
 
 async function main([command, ...rest]) {
@@ -48,6 +49,7 @@ async function main([command, ...rest]) {
   const dataDir = path.resolve(process.env.FINEGRAIN_DATA_DIR || '.finegrain');
 
   await ensureNpmPackages({ forDevelopment: command !== 'start' }); // tests, charts
+  build();
   if (process.env.FINEGRAIN_PYTHON) checkGivenPython(process.env.FINEGRAIN_PYTHON);
   else if (withRunner)
     await ensurePythonEnvironment(path.join(dataDir, 'python'), 'runners/requirements.lock', 'the trainer');
@@ -73,6 +75,12 @@ function checkNode(version) {
   throw new SetUpError(
     `finegrain needs Node ${minimumNode.join('.')} or newer; this is Node ${version} (${process.execPath}).`,
   );
+}
+
+/** In a process of its own: it needs the packages. It says itself what it did and what is wrong. */
+function build() {
+  const { status } = spawnSync(process.execPath, ['src/build.mjs'], { stdio: 'inherit' });
+  if (status !== 0) throw new SetUpError('finegrain runs from what the build makes.');
 }
 
 function checkGivenPython(python) {

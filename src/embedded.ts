@@ -36,7 +36,7 @@ export async function startEmbeddedStack(config: Config, logger: Logger): Promis
       DATABASE_DIRECT_URL: urlOf('finegrain_system'),
       FINEGRAIN_SECRET_KEY: config.secretKey?.toString('base64'),
     };
-    children.push(keepChild('main-worker.ts', workerEnv, logger));
+    children.push(keepChild('main-worker.js', workerEnv, logger));
     if (existsSync(config.runner.python)) {
       const env = {
         DATABASE_DIRECT_URL: urlOf('finegrain_runner'),
@@ -44,7 +44,7 @@ export async function startEmbeddedStack(config: Config, logger: Logger): Promis
         FINEGRAIN_SECRET_KEY_PREVIOUS: undefined,
       };
       for (let n = 0; n < config.embeddedRunners; n++)
-        children.push(keepChild('main-runner.ts', env, logger));
+        children.push(keepChild('main-runner.js', env, logger));
     } else
       logger.warn(
         `No runner: runs stay queued until there is a Python environment. "npm start -- --with-runner" makes it.`,

@@ -16,14 +16,14 @@ export async function measureLatency(installation: Installation, rounds: number)
   const starts = join(installation.folder, 'starts');
   await writeFile(starts, '');
   const env = { LOG_LEVEL: 'warn', FINEGRAIN_POLL_SECONDS: '10' };
-  const api = installation.run('main-api.ts', [], {
+  const api = installation.run('main-api.js', [], {
     ...env,
     DATABASE_URL: installation.directUrl('finegrain_api'),
     FINEGRAIN_API_KEY: key,
     HOST: '127.0.0.1',
     PORT: '0',
   });
-  const runner = installation.run('main-runner.ts', [], {
+  const runner = installation.run('main-runner.js', [], {
     ...env,
     DATABASE_DIRECT_URL: installation.directUrl('finegrain_runner'),
     FINEGRAIN_PYTHON: await clockedTrainer(installation.folder, starts),

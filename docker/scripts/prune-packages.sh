@@ -31,7 +31,8 @@ find "$modules" -type f \( -name '*.map' -o -name '*.d.ts' -o -name '*.d.mts' -o
   node --input-type=module -e "
     import ort from 'onnxruntime-node';
     import { Tokenizer } from 'tokenizers';
-    import 'tsx';
+    import '@swc/wasm-typescript';
+    import 'es-module-lexer';
     if (!ort.InferenceSession || !Tokenizer) throw new Error('a native package is not whole');"
 )
 echo "node_modules: $before MB, $(size) MB after pruning"

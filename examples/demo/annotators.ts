@@ -69,7 +69,7 @@ async function annotator(
   onLine: (line: string) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  const program = spawn(process.execPath, ['--import', 'tsx', 'examples/annotate.ts', ...args], {
+  const program = spawn(process.execPath, ['dist/examples/annotate.js', ...args], {
     env,
     stdio: ['ignore', 'pipe', 'inherit'],
     signal,

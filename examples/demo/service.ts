@@ -23,7 +23,7 @@ export async function startService(): Promise<Service> {
   await mkdir(dataDir, { recursive: true });
   const logFile = join(dataDir, 'demo.log');
   const port = await freePort(Number(process.env.PORT || 3000));
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
+  const child = spawn(process.execPath, ['dist/src/main-api.js'], {
     env: {
       ...process.env,
       FINEGRAIN_DATA_DIR: dataDir,

@@ -10,7 +10,7 @@ import { assess } from './scorer.ts';
 
 const usage = `The demo world: prompts with slots, responses with known defects, a hidden scorer, simulated annotators.
 
-  npx tsx examples/world/main.ts COMMAND [--seed N] [--count N] [--purpose NAME]
+  node dist/examples/world/main.js COMMAND [--seed N] [--count N] [--purpose NAME]
 
 Commands that write --count rows (default 10) drawn from --seed (default 0):
   pairs           two responses to a prompt, the votes of five annotators, the preference that follows

@@ -8,7 +8,7 @@ const repeatedWithinMs = 500; // a second Ctrl-C of the person takes longer than
 /** Resolves to the exit code. */
 export function runProgram(entry, args) {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, ['--import', 'tsx', entry, ...args], {
+    const child = spawn(process.execPath, [entry, ...args], {
       detached: true,
       stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
     });

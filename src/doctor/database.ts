@@ -219,7 +219,10 @@ async function sessions(client: pg.Client, application: string): Promise<number>
 
 async function checkWorker(client: pg.Client): Promise<Finding> {
   if ((await sessions(client, 'finegrain_worker')) > 0) return ok('a worker is connected');
-  return warning('no worker is connected: jobs wait, and lost runs stay lost', 'Start src/main-worker.ts.');
+  return warning(
+    'no worker is connected: jobs wait, and lost runs stay lost',
+    'Start dist/src/main-worker.js.',
+  );
 }
 
 async function checkRunner(client: pg.Client): Promise<Finding> {
@@ -227,7 +230,7 @@ async function checkRunner(client: pg.Client): Promise<Finding> {
   if (count > 0) return ok(`${count} connected`);
   return warning(
     `no runner is connected${await lastHeartbeat(client)}: runs stay queued`,
-    'Start src/main-runner.ts on each machine that trains.',
+    'Start dist/src/main-runner.js on each machine that trains.',
   );
 }
 

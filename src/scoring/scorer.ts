@@ -29,7 +29,7 @@ export interface Scorer {
   ended: Promise<void>;
 }
 
-const program = fileURLToPath(new URL('./scorer-process.ts', import.meta.url));
+const program = fileURLToPath(new URL('./scorer-process.js', import.meta.url));
 
 export interface RewardGraphFile {
   /** absolute */

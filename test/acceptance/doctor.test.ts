@@ -57,7 +57,7 @@ t.test('finegrain doctor', async (t) => {
     return Object.fromEntries(reports.map(({ check, ...finding }) => [check, finding]));
   };
   const askProgram = async (changes: NodeJS.ProcessEnv) => {
-    const doctor = installation.run('cli.ts', ['doctor', '--json'], { ...sound, ...changes });
+    const doctor = installation.run('cli.js', ['doctor', '--json'], { ...sound, ...changes });
     const code = await doctor.ended;
     t.notOk(hasSecret(doctor.stdout() + doctor.stderr()), 'no secret is printed');
     const { healthy, checks } = JSON.parse(doctor.stdout()) as { healthy: boolean; checks: Report[] };
@@ -75,9 +75,9 @@ t.test('finegrain doctor', async (t) => {
 
   t.test('nothing broken', { skip: python === null && 'no Python environment' }, async (t) => {
     const programs = [
-      installation.run('main-api.ts', [], sound),
-      installation.run('main-worker.ts', [], sound),
-      installation.run('main-runner.ts', [], {
+      installation.run('main-api.js', [], sound),
+      installation.run('main-worker.js', [], sound),
+      installation.run('main-runner.js', [], {
         ...sound,
         DATABASE_DIRECT_URL: directUrl('finegrain_runner'),
         FINEGRAIN_PYTHON: python!,
@@ -167,7 +167,7 @@ t.test('finegrain doctor', async (t) => {
         configuration: { status: 'warning', advice: /FINEGRAIN_RUNNER_LABELS for FINEGRAIN_RUNER_LABELS/ },
         database: { status: 'ok' },
         migrations: { status: 'failed', detail: /never migrated: run "finegrain migrate"/ },
-        worker: { status: 'warning', advice: /Start src\/main-worker.ts/ },
+        worker: { status: 'warning', advice: /Start dist\/src\/main-worker\.js/ },
         runner: { status: 'warning' },
         'key files': { status: 'failed', advice: /chmod 600/ },
         python: { status: 'failed', advice: /runners\/requirements.lock/ },
@@ -239,7 +239,7 @@ t.test('finegrain doctor', async (t) => {
   );
 
   t.test('for people one line each, and what to do; for programs JSON and an exit code', async (t) => {
-    const people = installation.run('cli.ts', ['doctor'], sound);
+    const people = installation.run('cli.js', ['doctor'], sound);
     t.equal(await people.ended, 1);
     const lines = people.stdout().trim().split('\n');
     for (const line of lines.slice(0, -1)) t.match(line, /^(ok {6}|(warning|failed) .* {2}Do: )/);

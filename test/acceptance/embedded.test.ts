@@ -164,7 +164,7 @@ t.test('npm start: embedded Postgres, API and worker in one process tree', async
 });
 
 function launch(dataDir: string, env: NodeJS.ProcessEnv): Service {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
+  const child = spawn(process.execPath, ['dist/src/main-api.js'], {
     // no runner: this is what works without Python
     env: {
       PATH: process.env.PATH,

@@ -22,7 +22,7 @@ t.test(
     const installation = await installFinegrain(folder, { poolSize: 1 });
     t.teardown(() => installation.stop());
     const pooled = installation.pooledUrl('finegrain_api');
-    const api = installation.run('main-api.ts', [], {
+    const api = installation.run('main-api.js', [], {
       DATABASE_URL: pooled,
       FINEGRAIN_API_KEY: key,
       HOST: '127.0.0.1',
@@ -96,11 +96,11 @@ t.test(
       'a run to its end: worker and runner past the pooler',
       { skip: python === null && 'no Python environment' },
       async (t) => {
-        const worker = installation.run('main-worker.ts', [], {
+        const worker = installation.run('main-worker.js', [], {
           DATABASE_URL: pooled,
           DATABASE_DIRECT_URL: installation.directUrl('finegrain_system'),
         });
-        const runner = installation.run('main-runner.ts', [], {
+        const runner = installation.run('main-runner.js', [], {
           DATABASE_URL: pooled,
           DATABASE_DIRECT_URL: installation.directUrl('finegrain_runner'),
           FINEGRAIN_PYTHON: python!,

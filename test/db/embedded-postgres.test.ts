@@ -65,11 +65,11 @@ async function startElsewhere(
   onLeave: string,
 ): Promise<{ child: ChildProcess; server: Omit<EmbeddedPostgres, 'stop'> }> {
   const program = `
-    import { startEmbeddedPostgres } from './src/db/embedded-postgres.ts';
+    import { startEmbeddedPostgres } from './dist/src/db/embedded-postgres.js';
     const server = await startEmbeddedPostgres({ dataDir: process.argv[1], log: () => {}, settings: ${JSON.stringify(fast)} });
     process.stdin.once('data', async () => { ${onLeave} });
     console.log(JSON.stringify(server));`;
-  const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', program, dataDir], {
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program, dataDir], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   test.teardown(() => child.kill('SIGKILL'));

@@ -43,7 +43,7 @@ t.test('logins', async (t) => {
       await writeFile(join(folder, role), `${url}\n`);
       return `${role}=${join(folder, role)}`;
     });
-    const args = ['--import', 'tsx', 'src/cli.ts', 'logins', ...(await Promise.all(files))];
+    const args = ['dist/src/cli.js', 'logins', ...(await Promise.all(files))];
     return runProgram(process.execPath, args, { ...process.env, DATABASE_DIRECT_URL: database.superuserUrl });
   };
 

@@ -69,7 +69,7 @@ async function askForEdits(server: TestServer, prompts: string[]): Promise<{ id:
 }
 
 async function annotate(server: TestServer, requestId: string, env: NodeJS.ProcessEnv): Promise<Ended> {
-  return runProgram(process.execPath, ['--import', 'tsx', 'examples/llm-annotate.ts', requestId], {
+  return runProgram(process.execPath, ['dist/examples/llm-annotate.js', requestId], {
     PATH: process.env.PATH,
     FINEGRAIN_URL: server.url,
     FINEGRAIN_API_KEY: await server.keyWith('read', 'edits:write'),
@@ -222,7 +222,7 @@ t.test('an endpoint that cannot serve ends the program at once, and the tasks ar
     code: 1,
     stderr: /^fetch failed: connect ECONNREFUSED/,
   });
-  t.match(await runProgram(process.execPath, ['--import', 'tsx', 'examples/llm-annotate.ts']), { code: 2 });
+  t.match(await runProgram(process.execPath, ['dist/examples/llm-annotate.js']), { code: 2 });
 });
 
 t.test('the claim loop holds its tasks while the editor thinks', async (t) => {

@@ -1,5 +1,5 @@
 // Data for the demo's report as a run of the demo might give it: texts of the demo world, with the rewards that a good token
-// reward model would give them. To look at the page: npx tsx test/examples/report-fixture.ts > report.html
+// reward model would give them. To look at the page: node dist/test/examples/report-fixture.js > report.html
 import { pathToFileURL } from 'node:url';
 import type { CurvePoint, EditExample, Estimate, ReportData } from '../../examples/demo/report/data.ts';
 import { renderReport } from '../../examples/demo/report.ts';

@@ -279,9 +279,9 @@ t.test('majority labels agree with the hidden score as the module says', async (
 });
 
 t.test('command line', async (t) => {
-  const main = fileURLToPath(new URL('../../examples/world/main.ts', import.meta.url));
+  const main = fileURLToPath(new URL('../../examples/world/main.js', import.meta.url));
   const world = (args: string[], input = '') =>
-    spawnSync(process.execPath, ['--import', 'tsx', main, ...args], { input, encoding: 'utf8' });
+    spawnSync(process.execPath, [main, ...args], { input, encoding: 'utf8' });
   const lines = (text: string) =>
     text
       .trimEnd()

@@ -106,7 +106,7 @@ export async function openWorld(folder: string, options: WorldOptions): Promise<
   const preload = { NODE_OPTIONS: `--import=${new URL('clock.mjs', import.meta.url).href}` };
   const url = `http://127.0.0.1:${await freePort()}`;
   const api = keep('API', () =>
-    installation.run('main-api.ts', [], {
+    installation.run('main-api.js', [], {
       ...preload,
       DATABASE_URL: installation.pooledUrl('finegrain_api'),
       FINEGRAIN_API_KEY: bootstrapKey,
@@ -117,7 +117,7 @@ export async function openWorld(folder: string, options: WorldOptions): Promise<
     }),
   );
   const worker = keep('worker', () =>
-    installation.run('main-worker.ts', [], {
+    installation.run('main-worker.js', [], {
       ...preload,
       DATABASE_DIRECT_URL: installation.directUrl('finegrain_system'),
       LOG_LEVEL: 'warn',
@@ -133,7 +133,7 @@ export async function openWorld(folder: string, options: WorldOptions): Promise<
     const smallDisk = options.smallDisks && mountSmallDisk(workFolders);
     const way = await openHeldWay(installation.directUrl('finegrain_runner'));
     const kept = keep(name, () =>
-      installation.run('main-runner.ts', [], {
+      installation.run('main-runner.js', [], {
         ...preload,
         DATABASE_DIRECT_URL: way.url,
         FINEGRAIN_DATA_DIR: dataDir,

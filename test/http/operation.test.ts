@@ -269,7 +269,7 @@ t.test('/readyz', async (t) => {
 
 t.test('SIGTERM: not ready at once, served for a while, then gone with 0', async (t) => {
   const database = await createTestDatabase(t);
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
+  const child = spawn(process.execPath, ['dist/src/main-api.js'], {
     env: {
       PATH: process.env.PATH,
       HOST: '127.0.0.1',

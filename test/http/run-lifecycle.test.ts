@@ -262,11 +262,11 @@ t.test('the life of a run', async (t) => {
 
   t.test('another project finds nothing to steer', async (t) => {
     const { id } = await queue();
-    for (const of of [id, nobody]) {
-      const key = of === id ? { key: stranger } : {};
+    for (const run of [id, nobody]) {
+      const key = run === id ? { key: stranger } : {};
       for (const request of ['pause', 'resume', 'cancel', 'retry'])
-        t.match(await ask(of, request, key), { status: 404 }, request);
-      t.match(await call('PATCH', `/v1/runs/${of}`, { json: { priority: 1 }, ...key }), { status: 404 });
+        t.match(await ask(run, request, key), { status: 404 }, request);
+      t.match(await call('PATCH', `/v1/runs/${run}`, { json: { priority: 1 }, ...key }), { status: 404 });
     }
     await ask(id, 'cancel');
   });

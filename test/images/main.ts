@@ -11,15 +11,7 @@ import { runProgram } from '../support/programs.ts';
 import { buildImage, type Container, freeze, type Image, start } from './rehearsal.ts';
 
 if (process.env.FINEGRAIN_REHEARSAL !== 'inside') {
-  const args = [
-    '--mount',
-    '--propagation',
-    'private',
-    process.execPath,
-    '--import',
-    'tsx',
-    ...process.argv.slice(1),
-  ];
+  const args = ['--mount', '--propagation', 'private', process.execPath, ...process.argv.slice(1)];
   const env = { ...process.env, FINEGRAIN_REHEARSAL: 'inside' };
   const { status, error } = spawnSync('unshare', args, { stdio: 'inherit', env });
   if (error) console.log(`Images are rehearsed on Linux, by root: ${error.message}`);
@@ -79,7 +71,7 @@ async function rehearse(): Promise<void> {
     containers.push(container);
     return container;
   };
-  const cli = ['node', '--import', 'tsx', 'src/cli.ts'];
+  const cli = ['node', 'dist/src/cli.js'];
 
   const postgres = await startTestPostgres(join(folder, 'postgres'));
   stopPostgres = () => postgres.stop();
@@ -146,7 +138,7 @@ async function rehearse(): Promise<void> {
 
   const workerEnv = { DATABASE_DIRECT_URL_FILE: urlFile('worker') };
   check('a worker that does not run is not healthy', !(await unhealthyNow(api, workerEnv, 'worker')));
-  const worker = run(api, workerEnv, ['node', '--import', 'tsx', 'src/main-worker.ts']);
+  const worker = run(api, workerEnv, ['node', 'dist/src/main-worker.js']);
   check('the worker is healthy', await healthy(api, workerEnv, 'worker'), worker.log());
 
   const rows =

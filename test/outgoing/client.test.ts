@@ -261,14 +261,14 @@ t.test('certificates are checked, against the host too', async (t) => {
   await writeFile(authority, certificate.cert);
   const outcome = async (host: string): Promise<string> => {
     const program = `
-      import { openOutgoingClient } from ${JSON.stringify(new URL('../../src/outgoing/client.ts', import.meta.url).href)};
+      import { openOutgoingClient } from ${JSON.stringify(new URL('../../src/outgoing/client.js', import.meta.url).href)};
       const client = openOutgoingClient({ allow: ['127.0.0.1'], resolve: async () => [{ address: '127.0.0.1', family: 4 }] });
       const get = { method: 'GET', timeoutMs: 5000, maxAnswerBytes: 1000 };
       await client.request('https://${host}:${port}/', get).then(({ body }) => console.log(String(body)), ({ code }) => console.log(code));
       await client.close();`;
     const { stdout } = await promisify(execFile)(
       process.execPath,
-      ['--import', 'tsx', '--input-type=module', '--eval', program],
+      ['--input-type=module', '--eval', program],
       { env: { ...process.env, NODE_EXTRA_CA_CERTS: authority, TAP: undefined } },
     );
     return stdout.trim();

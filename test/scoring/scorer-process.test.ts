@@ -5,7 +5,7 @@ import t, { type Test } from 'tap';
 import type { ScorerReply } from '../../src/scoring/scorer-protocol.ts';
 import { tinyModelFolder } from '../support/models.ts';
 
-const program = fileURLToPath(new URL('../../src/scoring/scorer-process.ts', import.meta.url));
+const program = fileURLToPath(new URL('../../src/scoring/scorer-process.js', import.meta.url));
 const graph = fileURLToPath(new URL('reward.onnx', tinyModelFolder));
 const score = { type: 'score', tokenIds: Int32Array.of(1, 4, 40, 41, 42), promptLength: 2 };
 

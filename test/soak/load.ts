@@ -47,7 +47,7 @@ export async function soakUnderLoad({ folder, minutes, signal }: SoakOptions): P
   const installation = await installFinegrain(folder, { poolSize });
   try {
     const key = 'the-bootstrap-key-of-this-soak';
-    const api = installation.run('main-api.ts', [], {
+    const api = installation.run('main-api.js', [], {
       DATABASE_URL: installation.pooledUrl('finegrain_api'),
       FINEGRAIN_API_KEY: key,
       FINEGRAIN_RATE_LIMIT: '0', // one client stands for many
@@ -57,7 +57,7 @@ export async function soakUnderLoad({ folder, minutes, signal }: SoakOptions): P
       LOG_LEVEL: 'error',
       NODE_OPTIONS: '--inspect=127.0.0.1:0', // for gauge.ts
     });
-    const worker = installation.run('main-worker.ts', [], {
+    const worker = installation.run('main-worker.js', [], {
       DATABASE_DIRECT_URL: installation.directUrl('finegrain_system'),
     });
     const client = openClient(await readyAddress(api), key, concurrency);

@@ -212,7 +212,7 @@ async function race(
   const start = (part: string, project = ''): ChildProcess => {
     const child = spawn(
       process.execPath,
-      ['--import', 'tsx', 'test/support/collection-race.ts', part, folder, ...urls, project],
+      ['dist/test/support/collection-race.js', part, folder, ...urls, project],
       { stdio: ['ignore', 'pipe', 'inherit'] },
     );
     const place = told.push({ rounds: 0, deleted: 0, named: 0, again: 0, missing: [] }) - 1;

@@ -296,11 +296,10 @@ t.test('a process that is killed while it sends a file has not sent it in vain',
   await writeFile(file, content);
   let sent = 0;
   proxy.judge = (operation) => (operation === 'UploadPart' && ++sent > 5 ? 'hang' : 'pass');
-  const child = spawn(
-    process.execPath,
-    ['--import', 'tsx', 'test/support/put-file.ts', file, String(partBytes)],
-    { env: { PATH: process.env.PATH, ...bucket.env, AWS_ENDPOINT_URL_S3: proxy.endpoint }, stdio: 'inherit' },
-  );
+  const child = spawn(process.execPath, ['dist/test/support/put-file.js', file, String(partBytes)], {
+    env: { PATH: process.env.PATH, ...bucket.env, AWS_ENDPOINT_URL_S3: proxy.endpoint },
+    stdio: 'inherit',
+  });
   const ended = once(child, 'exit');
   while (sent < 9) await sleep(20); // five are there, four hang
   child.kill('SIGKILL');

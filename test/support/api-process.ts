@@ -18,7 +18,7 @@ export async function startApiProcess(t: Test, env: NodeJS.ProcessEnv): Promise<
 
 /** Whoever calls this must kill it, also when it never gets ready. */
 export function spawnApi(env: NodeJS.ProcessEnv): { url: Promise<string>; kill: ApiProcess['kill'] } {
-  const child: ChildProcess = spawn(process.execPath, ['--import', 'tsx', 'src/main-api.ts'], {
+  const child: ChildProcess = spawn(process.execPath, ['dist/src/main-api.js'], {
     env: {
       PATH: process.env.PATH,
       HOME: process.env.HOME,

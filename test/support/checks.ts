@@ -74,7 +74,7 @@ export async function pytest(
 
 /** Counts are assertions, as tap counts them. Without `files` all tests run, the quick ones of a folder in one process. */
 export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Result> {
-  const chosen = files.length > 0 ? files : joinQuickTests();
+  const chosen = files.length > 0 ? files.map(compiled) : joinQuickTests();
   // this reporter alone lets through what a test file prints before it dies; replay then shows failures readably
   const ended = await runProgram(bin('tap'), ['--jobs=3', '--timeout=300', '--reporter=tap', ...chosen], env);
   const summary = ended.stdout.match(/^# \{ total: .*\}$/gm)?.at(-1) ?? '';
@@ -97,6 +97,11 @@ const quickFolders = ['domain', 'http', 'jobs'];
 const slow =
   /\/(artifact-uploads|edit-work-concurrency|encoding|hostile|idempotency|operation|run-stream|webhook-delivery)\./;
 
+/** What the build makes of a test file. */
+function compiled(file: string): string {
+  return path.join('dist', path.relative('.', file).replace(/\.ts$/, '.js'));
+}
+
 /** Writes files that import the quick tests, up to twelve each. @returns all that is to run */
 function joinQuickTests(): string[] {
   const folder = path.join('.tap', 'together');
@@ -104,14 +109,14 @@ function joinQuickTests(): string[] {
   mkdirSync(folder, { recursive: true });
   let left = readdirSync('test', { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.test.ts'))
-    .map((name) => `test/${name}`)
+    .map((name) => compiled(`test/${name}`))
     .sort();
   const together: string[] = [];
   for (const name of quickFolders) {
-    const quick = left.filter((file) => file.startsWith(`test/${name}/`) && !slow.test(file));
+    const quick = left.filter((file) => file.startsWith(`dist/test/${name}/`) && !slow.test(file));
     left = left.filter((file) => !quick.includes(file));
     for (let n = 0; n < quick.length; n += 12) {
-      const joined = path.join(folder, `${name}-${n}.ts`);
+      const joined = path.join(folder, `${name}-${n}.mjs`);
       const imports = quick.slice(n, n + 12).map((file) => `import '../../${file}';\n`);
       writeFileSync(joined, imports.join(''));
       together.push(joined);
@@ -122,9 +127,7 @@ function joinQuickTests(): string[] {
 
 /** Counts are test cases, as schemathesis counts them. */
 export async function fuzzer(options: string[], env: NodeJS.ProcessEnv): Promise<Result> {
-  return counted(
-    await runProgram(process.execPath, ['--import', 'tsx', 'test/fuzz/main.ts', ...options], env),
-  );
+  return counted(await runProgram(process.execPath, ['dist/test/fuzz/main.js', ...options], env));
 }
 
 /** Dockerfiles, their scripts, the compose file and the manifests, each by its linter or schema. */

@@ -69,11 +69,11 @@ export async function installFinegrain(
   };
   const programs: Program[] = [];
   const run: Installation['run'] = (entry, args, env) => {
-    const program = runProgram(join('src', entry), args, { ...environment, ...env });
+    const program = runProgram(join('dist', 'src', entry), args, { ...environment, ...env });
     programs.push(program);
     return program;
   };
-  const migrated = run('cli.ts', ['migrate'], { DATABASE_URL: superuserUrl });
+  const migrated = run('cli.js', ['migrate'], { DATABASE_URL: superuserUrl });
   if ((await migrated.ended) !== 0) throw new Error(migrated.stderr());
   await enableLogins(superuserUrl);
   const program = pgbouncerProgram();
@@ -103,7 +103,7 @@ export async function installFinegrain(
 
 function runProgram(entry: string, args: string[], env: NodeJS.ProcessEnv): Program {
   const { PATH, HOME, TMPDIR } = process.env;
-  const child = spawn(process.execPath, ['--import', 'tsx', entry, ...args], {
+  const child = spawn(process.execPath, [entry, ...args], {
     env: { PATH, HOME, TMPDIR, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

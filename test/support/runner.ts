@@ -39,7 +39,7 @@ export function startRunner(
   options: { python: string; name?: string; args?: string[]; env?: NodeJS.ProcessEnv },
 ): RunnerProcess {
   const name = options.name ?? 'one';
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-runner.ts', ...(options.args ?? [])], {
+  const child = spawn(process.execPath, ['dist/src/main-runner.js', ...(options.args ?? [])], {
     env: {
       PATH: process.env.PATH,
       HOME: process.env.HOME,

@@ -11,7 +11,7 @@ export interface WorkerProcess {
 
 /** Starts `main-worker.ts`; it is killed when the test ends. */
 export function startWorker(t: Test, database: TestDatabase, env: NodeJS.ProcessEnv = {}): WorkerProcess {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main-worker.ts'], {
+  const child = spawn(process.execPath, ['dist/src/main-worker.js'], {
     env: { PATH: process.env.PATH, DATABASE_DIRECT_URL: database.urlOf('finegrain_system'), ...env },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
