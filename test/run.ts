@@ -22,11 +22,11 @@ import {
   pytest,
   type Result,
   ruff,
-  tap,
 } from './support/checks.ts';
 import { startPgbouncer } from './support/pgbouncer.ts';
 import { endAllPrograms } from './support/programs.ts';
 import { s3Program, startS3Server } from './support/s3.ts';
+import { runTestFiles } from './support/tap-files.ts';
 
 interface Check {
   name: string;
@@ -118,7 +118,7 @@ function fuzzCheck(): Check {
 
 function runTap(files: string[], servers: NodeJS.ProcessEnv): Promise<void> {
   const environment = { ...testEnvironment(), ...servers };
-  return runAll([{ name: 'TypeScript tests', run: () => tap(files, environment) }]);
+  return runAll([{ name: 'TypeScript tests', run: () => runTestFiles(files, environment) }]);
 }
 
 async function runAll(checks: Check[]): Promise<void> {

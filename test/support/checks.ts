@@ -1,6 +1,6 @@
 // The checks of `npm test`: each runs a program and turns what it says into counts. A program that breaks, or that
 // finds nothing to check, counts as one failure.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { type Ended, runProgram } from './programs.ts';
 
@@ -70,59 +70,6 @@ export async function pytest(
     { passed: count('tests') - failed - skipped, failed, skipped, output: said(ended) },
     ended.code,
   );
-}
-
-/** Counts are assertions, as tap counts them. Without `files` all tests run, the quick ones of a folder in one process. */
-export async function tap(files: string[], env: NodeJS.ProcessEnv): Promise<Result> {
-  const chosen = files.length > 0 ? files.map(compiled) : joinQuickTests();
-  // this reporter alone lets through what a test file prints before it dies; replay then shows failures readably
-  const ended = await runProgram(bin('tap'), ['--jobs=3', '--timeout=300', '--reporter=tap', ...chosen], env);
-  const summary = ended.stdout.match(/^# \{ total: .*\}$/gm)?.at(-1) ?? '';
-  const count = (name: string) => Number(new RegExp(`\\b${name}: (\\d+)`).exec(summary)?.[1] ?? 0);
-  const result = {
-    passed: count('pass'),
-    failed: count('fail'),
-    skipped: count('skip') + count('todo'),
-    output: '',
-  };
-  if (ended.code !== 0) {
-    const replay = await runProgram(bin('tap'), ['replay', '--reporter=min', ...chosen], env);
-    result.output = `${replay.stdout.trim()}\n\n${ended.stderr}`;
-  }
-  return orBroken(result, ended.code);
-}
-
-// a file of these folders takes less time than its process takes to start; but for those that are slow
-const quickFolders = ['domain', 'http', 'jobs'];
-const slow =
-  /\/(artifact-uploads|edit-work-concurrency|encoding|hostile|idempotency|operation|run-stream|webhook-delivery)\./;
-
-/** What the build makes of a test file. */
-function compiled(file: string): string {
-  return path.join('dist', path.relative('.', file).replace(/\.ts$/, '.js'));
-}
-
-/** Writes files that import the quick tests, up to twelve each. @returns all that is to run */
-function joinQuickTests(): string[] {
-  const folder = path.join('.tap', 'together');
-  rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
-  let left = readdirSync('test', { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.endsWith('.test.ts'))
-    .map((name) => compiled(`test/${name}`))
-    .sort();
-  const together: string[] = [];
-  for (const name of quickFolders) {
-    const quick = left.filter((file) => file.startsWith(`dist/test/${name}/`) && !slow.test(file));
-    left = left.filter((file) => !quick.includes(file));
-    for (let n = 0; n < quick.length; n += 12) {
-      const joined = path.join(folder, `${name}-${n}.mjs`);
-      const imports = quick.slice(n, n + 12).map((file) => `import '../../${file}';\n`);
-      writeFileSync(joined, imports.join(''));
-      together.push(joined);
-    }
-  }
-  return [...left, ...together];
 }
 
 /** Counts are test cases, as schemathesis counts them. */

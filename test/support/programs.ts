@@ -11,10 +11,12 @@ export interface Ended {
 const groups = new Set<number>();
 let ending = false;
 
+/** @param limitMs after it the program and all that it started is killed */
 export function runProgram(
   command: string,
   args: string[],
   env: NodeJS.ProcessEnv = process.env,
+  limitMs?: number,
 ): Promise<Ended> {
   const ended: Ended = { code: 127, stdout: '', stderr: '' };
   if (ending) return Promise.resolve(ended);
@@ -25,6 +27,7 @@ export function runProgram(
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     if (child.pid !== undefined) groups.add(child.pid);
+    const overdue = limitMs && setTimeout(signalGroup, limitMs, child.pid, 'SIGKILL');
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       ended.stdout += text;
     });
@@ -36,6 +39,7 @@ export function runProgram(
       resolve(ended);
     });
     child.once('exit', (code) => {
+      clearTimeout(overdue);
       ended.code = code ?? 128;
       signalGroup(child.pid, 'SIGKILL'); // whatever it left behind
       // what left the group as well may still hold the pipes open: it is not waited for
