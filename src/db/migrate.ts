@@ -2,7 +2,6 @@
 // applied file that was edited afterwards is refused. Also creates the roles, which belong to the whole server.
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
-import { runMigrations } from 'graphile-worker';
 import pg from 'pg';
 
 const migrationsFolder = new URL('../../migrations/', import.meta.url);
@@ -162,6 +161,7 @@ async function migrateJobQueue(url: string): Promise<void> {
   pool.on('error', ignore);
   pool.on('connect', (client) => client.on('error', ignore));
   try {
+    const { runMigrations } = await import('graphile-worker'); // not needed to see whether a schema is current
     await runMigrations({ pgPool: pool });
   } finally {
     await pool.end();

@@ -2,23 +2,14 @@
 // manager would bring them back, over a Postgres that keeps what it has confirmed. Knows no test runner.
 import { execFileSync } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { freePort } from '../../src/db/embedded/server.ts';
 import { type HeldCommits, openHeldWay } from '../support/held-commit.ts';
 import { type Installation, installFinegrain, type Program } from '../support/installation.ts';
-import type { Client } from '../support/runner.ts';
+import { type Client, fakePython } from '../support/runner.ts';
 
 /** A process that is started again whenever it ends. */
 export interface Kept {
@@ -123,7 +114,7 @@ export async function openWorld(folder: string, options: WorldOptions): Promise<
       LOG_LEVEL: 'warn',
     }),
   );
-  const python = options.python ?? fakePython(folder);
+  const python = options.python ?? (await fakePython(folder));
   const runners: KeptRunner[] = [];
   for (let n = 1; n <= options.runners; n++) {
     const name = `runner-${n}`;
@@ -214,14 +205,6 @@ function patientCall(url: string): World['call'] {
       };
     });
   };
-}
-
-function fakePython(folder: string): string {
-  const path = join(folder, 'fake-python');
-  const program = fileURLToPath(new URL('../support/fake-trainer.mjs', import.meta.url));
-  writeFileSync(path, `#!/bin/sh\nexec '${process.execPath}' '${program}' "$@"\n`);
-  chmodSync(path, 0o755);
-  return path;
 }
 
 /** False where this process may not mount anything. */

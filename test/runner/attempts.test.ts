@@ -18,7 +18,7 @@ t.setTimeout(180_000);
 t.test('attempts', async (t) => {
   const server = await startTestServer(t);
   const runner = startRunner(t, server, {
-    python: await fakePython(server),
+    python: await fakePython(server.dataDir),
     env: { FINEGRAIN_TRAINER_SILENCE_SECONDS: '3' },
   });
   const execute = async (behaviour: string, request = {}, spec = {}) =>

@@ -49,7 +49,7 @@ t.test(
 
 t.test('a runner that offers cuda', async (t) => {
   const server = await startTestServer(t);
-  const python = await fakePython(server);
+  const python = await fakePython(server.dataDir);
   const hardware = { FINEGRAIN_RUNNER_HARDWARE: 'cpu,cuda' };
 
   t.test('says which GPUs it has', async (t) => {
@@ -93,7 +93,7 @@ const unlimited = group === null && 'memory can be limited by root only';
 t.test('a trainer that the kernel ends for lack of memory', { skip: unlimited }, async (t) => {
   t.teardown(group!.remove);
   const server = await startTestServer(t);
-  const runner = startRunner(t, server, { python: await fakePython(server), name: 'small' });
+  const runner = startRunner(t, server, { python: await fakePython(server.dataDir), name: 'small' });
   await group!.add(runner.process.pid!);
   const run = await untilEnded(server, (await queueFake(server, 'eat memory')).id, 60);
   t.match(run, {

@@ -9,7 +9,7 @@ t.setTimeout(120_000);
 t.test('reward gate', async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
-  startRunner(t, server, { python: await fakePython(server) });
+  startRunner(t, server, { python: await fakePython(server.dataDir) });
   const base = await registerTinyModel(server, { role: 'policy' });
   const before = await registerTinyModel(server, { role: 'token_reward', alias: 'token-reward' });
 

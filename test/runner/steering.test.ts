@@ -16,7 +16,7 @@ import { startTestServer } from '../support/server.ts';
 t.setTimeout(240_000);
 t.test('steering', async (t) => {
   const server = await startTestServer(t);
-  const python = await fakePython(server);
+  const python = await fakePython(server.dataDir);
   const { call } = server;
   const works = (id: string, step = 7) =>
     untilRun(server, id, ({ progress }) => (progress?.step ?? 0) > step);

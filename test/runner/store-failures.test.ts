@@ -14,7 +14,7 @@ t.test('the artifact store fails', { skip: endpoint === null && 'there is no S3 
   const proxy = await startS3Proxy(t, endpoint!); // before the runner only
   const artifacts = openS3Store(bucket, { cache: { folder: `${t.testdir()}/cache`, bytes: 1e9 } });
   const server = await startTestServer(t, { artifacts });
-  const python = await fakePython(server);
+  const python = await fakePython(server.dataDir);
   const env = { ...bucket.env, AWS_ENDPOINT_URL_S3: proxy.endpoint };
   const runner = startRunner(t, server, { python, env });
   const triedAgain = () => runner.log().split('the artifact store cannot be used, trying again').length - 1;

@@ -18,7 +18,7 @@ import { startTestServer } from '../support/server.ts';
 t.setTimeout(180_000);
 t.test('takeover', async (t) => {
   const server = await startTestServer(t);
-  const python = await fakePython(server);
+  const python = await fakePython(server.dataDir);
   const untilGone = async (pid: number) => {
     for (let waited = 0; isAlive(pid) && waited < 5000; waited += 50) await sleep(50);
     return !isAlive(pid);

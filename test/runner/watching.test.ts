@@ -11,7 +11,7 @@ t.setTimeout(240_000);
 t.test('a watched run', async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
-  startRunner(t, server, { python: await fakePython(server) });
+  startRunner(t, server, { python: await fakePython(server.dataDir) });
 
   t.test('metrics, rollouts and the newest lines of the log can be read before it ends', async (t) => {
     const go = join(server.dataDir, 'go');

@@ -18,8 +18,8 @@ export function trainerPython(): string | null {
 }
 
 /** Something to call instead of Python, see fake-trainer.mjs. */
-export async function fakePython(server: TestServer): Promise<string> {
-  const path = join(server.dataDir, 'fake-python');
+export async function fakePython(folder: string): Promise<string> {
+  const path = join(folder, 'fake-python');
   const program = fileURLToPath(new URL('fake-trainer.mjs', import.meta.url));
   await writeFile(path, `#!/bin/sh\nexec '${process.execPath}' '${program}' "$@"\n`);
   await chmod(path, 0o755);
@@ -106,11 +106,13 @@ export async function untilRun(
   wanted: (run: Run) => boolean,
   seconds = 30,
 ): Promise<Run> {
+  let pauseMs = 30;
   for (const end = Date.now() + seconds * 1000; ; ) {
     const { body: run } = await server.call('GET', `/v1/runs/${id}`);
     if (wanted(run)) return run;
     if (Date.now() > end) throw new Error(`After ${seconds} s the run is still ${JSON.stringify(run)}`);
-    await sleep(50);
+    await sleep(pauseMs);
+    pauseMs = Math.min(pauseMs * 1.2, 250); // each answer is checked, which takes the time of what is waited for
   }
 }
 
