@@ -6,11 +6,14 @@ Exit codes: 0 done, 75 interrupted with its progress kept, 2 the spec or the dat
 
 import argparse
 import errno
+import gc
 import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from .failures import BadSpec, DiskFull, DriverMissing, Interrupted, OutOfMemory, TrainerFailure, WrongGpu
@@ -69,14 +72,26 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(spec: Spec, kind: str, workdir: Path, reporter: Reporter, stop: StopRequest, device_name: str = "cpu") -> None:
     prepare_libraries(spec)
-    import torch  # after the environment is set, and only for a spec that is worth the seconds
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    from .devices import open_device
-
+    stage, open_device = load_stage(kind)  # after the environment is set, and only for a spec that is worth the seconds
     device = open_device(device_name)
-    result = importlib.import_module(f".{kind}", __package__).run(spec, workdir, device, reporter, stop)
+    result = stage.run(spec, workdir, device, reporter, stop)
     reporter.result(result)
+
+
+def load_stage(kind: str) -> tuple[ModuleType, Callable]:
+    """The module of a kind, and `open_device`. Python's garbage collector would look again and again at what torch and
+    transformers make for good: an eighth of a start."""
+    gc.disable()
+    try:
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        from .devices import open_device
+
+        return importlib.import_module(f".{kind}", __package__), open_device
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def prepare_libraries(spec: Spec) -> None:

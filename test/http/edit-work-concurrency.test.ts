@@ -50,7 +50,7 @@ t.test('sixteen claimants share 200 tasks: none is given out twice, all are done
       if (body.open === 0 && body.items.length === 0) return;
       const answers = await Promise.all(body.items.map((task: Claimed) => submit(server, task, editor)));
       for (const { status } of answers) t.equal(status, 201);
-      if (body.items.length === 0) await sleep(50);
+      if (body.items.length === 0) await sleep(200);
     }
   };
   await Promise.all(Array.from({ length: 16 }, (_, index) => work(index)));

@@ -94,7 +94,8 @@ t.test('takeover', async (t) => {
       const first = startRunner(t, server, { python, name: 'third' });
       const { id } = await queueFake(server, 'work');
       const pid = await trainerPid(server, id, 1);
-      await untilRun(server, id, ({ last_event, progress }) => last_event > 0 && (progress?.step ?? 0) > 7);
+      const kept = async () => (await server.call('GET', `/v1/runs/${id}/checkpoints`)).body.items.length > 0;
+      while (!(await kept())) await sleep(100);
       first.process.kill('SIGKILL');
       t.ok(await untilGone(pid), 'no orphan');
 

@@ -22,12 +22,26 @@ export interface Contract {
   violation(method: string, path: string, status: number, mediaType: string, body: unknown): string | null;
 }
 
+const contracts = new Map<string, Contract>();
+
+/** One for all servers with the same document: compiling its schemas takes longer than most tests. */
 export function readContract(document: Document): Contract {
+  const text = JSON.stringify(document);
+  let contract = contracts.get(text);
+  if (!contract) {
+    contract = makeContract(document);
+    contracts.set(text, contract);
+  }
+  return contract;
+}
+
+function makeContract(document: Document): Contract {
   const ajv = new Ajv2020({ strict: false, meta: false, validateSchema: false });
   // biome-ignore lint/suspicious/noExplicitAny: the package's types and its CommonJS export disagree
   (formats as any)(ajv);
   const components = JSON.parse(JSON.stringify(document.components));
   Object.values<Record<string, unknown>>(components.schemas).forEach(closeObjects);
+  ajv.addSchema({ $id: 'document', components }); // what many answers share is compiled once
   const operations = Object.entries(document.paths).map(([template, methods]) => ({
     // a template matches segment by segment, the wildcard of a file path to the end
     pattern: new RegExp(`^${template.replaceAll(/\{[^}]+\}/g, '[^/]+')}$`),
@@ -38,9 +52,9 @@ export function readContract(document: Document): Contract {
   const validatorOf = (schema: object): ValidateFunction => {
     let validate = validators.get(schema);
     if (!validate) {
-      const closed = JSON.parse(JSON.stringify(schema));
+      const closed = JSON.parse(JSON.stringify(schema).replaceAll('"$ref":"#/', '"$ref":"document#/'));
       closeObjects(closed);
-      validate = ajv.compile({ ...closed, components });
+      validate = ajv.compile(closed);
       validators.set(schema, validate);
     }
     return validate;
