@@ -17,8 +17,6 @@ export async function ensureNpmPackages({ forDevelopment }) {
     const npm = process.env.npm_execpath; // the npm that runs us, as a JavaScript file
     const [command, ...first] = npm?.endsWith('.js') ? [process.execPath, npm] : ['npm'];
     await step('Installing npm packages', command, [...first, ...args], { advice });
-    // tap comes with a TypeScript compiler of its own, which .taprc leaves out: tests start in half the time
-    await step('Building the test runner', process.execPath, ['node_modules/tap/dist/esm/run.mjs', 'build']);
   });
 }
 
