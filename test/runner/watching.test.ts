@@ -31,6 +31,7 @@ t.test('a watched run', async (t) => {
     });
     t.match(await read('rollouts'), { items: [{ step: 5, attempt: 1, count: 30 }, { step: 10 }] });
     const page = await read('rollouts?step=10&limit=20');
+    t.match(page.items[0], { response: 'a\0 b', tokens: ['a\0', ' b'] });
     t.match(page.items.at(-1), { id: 'prompt-19', values: [0, null] });
     const log = await read('logs?tail=500');
     t.match(log, { attempt: 1, whole: null });

@@ -109,9 +109,9 @@ function giveUp(error) {
 
 const rollout = {
   prompt: 'p',
-  response: 'a b',
+  response: 'a\0 b', // a policy may say anything
   token_ids: [1, 2],
-  tokens: ['a', ' b'],
+  tokens: ['a\0', ' b'],
   finish_reason: 'length',
   rewards: [0, -1],
   kl: [0, 0.5],
