@@ -21,6 +21,7 @@ process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 const folder = 'dist';
 const sources = ['src', 'test', 'examples', 'bench'].filter((name) => existsSync(name));
 const notLinked = /^(\.|dist$|node_modules$)/; // Node finds the packages of the folder above
+const unfinishedName = /\.js\.\d+$/; // of another build perhaps
 const made = new Set();
 let compiled = 0;
 
@@ -30,7 +31,8 @@ try {
     if (file.endsWith('.ts')) await compile(file);
     else link(file);
   }
-  for (const file of filesIn(folder)) if (!made.has(file)) rmSync(file, { force: true });
+  for (const file of filesIn(folder))
+    if (!made.has(file) && !unfinishedName.test(file)) rmSync(file, { force: true });
 } catch (error) {
   process.stderr.write(`The build failed: ${error?.message ?? error}\n`);
   process.exit(1);
