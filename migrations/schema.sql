@@ -50,9 +50,19 @@
 --   description text
 --   created_at timestamp with time zone not null default now()
 --   archived_at timestamp with time zone
+--   edit_policy jsonb not null default '{}'::jsonb
 -- table finegrain.digest_columns row-level security, forced
 --   relation regclass not null
 --   attribute name not null
+-- table finegrain.edit_decisions row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   edit_id uuid not null
+--   decision text not null
+--   reviewer text not null
+--   reason text
+--   superseded_by uuid
+--   created_at timestamp with time zone not null default clock_timestamp()
 -- table finegrain.edit_requests row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -100,6 +110,8 @@
 --   alignment_version integer not null
 --   created_at timestamp with time zone not null default now()
 --   edit_task_id uuid
+--   decided_at timestamp with time zone
+--   superseded_by uuid
 -- table finegrain.idempotency_keys row-level security, forced
 --   project_id uuid not null
 --   key text not null
@@ -122,6 +134,14 @@
 --   metrics jsonb not null default '{}'::jsonb
 --   run_id uuid
 --   created_at timestamp with time zone not null default now()
+-- table finegrain.pair_votes row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   pair_id uuid not null
+--   voter text not null
+--   vote text not null
+--   created_at timestamp with time zone not null default now()
+--   updated_at timestamp with time zone not null default now()
 -- table finegrain.pairs row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -135,6 +155,9 @@
 --   identity_sha256 bytea not null
 --   content_sha256 bytea not null
 --   created_at timestamp with time zone not null default now()
+--   votes_a integer not null default 0
+--   votes_b integer not null default 0
+--   votes_tie integer not null default 0
 -- table finegrain.projects row-level security, forced
 --   id uuid not null
 --   name text not null
@@ -253,6 +276,7 @@
 --   split jsonb not null
 --   counts jsonb not null
 --   created_at timestamp with time zone not null default now()
+--   rules jsonb not null
 -- table finegrain.webhook_deliveries row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -305,6 +329,10 @@
 -- finegrain.datasets datasets_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.datasets datasets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.digest_columns digest_columns_pkey: PRIMARY KEY (relation, attribute)
+-- finegrain.edit_decisions edit_decisions_check: CHECK (((decision = 'supersede'::text) OR (superseded_by IS NULL)))
+-- finegrain.edit_decisions edit_decisions_decision_check: CHECK ((decision = ANY (ARRAY['accept'::text, 'reject'::text, 'supersede'::text])))
+-- finegrain.edit_decisions edit_decisions_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.edit_decisions edit_decisions_project_id_edit_id_fkey: FOREIGN KEY (project_id, edit_id) REFERENCES finegrain.edits(project_id, id) ON DELETE CASCADE
 -- finegrain.edit_requests edit_requests_editor_check: CHECK ((editor = ANY (ARRAY['person'::text, 'program'::text, 'llm'::text])))
 -- finegrain.edit_requests edit_requests_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.edit_requests edit_requests_project_id_dataset_id_fkey: FOREIGN KEY (project_id, dataset_id) REFERENCES finegrain.datasets(project_id, id)
@@ -328,8 +356,9 @@
 -- finegrain.edits edits_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.edits edits_project_id_edit_task_id_fkey: FOREIGN KEY (project_id, edit_task_id) REFERENCES finegrain.edit_tasks(project_id, id) ON DELETE SET NULL (edit_task_id)
 -- finegrain.edits edits_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
+-- finegrain.edits edits_project_id_superseded_by_fkey: FOREIGN KEY (project_id, superseded_by) REFERENCES finegrain.edits(project_id, id) ON DELETE SET NULL (superseded_by)
 -- finegrain.edits edits_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
--- finegrain.edits edits_status_check: CHECK ((status = ANY (ARRAY['accepted'::text, 'unchanged'::text, 'stale'::text, 'rejected'::text])))
+-- finegrain.edits edits_status_check: CHECK ((status = ANY (ARRAY['pending'::text, 'accepted'::text, 'unchanged'::text, 'stale'::text, 'rejected'::text, 'superseded'::text])))
 -- finegrain.idempotency_keys idempotency_keys_key_check: CHECK (((length(key) >= 1) AND (length(key) <= 255)))
 -- finegrain.idempotency_keys idempotency_keys_pkey: PRIMARY KEY (project_id, key)
 -- finegrain.idempotency_keys idempotency_keys_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
@@ -341,9 +370,16 @@
 -- finegrain.models models_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.models models_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.models models_role_check: CHECK ((role = ANY (ARRAY['policy'::text, 'token_reward'::text, 'sequence_reward'::text])))
+-- finegrain.pair_votes pair_votes_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.pair_votes pair_votes_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
+-- finegrain.pair_votes pair_votes_project_id_pair_id_voter_key: UNIQUE (project_id, pair_id, voter)
+-- finegrain.pair_votes pair_votes_vote_check: CHECK ((vote = ANY (ARRAY['a'::text, 'b'::text, 'tie'::text])))
 -- finegrain.pairs pairs_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.pairs pairs_preference_check: CHECK ((preference = ANY (ARRAY['a'::text, 'b'::text])))
 -- finegrain.pairs pairs_project_id_dataset_id_fkey: FOREIGN KEY (project_id, dataset_id) REFERENCES finegrain.datasets(project_id, id)
+-- finegrain.pairs pairs_votes_a_check: CHECK ((votes_a >= 0))
+-- finegrain.pairs pairs_votes_b_check: CHECK ((votes_b >= 0))
+-- finegrain.pairs pairs_votes_tie_check: CHECK ((votes_tie >= 0))
 -- finegrain.projects projects_name_check: CHECK (((length(name) >= 1) AND (length(name) <= 200)))
 -- finegrain.projects projects_pkey: PRIMARY KEY (id)
 -- finegrain.run_attempts run_attempts_outcome_check: CHECK ((outcome = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'interrupted'::text, 'paused'::text, 'lost'::text])))
@@ -395,12 +431,15 @@
 -- CREATE UNIQUE INDEX api_keys_successor ON finegrain.api_keys USING btree (project_id, rotated_from) WHERE (rotated_from IS NOT NULL)
 -- CREATE INDEX artifact_uploads_by_expiry ON finegrain.artifact_uploads USING btree (expires_at)
 -- CREATE INDEX audit_events_of_subject ON finegrain.audit_events USING btree (project_id, subject, id)
+-- CREATE INDEX edit_decisions_of_edit ON finegrain.edit_decisions USING btree (project_id, edit_id, id)
 -- CREATE INDEX edit_skips_of_request ON finegrain.edit_skips USING btree (project_id, edit_request_id)
 -- CREATE INDEX edit_tasks_of_pair ON finegrain.edit_tasks USING btree (project_id, pair_id, editor_name)
 -- CREATE INDEX edit_tasks_of_request ON finegrain.edit_tasks USING btree (project_id, edit_request_id, id)
 -- CREATE INDEX edit_tasks_to_claim ON finegrain.edit_tasks USING btree (project_id, edit_request_id, id) WHERE (state = ANY (ARRAY['open'::text, 'leased'::text]))
 -- CREATE INDEX edits_of_pair ON finegrain.edits USING btree (project_id, pair_id, id)
 -- CREATE UNIQUE INDEX edits_of_task ON finegrain.edits USING btree (project_id, edit_task_id) WHERE (edit_task_id IS NOT NULL)
+-- CREATE INDEX edits_superseded_by ON finegrain.edits USING btree (project_id, superseded_by) WHERE (superseded_by IS NOT NULL)
+-- CREATE INDEX edits_to_review ON finegrain.edits USING btree (project_id, id) WHERE (status = 'pending'::text)
 -- CREATE INDEX idempotency_keys_by_age ON finegrain.idempotency_keys USING btree (created_at)
 -- CREATE UNIQUE INDEX models_of_run ON finegrain.models USING btree (project_id, run_id) WHERE (run_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_external_id ON finegrain.pairs USING btree (project_id, dataset_id, external_id) WHERE (external_id IS NOT NULL)
@@ -441,6 +480,8 @@
 -- finegrain.datasets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.digest_columns: owner_writes for INSERT to {finegrain_owner} using  check true
 -- finegrain.digest_columns: system_reads for SELECT to {finegrain_system} using true check -
+-- finegrain.edit_decisions: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.edit_decisions: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edit_requests: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.edit_requests: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edit_skips: every_project for ALL to {finegrain_system} using true check true
@@ -454,6 +495,8 @@
 -- finegrain.installation: system_reads for SELECT to {finegrain_system} using true check -
 -- finegrain.models: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.models: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.pair_votes: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.pair_votes: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.pairs: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.pairs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.projects: every_project for ALL to {finegrain_system} using true check true
@@ -543,6 +586,8 @@
 -- datasets: INSERT, SELECT, UPDATE to finegrain_api
 -- datasets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- digest_columns: SELECT to finegrain_system
+-- edit_decisions: INSERT, SELECT to finegrain_api
+-- edit_decisions: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edit_requests: INSERT, SELECT to finegrain_api
 -- edit_requests: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edit_skips: INSERT, SELECT to finegrain_api
@@ -556,6 +601,8 @@
 -- installation: SELECT to finegrain_system
 -- models: DELETE, INSERT, SELECT to finegrain_api
 -- models: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- pair_votes: DELETE, INSERT, SELECT, UPDATE to finegrain_api
+-- pair_votes: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- pairs: DELETE, INSERT, SELECT, UPDATE to finegrain_api
 -- pairs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- projects: SELECT to finegrain_api

@@ -21,6 +21,7 @@ export const problems = {
   range_not_satisfiable: { status: 416, title: 'The content has no such range' },
   expectation_failed: { status: 417, title: 'The service knows no other expectation than 100-continue' },
   unprocessable: { status: 422, title: 'The request is well formed but cannot be done' },
+  edit_refused: { status: 422, title: 'The edit exceeds what the policy of its dataset allows' },
   digest_mismatch: { status: 422, title: 'The content is not what was announced' },
   idempotency_key_reused: { status: 422, title: 'The Idempotency-Key belongs to another request' },
   overloaded: { status: 429, title: 'More work is queued than the service accepts' },

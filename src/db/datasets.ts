@@ -5,25 +5,35 @@ export interface DatasetRow {
   id: string;
   name: string;
   description: string | null;
+  edit_policy: object;
   created_at: Date;
   archived_at: Date | null;
 }
 
-const columns = 'id, name, description, created_at, archived_at';
+const columns = 'id, name, description, edit_policy, created_at, archived_at';
 
 export async function insertDataset(
   tx: Transaction,
-  dataset: { projectId: string; id: string; name: string; description: string | null },
+  dataset: { projectId: string; id: string; name: string; description: string | null; editPolicy: object },
 ): Promise<DatasetRow> {
   const rows = await tx.query<DatasetRow>(
-    `insert into finegrain.datasets (project_id, id, name, description) values ($1, $2, $3, $4) returning ${columns}`,
-    [dataset.projectId, dataset.id, dataset.name, dataset.description],
+    `insert into finegrain.datasets (project_id, id, name, description, edit_policy) values ($1, $2, $3, $4, $5) returning ${columns}`,
+    [dataset.projectId, dataset.id, dataset.name, dataset.description, dataset.editPolicy],
   );
   return rows[0]!;
 }
 
 export async function selectDataset(tx: Transaction, id: string): Promise<DatasetRow | undefined> {
   return (await tx.query<DatasetRow>(`select ${columns} from finegrain.datasets where id = $1`, [id]))[0];
+}
+
+/** By dataset id, as they are stored. */
+export async function selectEditPolicies(tx: Transaction, ids: string[]): Promise<Map<string, object>> {
+  const rows = await tx.query<{ id: string; edit_policy: object }>(
+    'select id, edit_policy from finegrain.datasets where id = any ($1::uuid[])',
+    [ids],
+  );
+  return new Map(rows.map(({ id, edit_policy }) => [id, edit_policy]));
 }
 
 /** Nobody else changes it until the transaction ends. */
@@ -56,13 +66,15 @@ export async function updateDataset(
     name?: string | undefined;
     description?: string | null | undefined;
     archived?: boolean | undefined;
+    editPolicy?: object | undefined;
   },
 ): Promise<DatasetRow | undefined> {
   const rows = await tx.query<DatasetRow>(
     `update finegrain.datasets set
        name = coalesce($2, name),
        description = case when $3 then $4 else description end,
-       archived_at = case when $5::boolean is null then archived_at when $5 then coalesce(archived_at, now()) end
+       archived_at = case when $5::boolean is null then archived_at when $5 then coalesce(archived_at, now()) end,
+       edit_policy = edit_policy || coalesce($6::jsonb, '{}')
      where id = $1 returning ${columns}`,
     [
       id,
@@ -70,6 +82,7 @@ export async function updateDataset(
       change.description !== undefined,
       change.description ?? null,
       change.archived ?? null,
+      change.editPolicy ?? null,
     ],
   );
   return rows[0];

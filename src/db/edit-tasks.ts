@@ -106,7 +106,7 @@ export function claimTasks(tx: Transaction, claim: Claim): Promise<ClaimedTaskRo
        lease_expires_at = clock_timestamp() + make_interval(secs => $4::int)
      from numbered n, finegrain.pairs p
      where t.id = n.id and p.project_id = t.project_id and p.id = t.pair_id
-     returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.created_at,
+     returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.votes_a, p.votes_b, p.votes_tie, p.created_at,
        t.id as task_id, t.side, t.lease_expires_at, n.token - 1 as token`,
     [claim.editorName, claim.requestId, claim.editorKind, claim.leaseSeconds, claim.leaseHashes],
   );
@@ -196,7 +196,7 @@ export async function submitTask(
          where p.id = (select o.pair_id from finegrain.edit_tasks o where o.id = $1) for share
        )
        update finegrain.edit_tasks t set state = 'submitted' from pair p where ${held}
-       returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.created_at,
+       returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.votes_a, p.votes_b, p.votes_tie, p.created_at,
          t.side, t.editor_kind, t.editor_name`,
       [taskId, leaseHash],
     )

@@ -1,7 +1,7 @@
 // Statements on minimal edits.
 import type { Transaction } from './pool.ts';
 
-export type EditStatus = 'accepted' | 'unchanged' | 'stale' | 'rejected';
+export type EditStatus = 'pending' | 'accepted' | 'unchanged' | 'stale' | 'rejected' | 'superseded';
 
 export interface EditRow {
   id: string;
@@ -15,13 +15,16 @@ export interface EditRow {
   alignment: unknown;
   alignment_version: number;
   edit_task_id: string | null;
+  /** when a reviewer decided last */
+  decided_at: Date | null;
+  superseded_by: string | null;
   created_at: Date;
 }
 
-export type NewEdit = Omit<EditRow, 'created_at'>;
+export type NewEdit = Omit<EditRow, 'decided_at' | 'superseded_by' | 'created_at'>;
 
 const columns =
-  'id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id, created_at';
+  'id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id, decided_at, superseded_by, created_at';
 
 export async function insertEdits(tx: Transaction, projectId: string, edits: NewEdit[]): Promise<void> {
   await tx.query(
@@ -50,6 +53,13 @@ export async function selectEdit(tx: Transaction, id: string): Promise<EditRow |
   return (await tx.query<EditRow>(`select ${columns} from finegrain.edits where id = $1`, [id]))[0];
 }
 
+/** The edit as it stays until the transaction ends. */
+export async function lockEdit(tx: Transaction, id: string): Promise<EditRow | undefined> {
+  return (
+    await tx.query<EditRow>(`select ${columns} from finegrain.edits where id = $1 for no key update`, [id])
+  )[0];
+}
+
 /** The edit that a task brought. */
 export async function selectEditOfTask(tx: Transaction, taskId: string): Promise<EditRow | undefined> {
   return (
@@ -59,7 +69,13 @@ export async function selectEditOfTask(tx: Transaction, taskId: string): Promise
 
 export function selectEdits(
   tx: Transaction,
-  filter: { pairId: string | null; datasetId: string | null; status: EditStatus | null },
+  filter: {
+    pairId: string | null;
+    datasetId: string | null;
+    status: EditStatus | null;
+    editorName: string | null;
+    minimal: boolean | null;
+  },
   page: { after: string | null; limit: number },
 ): Promise<EditRow[]> {
   return tx.query<EditRow>(
@@ -68,21 +84,44 @@ export function selectEdits(
        and ($2::uuid is null or exists (
          select from finegrain.pairs p where p.project_id = e.project_id and p.id = e.pair_id and p.dataset_id = $2))
        and ($3::text is null or e.status = $3)
-       and ($4::uuid is null or e.id > $4)
-     order by e.id limit $5`,
-    [filter.pairId, filter.datasetId, filter.status, page.after, page.limit],
+       and ($4::text is null or e.editor_name = $4)
+       and ($5::boolean is null or (e.alignment -> 'minimal')::boolean = $5)
+       and ($6::uuid is null or e.id > $6)
+     order by e.id limit $7`,
+    [
+      filter.pairId,
+      filter.datasetId,
+      filter.status,
+      filter.editorName,
+      filter.minimal,
+      page.after,
+      page.limit,
+    ],
   );
 }
 
-/** After a preference moved: edits of the preferred side are stale, those of the other side accepted again. */
+/** After a preference moved: edits of the preferred side are stale, others accepted again. */
 export async function updateEditsOfPair(
   tx: Transaction,
   pairId: string,
-  preference: 'a' | 'b',
+  preference: 'a' | 'b' | null,
 ): Promise<void> {
   await tx.query(
     `update finegrain.edits set status = case when side = $2 then 'stale' else 'accepted' end
      where pair_id = $1 and status in ('accepted', 'stale')`,
     [pairId, preference],
   );
+}
+
+export async function updateDecided(
+  tx: Transaction,
+  id: string,
+  { status, supersededBy }: { status: EditStatus; supersededBy: string | null },
+): Promise<EditRow> {
+  const rows = await tx.query<EditRow>(
+    `update finegrain.edits set status = $2, superseded_by = $3, decided_at = clock_timestamp()
+     where id = $1 returning ${columns}`,
+    [id, status, supersededBy],
+  );
+  return rows[0]!;
 }

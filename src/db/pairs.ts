@@ -1,4 +1,5 @@
 // Statements on preference pairs.
+import type { Votes } from '../domain/votes.ts';
 import type { Transaction } from './pool.ts';
 
 export interface PairRow {
@@ -10,6 +11,9 @@ export interface PairRow {
   response_b: string;
   preference: 'a' | 'b' | null;
   metadata: Record<string, unknown>;
+  votes_a: number;
+  votes_b: number;
+  votes_tie: number;
   created_at: Date;
 }
 
@@ -21,12 +25,13 @@ export interface NewPair {
   responseB: string;
   preference: 'a' | 'b' | null;
   metadata: Record<string, unknown>;
+  votes: Votes;
   identitySha256: Buffer;
   contentSha256: Buffer;
 }
 
 const columns =
-  'id, dataset_id, external_id, prompt, response_a, response_b, preference, metadata, created_at';
+  'id, dataset_id, external_id, prompt, response_a, response_b, preference, metadata, votes_a, votes_b, votes_tie, created_at';
 
 /** Adds what is not there yet and returns the ids that were added. Tens of thousands of rows a second. */
 export async function insertPairs(
@@ -36,10 +41,10 @@ export async function insertPairs(
   pairs: NewPair[],
 ): Promise<Set<string>> {
   const rows = await tx.query<{ id: string }>(
-    `insert into finegrain.pairs (project_id, dataset_id, id, external_id, prompt, response_a, response_b, preference, metadata, identity_sha256, content_sha256)
-     select $1, $2, n.id, n.external_id, n.prompt::jsonb, n.response_a, n.response_b, n.preference, n.metadata::jsonb, n.identity_sha256, n.content_sha256
-     from unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::bytea[])
-       as n (id, external_id, prompt, response_a, response_b, preference, metadata, identity_sha256, content_sha256)
+    `insert into finegrain.pairs (project_id, dataset_id, id, external_id, prompt, response_a, response_b, preference, metadata, votes_a, votes_b, votes_tie, identity_sha256, content_sha256)
+     select $1, $2, n.id, n.external_id, n.prompt::jsonb, n.response_a, n.response_b, n.preference, n.metadata::jsonb, n.votes_a, n.votes_b, n.votes_tie, n.identity_sha256, n.content_sha256
+     from unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::int[], $11::int[], $12::int[], $13::bytea[], $14::bytea[])
+       as n (id, external_id, prompt, response_a, response_b, preference, metadata, votes_a, votes_b, votes_tie, identity_sha256, content_sha256)
      on conflict do nothing
      returning id`,
     [
@@ -52,6 +57,9 @@ export async function insertPairs(
       pairs.map((pair) => pair.responseB),
       pairs.map((pair) => pair.preference),
       pairs.map((pair) => JSON.stringify(pair.metadata)),
+      pairs.map((pair) => pair.votes.a),
+      pairs.map((pair) => pair.votes.b),
+      pairs.map((pair) => pair.votes.tie),
       pairs.map((pair) => pair.identitySha256),
       pairs.map((pair) => pair.contentSha256),
     ],
@@ -132,6 +140,21 @@ export async function updatePreference(
       preference,
     ])
   )[0];
+}
+
+/** The row is locked, so that no vote is lost. */
+export async function updateVotes(
+  tx: Transaction,
+  id: string,
+  votes: { a: number; b: number; tie: number },
+  preference: 'a' | 'b' | null,
+): Promise<PairRow> {
+  const rows = await tx.query<PairRow>(
+    `update finegrain.pairs set votes_a = $2, votes_b = $3, votes_tie = $4, preference = $5
+     where id = $1 returning ${columns}`,
+    [id, votes.a, votes.b, votes.tie, preference],
+  );
+  return rows[0]!;
 }
 
 export async function deletePair(tx: Transaction, id: string): Promise<boolean> {

@@ -2,6 +2,7 @@
 // Guarantees for well-formed text (parsed at the edge by text.ts): the segments tile both texts exactly, kept segments have
 // equal text, no boundary cuts a surrogate pair or a grapheme cluster, the result is deterministic, memory linear, time bounded.
 import { matchWords } from './match-words.ts';
+import { defaultMinimality, excesses, lengthChange, type Minimality } from './minimality.ts';
 import { positionsInUnit, type Span, type Unit } from './text.ts';
 import { splitWords, type Words } from './words.ts';
 
@@ -24,6 +25,8 @@ export const alignmentWarnings = [
   'identical',
   'no_common_text',
   'mostly_rewritten',
+  'many_changes',
+  'length_changed',
   'only_white_space',
   'aligned_coarsely',
 ] as const;
@@ -44,6 +47,8 @@ export interface AlignmentStats {
   similarity: number;
   /** Number of changed segments. */
   hunks: number;
+  /** (edited − original) / original, in UTF-16 units; null when only the original is empty. */
+  length_change: number | null;
 }
 
 export interface Alignment {
@@ -52,13 +57,10 @@ export interface Alignment {
   changed_original: Span[];
   changed_edited: Span[];
   stats: AlignmentStats;
-  /** An edit rather than a rewrite: some word is kept, and at most 60 % of both texts together is changed. */
+  /** An edit rather than a rewrite: some word is kept, and no threshold is exceeded. */
   minimal: boolean;
   warnings: AlignmentWarning[];
 }
-
-/** Over this share of both texts together (1 − similarity) an edit counts as a rewrite. */
-export const maximumChangedFraction = 0.6;
 
 // Kept words between two changes that are taken into one change; never as many as either change has itself, so that
 // single-word fixes that stand close together stay apart.
@@ -72,8 +74,12 @@ interface Change {
   bEnd: number;
 }
 
-/** Aligns two well-formed texts. */
-export function alignTexts(original: string, edited: string): Alignment {
+/** Aligns two well-formed texts. @param limits over which the edit counts as a rewrite */
+export function alignTexts(
+  original: string,
+  edited: string,
+  limits: Readonly<Minimality> = defaultMinimality,
+): Alignment {
   const a = splitWords(original);
   const b = splitWords(edited);
   const { partner, complete } = matchWords(a.text, b.text);
@@ -81,7 +87,7 @@ export function alignTexts(original: string, edited: string): Alignment {
   const split = splitOffSentences(found, a, b, original, edited);
   const changes = closeGaps(slideToEdges(split, a, b, original, edited));
   const segments = renderSegments(changes, a, b, original, edited);
-  return describe(original, edited, segments, complete);
+  return describe(original, edited, segments, { complete, limits });
 }
 
 /** The original's text with the segments applied, which is the edited text. */
@@ -295,13 +301,24 @@ function renderSegments(changes: Change[], a: Words, b: Words, original: string,
   return segments;
 }
 
-function describe(original: string, edited: string, segments: Segment[], complete: boolean): Alignment {
+function describe(
+  original: string,
+  edited: string,
+  segments: Segment[],
+  { complete, limits }: { complete: boolean; limits: Readonly<Minimality> },
+): Alignment {
   const changed = segments.filter((segment) => segment.kind !== 'keep');
   const changedOriginal = changed.map((segment) => segment.original).filter(([start, end]) => end > start);
   const changedEdited = changed.map((segment) => segment.edited).filter(([start, end]) => end > start);
   const kept = original.length - totalLength(changedOriginal);
   const both = original.length + edited.length;
-  const similarity = both === 0 ? 1 : (2 * kept) / both;
+  const stats: AlignmentStats = {
+    changed_fraction_original: fraction(totalLength(changedOriginal), original.length),
+    changed_fraction_edited: fraction(totalLength(changedEdited), edited.length),
+    similarity: both === 0 ? 1 : (2 * kept) / both,
+    hunks: changed.length,
+    length_change: lengthChange(original, edited),
+  };
   const keptWords = segments.some(
     ({ kind, original: span }) => kind === 'keep' && original.slice(...span).trim() !== '',
   );
@@ -309,42 +326,40 @@ function describe(original: string, edited: string, segments: Segment[], complet
     (segment) =>
       original.slice(...segment.original).trim() === '' && edited.slice(...segment.edited).trim() === '',
   );
-  const codes: AlignmentWarningCode[] = [];
-  if (original === edited) codes.push('identical');
-  else if (!keptWords) codes.push('no_common_text');
-  else {
-    if (1 - similarity > maximumChangedFraction) codes.push('mostly_rewritten');
-    if (onlySpace) codes.push('only_white_space');
-  }
-  if (!complete) codes.push('aligned_coarsely');
+  const identical = original === edited;
+  const exceeded = identical || !keptWords ? [] : excesses(stats, limits);
+  const warnings: AlignmentWarning[] = identical
+    ? [warning('identical')]
+    : keptWords
+      ? [...exceeded, ...(onlySpace ? [warning('only_white_space')] : [])]
+      : [warning('no_common_text')];
+  if (!complete) warnings.push(warning('aligned_coarsely'));
   return {
     version: ALIGNMENT_VERSION,
     segments,
     changed_original: changedOriginal,
     changed_edited: changedEdited,
-    stats: {
-      changed_fraction_original: fraction(totalLength(changedOriginal), original.length),
-      changed_fraction_edited: fraction(totalLength(changedEdited), edited.length),
-      similarity,
-      hunks: changed.length,
-    },
-    minimal: original === edited || (keptWords && 1 - similarity <= maximumChangedFraction),
-    warnings: codes.map((code) => ({ code, detail: warningDetails[code] })),
+    stats,
+    minimal: identical || (keptWords && exceeded.length === 0),
+    warnings,
   };
 }
 
 const totalLength = (spans: Span[]): number => spans.reduce((sum, [start, end]) => sum + end - start, 0);
 const fraction = (part: number, whole: number): number => (whole === 0 ? 0 : part / whole);
 
-const warningDetails: Record<AlignmentWarningCode, string> = {
+const warning = (code: keyof typeof warningDetails): AlignmentWarning => ({
+  code,
+  detail: warningDetails[code],
+});
+
+const warningDetails = {
   identical:
     'The edited text equals the original, so there is nothing to learn from it. Change what is wrong, or skip the pair.',
   no_common_text:
     'No word of the original is kept, so no token can be told apart. Edit the original in place instead of writing a new text; as it is, the edit can only serve as a comparison of whole responses.',
-  mostly_rewritten:
-    'More than 60 % of the two texts is changed, so the labels would say little about single tokens. Change less, and only what is wrong; as it is, the edit can only serve as a comparison of whole responses.',
   only_white_space:
     'Only white space is changed. Keep the edit if the layout was the mistake; otherwise change the words that are wrong.',
   aligned_coarsely:
     'The texts are long and repeat the same few words, so the alignment was cut short and some kept text may be marked as changed. Shorter texts are aligned in full.',
-};
+} as const satisfies Partial<Record<AlignmentWarningCode, string>>;

@@ -7,6 +7,8 @@ export const idPrefixes = {
   dataset: 'ds',
   pair: 'pair',
   edit: 'edit',
+  editDecision: 'edec',
+  vote: 'vote',
   editRequest: 'ereq',
   editTask: 'etask',
   snapshot: 'snap',

@@ -24,6 +24,8 @@ export const scopes = {
   read: 'Read datasets, pairs, edits, snapshots, models, runs and artifacts; stateless computations',
   'pairs:write': 'Create and change datasets and pairs; create and cancel edit requests',
   'edits:write': 'Submit edits; claim edit tasks and work on them',
+  'edits:review': 'Accept, reject and supersede edits',
+  'votes:write': 'Vote on pairs',
   'snapshots:write': 'Create snapshots',
   'models:write': 'Upload artifacts, set aliases, delete models',
   score: 'Score responses',

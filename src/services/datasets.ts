@@ -6,6 +6,7 @@ import { formatId, parseId } from '../domain/ids.ts';
 import { notFound } from '../errors.ts';
 import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
+import { completePolicy, type EditPolicy } from './edit-policy.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
 
@@ -13,6 +14,7 @@ export interface Dataset {
   id: string;
   name: string;
   description: string | null;
+  edit_policy: EditPolicy;
   created_at: string;
   archived_at: string | null;
 }
@@ -22,6 +24,7 @@ function render(row: db.DatasetRow): Dataset {
     id: formatId('dataset', row.id),
     name: row.name,
     description: row.description,
+    edit_policy: completePolicy(row.edit_policy),
     created_at: row.created_at.toISOString(),
     archived_at: row.archived_at?.toISOString() ?? null,
   };
@@ -30,7 +33,7 @@ function render(row: db.DatasetRow): Dataset {
 export function createDataset(
   { db: database }: Services,
   caller: Caller,
-  input: { name: string; description?: string | null },
+  input: { name: string; description?: string | null; edit_policy?: Partial<EditPolicy> },
 ): Promise<Dataset> {
   return database.transaction(caller.projectId, async (tx) =>
     render(
@@ -39,6 +42,7 @@ export function createDataset(
         id: uuidv7(),
         name: input.name,
         description: input.description ?? null,
+        editPolicy: input.edit_policy ?? {},
       }),
     ),
   );
@@ -76,7 +80,12 @@ export function updateDataset(
   { db: database }: Services,
   caller: Caller,
   id: string,
-  change: { name?: string; description?: string | null; archived?: boolean },
+  change: {
+    name?: string;
+    description?: string | null;
+    archived?: boolean;
+    edit_policy?: Partial<EditPolicy>;
+  },
   condition: Precondition,
 ): Promise<Dataset> {
   return database.transaction(caller.projectId, async (tx) => {
@@ -84,7 +93,8 @@ export function updateDataset(
     const before = uuid ? await db.lockDataset(tx, uuid) : undefined;
     if (!before) throw notFound('dataset', id);
     checkPrecondition(condition, render(before));
-    const after = render((await db.updateDataset(tx, before.id, change))!);
+    const { edit_policy: editPolicy, ...rest } = change;
+    const after = render((await db.updateDataset(tx, before.id, { ...rest, editPolicy }))!);
     if ((before.archived_at === null) !== (after.archived_at === null)) {
       const action = after.archived_at === null ? 'dataset.restored' : 'dataset.archived';
       await recordAct(tx, caller, { action, subject: id, detail: { name: after.name } });

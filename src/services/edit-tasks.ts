@@ -9,7 +9,7 @@ import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findEditRequest } from './edit-requests.ts';
-import { addEdits, type Editor, renderSubmitted, type SubmittedEdit } from './edits.ts';
+import { addEdits, type EditOfPair, type Editor, renderSubmitted, type SubmittedEdit } from './edits.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { type Pair, renderPair } from './pairs.ts';
 
@@ -257,7 +257,7 @@ export interface Submission {
 
 /**
  * Stores the edit and ends the task, both or none. The same submission again answers the same edit, for a client that
- * lost the first answer. @throws Problem not_found, conflict
+ * lost the first answer. @throws Problem not_found, conflict; edit_refused, and the task is still held
  */
 export function submitTask(
   { db: database }: Services,
@@ -270,17 +270,16 @@ export function submitTask(
     const taskId = parseId('editTask', id);
     const pair = taskId === null ? undefined : await db.submitTask(tx, { taskId, leaseHash });
     if (!pair) return submittedBefore(tx, id, { leaseHash, edited_response, comment });
-    const [edit] = await addEdits(tx, caller.projectId, [
-      {
-        pair,
-        side: pair.side,
-        edited_response,
-        editor: { kind: pair.editor_kind, name: pair.editor_name },
-        comment,
-        taskId,
-      },
-    ]);
-    return edit!;
+    const edit: EditOfPair = {
+      pair,
+      side: pair.side,
+      edited_response,
+      editor: { kind: pair.editor_kind, name: pair.editor_name },
+      comment,
+      taskId,
+    };
+    const [submitted] = await addEdits(tx, caller.projectId, [edit], () => '/edited_response');
+    return submitted!;
   });
 }
 

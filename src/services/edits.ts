@@ -1,5 +1,6 @@
 // Minimal edits: what a person, a model or a program changed in one response of a pair, aligned with the original.
 import { v7 as uuidv7 } from 'uuid';
+import { selectEditPolicies } from '../db/datasets.ts';
 import * as db from '../db/edits.ts';
 import { type PairRow, selectPairsForEdits } from '../db/pairs.ts';
 import type { Transaction } from '../db/pool.ts';
@@ -10,6 +11,7 @@ import { changedTokens } from '../domain/token-labels.ts';
 import { notFound, Problem, type ProblemDetail } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
+import { completePolicy, type EditPolicy } from './edit-policy.ts';
 import { resolveModel } from './models.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { findPair } from './pairs.ts';
@@ -40,10 +42,13 @@ export interface Edit {
   alignment: Alignment;
   /** the task that it answered; null for one that was posted */
   edit_task_id: string | null;
+  /** when a reviewer decided last */
+  decided_at: string | null;
+  superseded_by: string | null;
   created_at: string;
 }
 
-function render(row: db.EditRow): Edit {
+export function renderEdit(row: db.EditRow): Edit {
   return {
     id: formatId('edit', row.id),
     pair_id: formatId('pair', row.pair_id),
@@ -54,6 +59,8 @@ function render(row: db.EditRow): Edit {
     status: row.status,
     alignment: row.alignment as Alignment,
     edit_task_id: row.edit_task_id && formatId('editTask', row.edit_task_id),
+    decided_at: row.decided_at?.toISOString() ?? null,
+    superseded_by: row.superseded_by && formatId('edit', row.superseded_by),
     created_at: row.created_at.toISOString(),
   };
 }
@@ -69,7 +76,7 @@ export function renderSubmitted(row: Pick<db.EditRow, 'id' | 'status' | 'alignme
   return { id: formatId('edit', row.id), status: row.status, alignment: row.alignment as Alignment };
 }
 
-/** All or nothing. @throws Problem with a pointer to each edit that cannot be taken */
+/** All or nothing. @throws Problem edit_refused and others, with a pointer to each edit that cannot be taken */
 export function createEdits(
   { db: database }: Services,
   caller: Caller,
@@ -85,7 +92,9 @@ export function createEdits(
       comment,
       taskId: null,
     }));
-    return { items: await addEdits(tx, caller.projectId, edits) };
+    return {
+      items: await addEdits(tx, caller.projectId, edits, (index) => `/edits/${index}/edited_response`),
+    };
   });
 }
 
@@ -175,23 +184,62 @@ export interface EditOfPair {
   comment: string | null;
   /** the edit task that it answers, a bare UUID */
   taskId: string | null;
+  /** it is a reviewer's own, and waits for nobody */
+  reviewed?: boolean;
 }
 
-/** Aligns edits with their originals and stores them. The transaction has locked the rows of the pairs. */
+/**
+ * Aligns edits with their originals and stores them. The transaction has locked the rows of the pairs.
+ * @param pointerOf to the text of an edit, for the caller of the route
+ * @throws Problem edit_refused when the policy of a dataset refuses one; then none is stored
+ */
 export async function addEdits(
   tx: Transaction,
   projectId: string,
   edits: EditOfPair[],
+  pointerOf: (index: number) => string,
 ): Promise<SubmittedEdit[]> {
-  const rows = edits.map(newEdit);
+  const prepared = await prepareEdits(tx, edits);
+  const errors = prepared.flatMap(({ refusal }, index): ProblemDetail[] =>
+    refusal === null ? [] : [{ pointer: pointerOf(index), detail: refusal, in: 'body' }],
+  );
+  if (errors.length > 0) {
+    const which =
+      edits.length === 1 ? 'The edit exceeds' : `${errors.length} of ${edits.length} edits exceed`;
+    const detail = `${which} what the dataset allows; nothing was stored. ${errors[0]!.detail}`;
+    throw new Problem('edit_refused', detail, { errors });
+  }
+  const rows = prepared.map(({ row }) => row);
   await db.insertEdits(tx, projectId, rows);
   return rows.map(renderSubmitted);
 }
 
-function newEdit({ pair, side, edited_response, editor, comment, taskId }: EditOfPair): db.NewEdit {
+export interface PreparedEdit {
+  row: db.NewEdit;
+  /** why the policy of the dataset does not take it */
+  refusal: string | null;
+}
+
+/** Edits as they would be stored. */
+export async function prepareEdits(tx: Transaction, edits: EditOfPair[]): Promise<PreparedEdit[]> {
+  const datasetIds = new Set(edits.map(({ pair }) => pair.dataset_id));
+  const policies = await selectEditPolicies(tx, [...datasetIds]);
+  return edits.map((edit) => prepareEdit(edit, completePolicy(policies.get(edit.pair.dataset_id)!)));
+}
+
+function prepareEdit(
+  { pair, side, edited_response, editor, comment, taskId, reviewed = false }: EditOfPair,
+  policy: EditPolicy,
+): PreparedEdit {
   const original = side === 'a' ? pair.response_a : pair.response_b;
-  const status = edited_response === original ? 'unchanged' : side === pair.preference ? 'stale' : 'accepted';
-  return {
+  const alignment = alignTexts(original, edited_response, policy);
+  const status =
+    edited_response === original
+      ? 'unchanged'
+      : policy.review === 'required' && !reviewed
+        ? 'pending'
+        : statusBy(pair, side);
+  const row: db.NewEdit = {
     id: uuidv7(),
     pair_id: pair.id,
     side,
@@ -200,10 +248,19 @@ function newEdit({ pair, side, edited_response, editor, comment, taskId }: EditO
     editor_name: editor.name,
     comment,
     status,
-    alignment: alignTexts(original, edited_response),
+    alignment,
     alignment_version: ALIGNMENT_VERSION,
     edit_task_id: taskId,
   };
+  return { row, refusal: refusalOf(alignment, policy) };
+}
+
+/** The status of an edit that nobody holds back. */
+export const statusBy = ({ preference }: Pick<PairRow, 'preference'>, side: 'a' | 'b') =>
+  side === preference ? 'stale' : 'accepted';
+
+function refusalOf({ minimal, warnings }: Alignment, { on_excess }: EditPolicy): string | null {
+  return minimal || on_excess === 'warn' ? null : warnings[0]!.detail;
 }
 
 interface TokenSide {
@@ -213,6 +270,8 @@ interface TokenSide {
 }
 
 export interface EditPreview extends Alignment {
+  /** the dataset that was named would not take it */
+  refused: boolean;
   tokens?: { original: TokenSide; edited: TokenSide };
 }
 
@@ -223,13 +282,21 @@ export async function previewEdit(
   {
     original,
     edited,
+    dataset_id,
     model,
     unit = 'utf16',
-  }: { original: string; edited: string; model?: string; unit?: Unit },
+  }: { original: string; edited: string; dataset_id?: string; model?: string; unit?: Unit },
 ): Promise<EditPreview> {
-  const alignment = alignTexts(original, edited);
+  const policy =
+    dataset_id === undefined
+      ? completePolicy({})
+      : await services.db.transaction(caller.projectId, async (tx) =>
+          completePolicy((await findDataset(tx, dataset_id, '/dataset_id')).edit_policy),
+        );
+  const alignment = alignTexts(original, edited, policy);
   const inUnit = {
     ...alignment,
+    refused: refusalOf(alignment, policy) !== null,
     segments: segmentsInUnit(original, edited, alignment.segments, unit),
     changed_original: spansInUnit(original, alignment.changed_original, unit),
     changed_edited: spansInUnit(edited, alignment.changed_edited, unit),
@@ -260,6 +327,8 @@ export interface EditListRequest extends PageRequest {
   dataset_id?: string;
   pair_id?: string;
   status?: db.EditStatus;
+  editor?: string;
+  minimal?: boolean;
 }
 
 export function listEdits(
@@ -272,12 +341,14 @@ export function listEdits(
       datasetId: request.dataset_id === undefined ? null : (await findDataset(tx, request.dataset_id)).id,
       pairId: request.pair_id === undefined ? null : (await findPair(tx, request.pair_id)).id,
       status: request.status ?? null,
+      editorName: request.editor ?? null,
+      minimal: request.minimal ?? null,
     };
     return readPage(
       { cursors, tx, projectId: caller.projectId, list: 'edits' },
       request,
       (page) => db.selectEdits(tx, filter, page),
-      render,
+      renderEdit,
     );
   });
 }
@@ -288,5 +359,5 @@ export async function getEdit({ db: database }: Services, caller: Caller, id: st
     ? await database.transaction(caller.projectId, (tx) => db.selectEdit(tx, uuid))
     : undefined;
   if (!row) throw notFound('edit', id);
-  return render(row);
+  return renderEdit(row);
 }

@@ -53,11 +53,11 @@ export async function* labelRows(
       covers: [...covers, [text.length, text.length]],
     };
   };
-  for await (const { key, split, prompt, response_a, response_b, preference, edits } of rows) {
+  for await (const { key, split, prompt, response_a, response_b, preference, edits, minimality } of rows) {
     const prompt_token_ids = await tokenizer.encodePrompt(prompt);
     const responses = { a: await encode(response_a), b: await encode(response_b) };
     for (const [index, { side, edited_response }] of edits.entries()) {
-      const alignment = alignTexts(responses[side].text, edited_response);
+      const alignment = alignTexts(responses[side].text, edited_response, minimality);
       const { original, edited, hunks, usable } = labelTokens(
         alignment,
         responses[side],

@@ -2,6 +2,7 @@
 // {instruction, input, output_1, output_2, preference}. Columns that are not ours are kept under `metadata`.
 import { type Static, type TSchema, Type } from 'typebox';
 import { Compile } from 'typebox/compile';
+import { noVotes, preferenceByVotes, type Votes } from '../domain/votes.ts';
 
 export const maxTextLength = 1_000_000;
 const Text = Type.String({ maxLength: maxTextLength });
@@ -22,6 +23,8 @@ export type Prompt = string | Static<typeof Message>[];
 export const preferences = ['a', 'b'] as const;
 
 const ExternalId = Type.String({ minLength: 1, maxLength: 500 });
+const Count = Type.Optional(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 }));
+const VoteCounts = Type.Object({ a: Count, b: Count, tie: Count }, { additionalProperties: false });
 const Metadata = Type.Record(Type.String(), Type.Unknown());
 
 /** A pair as clients submit it, after parsing. */
@@ -32,6 +35,7 @@ export interface PairInput {
   response_b: string;
   preference: 'a' | 'b' | null;
   metadata: Record<string, unknown>;
+  votes: Votes;
 }
 
 const Conversation = Messages(Message);
@@ -46,6 +50,7 @@ const rowFormats = {
       response_a: Text,
       response_b: Text,
       preference: Type.Optional(Type.Union([Type.Enum(preferences), Type.Null()])),
+      votes: Type.Optional(VoteCounts),
       metadata: Type.Optional(Metadata),
     }),
   ),
@@ -80,14 +85,13 @@ export interface RowError {
 }
 
 /** What a batch item may leave out. */
-export type NewPair = Pick<PairInput, 'prompt' | 'response_a' | 'response_b'> & Partial<PairInput>;
+export type NewPair = Pick<PairInput, 'prompt' | 'response_a' | 'response_b'> &
+  Partial<Omit<PairInput, 'votes'>> & { votes?: Partial<Votes> };
 
-export const completePair = (pair: NewPair): PairInput => ({
-  external_id: null,
-  preference: null,
-  metadata: {},
-  ...pair,
-});
+export function completePair(pair: NewPair): PairInput {
+  const votes = { ...noVotes, ...pair.votes };
+  return { external_id: null, preference: preferenceByVotes(votes), metadata: {}, ...pair, votes };
+}
 
 /** @returns the pair, or the first thing that is wrong with the row */
 export function parsePairRow(row: unknown): PairInput | RowError {
@@ -103,8 +107,10 @@ const invalid = (pointer: string, detail: string): RowError => ({ code: 'invalid
 function parseOwn(row: object): PairInput | RowError {
   const { pair } = rowFormats;
   if (!pair.Check(row)) return firstError(pair.Errors(row));
-  const { prompt, response_a, response_b, preference = null, ...rest } = row;
-  return withMetadata(rest, { prompt, response_a, response_b, preference });
+  const { prompt, response_a, response_b, votes: given, ...columns } = row;
+  const votes = { ...noVotes, ...given };
+  const { preference = preferenceByVotes(votes), ...rest } = columns;
+  return withMetadata(rest, { prompt, response_a, response_b, preference, votes });
 }
 
 function parseTrl(row: object): PairInput | RowError {
@@ -121,6 +127,7 @@ function parseTrl(row: object): PairInput | RowError {
     response_a: text(chosen),
     response_b: text(rejected),
     preference: 'a',
+    votes: noVotes,
   });
 }
 
@@ -134,6 +141,7 @@ function parseAlpaca(row: object): PairInput | RowError {
     response_b: output_2,
     // AlpacaFarm writes 1 or 2; AlpacaEval 2 a weight in between, of which 1.5 is a draw
     preference: preference == null || preference === 1.5 ? null : preference < 1.5 ? 'a' : 'b',
+    votes: noVotes,
   });
 }
 

@@ -6,6 +6,7 @@ import { updateEditsOfPair } from '../db/edits.ts';
 import * as db from '../db/pairs.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
+import { type Votes, voteCount } from '../domain/votes.ts';
 import { notFound, Problem, type ProblemDetail } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
@@ -30,14 +31,17 @@ export function renderPair(row: db.PairRow): Pair {
     response_b: row.response_b,
     preference: row.preference,
     metadata: row.metadata,
+    votes: votesOf(row),
     created_at: row.created_at.toISOString(),
   };
 }
 
+export const votesOf = ({ votes_a: a, votes_b: b, votes_tie: tie }: db.PairRow): Votes => ({ a, b, tie });
+
 const sha256 = (value: unknown): Buffer => createHash('sha256').update(canonicalize(value)!).digest();
 
 function newPair(input: PairInput): db.NewPair {
-  const { prompt, response_a, response_b, preference, metadata } = input;
+  const { prompt, response_a, response_b, preference, metadata, votes } = input;
   return {
     id: uuidv7(),
     externalId: input.external_id,
@@ -46,8 +50,16 @@ function newPair(input: PairInput): db.NewPair {
     responseB: response_b,
     preference,
     metadata,
+    votes,
     identitySha256: sha256([prompt, response_a, response_b]),
-    contentSha256: sha256([prompt, response_a, response_b, preference, metadata]),
+    contentSha256: sha256([
+      prompt,
+      response_a,
+      response_b,
+      preference,
+      metadata,
+      ...(voteCount(votes) === 0 ? [] : [votes]),
+    ]),
   };
 }
 
@@ -270,7 +282,7 @@ export function getPair({ db: database }: Services, caller: Caller, id: string):
 }
 
 /** The pair as it stays until the transaction ends. @throws Problem not_found, precondition_failed */
-async function lockPair(
+export async function lockPair(
   tx: Transaction,
   id: string,
   strength: 'no key update' | 'update',
@@ -284,7 +296,7 @@ async function lockPair(
 }
 
 /**
- * Edits of the side that is now preferred become stale; those of the other side count again.
+ * Edits of the side that is now preferred become stale; others count again.
  * @throws Problem not_found, precondition_failed
  */
 export function setPreference(
@@ -297,7 +309,7 @@ export function setPreference(
   return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await lockPair(tx, id, 'no key update', condition);
     const row = (await db.updatePreference(tx, uuid, preference))!;
-    if (preference !== null) await updateEditsOfPair(tx, uuid, preference);
+    await updateEditsOfPair(tx, uuid, preference);
     return renderPair(row);
   });
 }

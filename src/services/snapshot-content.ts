@@ -2,10 +2,14 @@
 // on content only, so that equal content has an equal digest on every machine. Shared by the API and the runner.
 import { createHash } from 'node:crypto';
 import canonicalize from 'canonicalize';
-import type { SnapshotSourceRow } from '../db/snapshots.ts';
+import type { SnapshotSourceEdit, SnapshotSourceRow } from '../db/snapshots.ts';
+import { defaultMinimality, type Minimality } from '../domain/minimality.ts';
+import { type Votes, voteCount } from '../domain/votes.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
+import { completePolicy, thresholdsOf } from './edit-policy.ts';
 import { readNdjson } from './ndjson.ts';
 import type { PairInput } from './pair-rows.ts';
+import { type SelectedPair, type SnapshotRules, selectOfPair } from './snapshot-rules.ts';
 
 export const splits = ['train', 'validation', 'test'] as const;
 export type Split = (typeof splits)[number];
@@ -13,17 +17,27 @@ export type Split = (typeof splits)[number];
 /** Fractions of the prompts, together 1, and the seed that decides which prompt goes where. */
 export type SplitSpec = Record<Split, number> & { seed: number };
 
-export interface SnapshotRow extends PairInput {
+export interface SnapshotRow extends Omit<PairInput, 'votes'> {
   /** first 32 hex digits of the SHA-256 of the pair's content: the same in every snapshot that holds the pair */
   key: string;
   split: Split;
-  edits: SnapshotSourceRow['edits'];
+  edits: Pick<SnapshotSourceEdit, 'side' | 'edited_response' | 'editor'>[];
+  /** of a pair that has any */
+  votes?: Votes;
+  /** over which an edit of the pair is a rewrite; where the dataset has thresholds of its own */
+  minimality?: Minimality;
 }
 
 export interface SnapshotCounts {
   pairs: number;
   edits: number;
+  /** pairs without a preference, ambiguous ones among them */
   undecided: number;
+  /** pairs whose votes do not agree enough with their preference */
+  ambiguous: number;
+  /** edits without token labels, as they are not minimal */
+  rewrites: number;
+  left_out: { undecided_pairs: number; unedited_pairs: number; rewrites: number; competing_edits: number };
   splits: Record<Split, { pairs: number; edits: number }>;
 }
 
@@ -36,33 +50,95 @@ export function splitOf(prompt: unknown, { seed, train, validation }: SplitSpec)
   return position < train ? 'train' : position < train + validation ? 'validation' : 'test';
 }
 
+export interface SnapshotSelection {
+  split: SplitSpec;
+  rules: SnapshotRules;
+  /** only pairs of which the rules leave an edit */
+  edited: boolean;
+}
+
 /** The lines of the artifact; `counts` is complete when the last line has been taken. */
 export async function* snapshotLines(
   source: AsyncIterable<SnapshotSourceRow>,
-  split: SplitSpec,
+  { split, rules, edited }: SnapshotSelection,
   counts: SnapshotCounts,
 ): AsyncGenerator<string> {
   yield `${canonicalize({ format: 1, split })}\n`;
+  // pairs of several datasets may be equal up to what the rules leave of them: their lines are ordered by themselves
+  let equal: { identity: string; lines: string[] } = { identity: '', lines: [] };
   for await (const pair of source) {
-    const part = splitOf(pair.prompt, split);
-    const identity = canonicalize([pair.external_id, pair.prompt, pair.response_a, pair.response_b])!;
-    const row = {
-      ...pair,
-      key: createHash('sha256').update(identity).digest('hex').slice(0, 32),
-      split: part,
-    };
-    counts.pairs++;
-    counts.edits += pair.edits.length;
-    counts.undecided += pair.preference === null ? 1 : 0;
-    counts.splits[part].pairs++;
-    counts.splits[part].edits += pair.edits.length;
-    yield `${canonicalize(row)}\n`;
+    const selected = selectOfPair(pair, rules);
+    counts.left_out.rewrites += selected.leftOut.rewrites;
+    counts.left_out.competing_edits += selected.leftOut.competing;
+    if (selected.preference === null && rules.undecided === 'exclude') {
+      counts.left_out.undecided_pairs++;
+      continue;
+    }
+    if (edited && selected.edits.length === 0) {
+      counts.left_out.unedited_pairs++;
+      continue;
+    }
+    const row = snapshotRow(pair, selected, split);
+    count(counts, row, selected);
+    const identity = canonicalize([pair.identity, pair.external_id])!;
+    if (identity !== equal.identity) {
+      yield* equal.lines.sort();
+      equal = { identity, lines: [] };
+    }
+    equal.lines.push(`${canonicalize(row)}\n`);
   }
+  yield* equal.lines.sort();
+}
+
+function snapshotRow(
+  pair: SnapshotSourceRow,
+  { preference, edits }: SelectedPair,
+  split: SplitSpec,
+): SnapshotRow {
+  const { external_id, prompt, response_a, response_b, metadata, votes } = pair;
+  const identity = canonicalize([external_id, prompt, response_a, response_b])!;
+  const minimality = thresholdsOf(completePolicy(pair.edit_policy));
+  const isDefault = canonicalize(minimality) === canonicalize(defaultMinimality);
+  return {
+    key: createHash('sha256').update(identity).digest('hex').slice(0, 32),
+    split: splitOf(prompt, split),
+    external_id,
+    prompt: prompt as PairInput['prompt'],
+    response_a,
+    response_b,
+    preference,
+    metadata,
+    edits: edits.map(({ side, edited_response, editor }) => ({ side, edited_response, editor })),
+    ...(voteCount(votes) === 0 ? {} : { votes }),
+    ...(isDefault ? {} : { minimality }),
+  };
+}
+
+function count(
+  counts: SnapshotCounts,
+  { split, preference, edits }: SnapshotRow,
+  selected: SelectedPair,
+): void {
+  counts.pairs++;
+  counts.edits += edits.length;
+  counts.undecided += preference === null ? 1 : 0;
+  counts.ambiguous += selected.ambiguous ? 1 : 0;
+  counts.rewrites += selected.rewrites;
+  counts.splits[split].pairs++;
+  counts.splits[split].edits += edits.length;
 }
 
 export function emptyCounts(): SnapshotCounts {
   const none = () => ({ pairs: 0, edits: 0 });
-  return { pairs: 0, edits: 0, undecided: 0, splits: { train: none(), validation: none(), test: none() } };
+  return {
+    pairs: 0,
+    edits: 0,
+    undecided: 0,
+    ambiguous: 0,
+    rewrites: 0,
+    left_out: { undecided_pairs: 0, unedited_pairs: 0, rewrites: 0, competing_edits: 0 },
+    splits: { train: none(), validation: none(), test: none() },
+  };
 }
 
 /** The pairs of a snapshot's artifact, in its order. @throws Error when the artifact is not a snapshot of this format */

@@ -22,12 +22,14 @@ import {
   snapshotLines,
   snapshotRows,
 } from './snapshot-content.ts';
+import { defaultRules, type SnapshotRules } from './snapshot-rules.ts';
 
 export interface Snapshot {
   id: string;
   digest: string;
   dataset_ids: string[];
   split: SplitSpec;
+  rules: SnapshotRules;
   counts: SnapshotCounts;
   created_at: string;
 }
@@ -38,7 +40,8 @@ function render(row: db.SnapshotRow): Snapshot {
     digest: row.digest,
     dataset_ids: row.dataset_ids.map((id) => formatId('dataset', id)),
     split: row.split as SplitSpec,
-    counts: row.counts as SnapshotCounts,
+    rules: row.rules as SnapshotRules,
+    counts: { ...emptyCounts(), ...(row.counts as SnapshotCounts) }, // older ones were counted with less detail
     created_at: row.created_at.toISOString(),
   };
 }
@@ -47,6 +50,7 @@ export interface NewSnapshot {
   dataset_ids: string[];
   filter?: { has_edit?: boolean };
   split: SplitSpec;
+  rules?: Partial<SnapshotRules>;
 }
 
 /** @throws Problem not_found for a dataset, unprocessable when the fractions are not 1 together or nothing is selected */
@@ -70,12 +74,16 @@ export async function createSnapshot(
     for (const [index, id] of input.dataset_ids.entries())
       datasetIds.push((await findDataset(tx, id, `/dataset_ids/${index}`)).id);
     const counts = emptyCounts();
-    const source = db.selectSnapshotSource(tx, datasetIds, { hasEdit: input.filter?.has_edit ?? null });
-    const { digest, bytes } = await artifacts.put(snapshotLines(source, input.split, counts));
+    const hasEdit = input.filter?.has_edit ?? null;
+    const rules = { ...defaultRules, ...input.rules };
+    const source = db.selectSnapshotSource(tx, datasetIds, { hasEdit });
+    const { digest, bytes } = await artifacts.put(
+      snapshotLines(source, { split: input.split, rules, edited: hasEdit === true }, counts),
+    );
     if (counts.pairs === 0)
       throw new Problem(
         'unprocessable',
-        'No pair of these datasets fits the filter: a snapshot would be empty.',
+        'No pair of these datasets fits the filter and the rules: a snapshot would be empty.',
       );
     await holdArtifacts(tx, artifacts, [digest]);
     await insertArtifact(tx, {
@@ -91,6 +99,7 @@ export async function createSnapshot(
         digest,
         dataset_ids: datasetIds,
         split: input.split,
+        rules,
         counts,
       }),
     );

@@ -105,6 +105,7 @@ t.test('a text is kept whole when nothing was edited', async (t) => {
         changed_fraction_edited: 0,
         similarity: 1,
         hunks: 0,
+        length_change: 0,
       });
     }),
   );

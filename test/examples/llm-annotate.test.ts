@@ -140,7 +140,7 @@ t.test('small edits are submitted, rewrites and nonsense are asked for again and
     t.ok(first!.messages[1]!.content.includes(text), `the editor sees ${text}`);
   t.match(
     second!.messages.at(-1),
-    { role: 'user', content: /More than 60 % of the two texts is changed/ },
+    { role: 'user', content: /of the two texts is changed, more than 60 %/ },
     'why again',
   );
 });

@@ -414,6 +414,24 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
         ],
       },
     }),
+    decideEdit: async () => {
+      const edit = {
+        pair_id: await pair(),
+        edited_response: 'better',
+        editor: { kind: 'person', name: 'one' },
+      };
+      const [{ id }] = (await post('/v1/edits', { edits: [edit] })).items;
+      return {
+        method: 'POST',
+        path: `/v1/edits/${id}/decision`,
+        json: { decision: 'reject', reviewer: 'two' },
+      };
+    },
+    voteOnPair: async () => ({
+      method: 'POST',
+      path: `/v1/pairs/${await pair()}/votes`,
+      json: { voter: 'one', vote: 'b' },
+    }),
     createEditRequest: async () => {
       const dataset_id = await dataset();
       await pair(dataset_id);

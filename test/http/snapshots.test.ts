@@ -154,6 +154,99 @@ t.test('snapshots', async (t) => {
     t.match(edited.body.counts, { edits: 0, pairs: 30 });
   });
 
+  t.test('rules: competing edits, rewrites, pairs that nobody is sure of', async (t) => {
+    const named = { json: { name: 'rules', edit_policy: { max_hunks: 1 } } };
+    const id = (await call('POST', '/v1/datasets', named)).body.id;
+    const response_b = 'the bad answer of the old man';
+    const votes = [{ a: 3, b: 2 }, { a: 9, b: 1 }, { a: 1, b: 1 }, undefined];
+    const pairs = votes.map((votes, i) => ({ prompt: `p${i}`, response_a: 'fine', response_b, votes }));
+    const added = await call('POST', `/v1/datasets/${id}/pairs`, { json: { pairs } });
+    const [first, second, tied]: string[] = added.body.items.map(({ id }: { id: string }) => id);
+    const edits: [string, string, string][] = [
+      [first!, 'ann', 'the good answer of the old man'],
+      [first!, 'bo', 'the good answer of the young man'],
+      [first!, 'cy', 'the fine answer of the old man'],
+      [second!, 'ann', 'another text that shares nothing else'],
+      [tied!, 'ann', 'the good answer of the old man'],
+    ];
+    const ids: string[] = [];
+    for (const [pair_id, name, edited_response] of edits) {
+      const edit = { pair_id, side: 'b', edited_response, editor: { kind: 'person', name } };
+      ids.push((await call('POST', '/v1/edits', { json: { edits: [edit] } })).body.items[0].id);
+    }
+    const accept = { json: { decision: 'accept', reviewer: 'rita' } };
+    await call('POST', `/v1/edits/${ids[0]}/decision`, accept);
+    const take = async (rules: object, filter = {}) => {
+      const json = { dataset_ids: [id], split, rules, filter };
+      const snapshot = (await call('POST', '/v1/snapshots', { json })).body;
+      const lines = (await call('GET', `/v1/snapshots/${snapshot.id}/export`)).text.trimEnd().split('\n');
+      const rows = lines.map((line) => JSON.parse(line));
+      const editors = (prompt: string) =>
+        rows
+          .find((row) => row.prompt === prompt)
+          ?.edits.map(({ editor }: { editor: { name: string } }) => editor.name);
+      return { snapshot, rows, editors };
+    };
+
+    const all = await take({});
+    t.match(all.snapshot, {
+      rules: { edits: 'all', rewrites: 'comparison', undecided: 'keep', min_vote_share: 0 },
+      counts: { pairs: 4, edits: 5, undecided: 2, ambiguous: 0, rewrites: 2 },
+    });
+    t.same(all.editors('p0'), ['ann', 'bo', 'cy']);
+    t.match(all.rows[0].minimality, { max_hunks: 1 }, 'the thresholds of the dataset travel with its pairs');
+    t.match(
+      all.rows.find(({ prompt }) => prompt === 'p1'),
+      { votes: { a: 9, b: 1, tie: 0 }, preference: 'a' },
+    );
+    t.notOk(
+      all.rows.find(({ prompt }) => prompt === 'p3').votes,
+      'a pair without votes says nothing of them',
+    );
+
+    t.same((await take({ edits: 'latest' })).editors('p0'), ['cy']);
+    const accepted = await take({ edits: 'accepted' });
+    t.same([accepted.editors('p0'), accepted.editors('p1')], [['ann'], []]);
+    t.match(accepted.snapshot, {
+      rules: { edits: 'accepted' },
+      counts: { left_out: { competing_edits: 4 } },
+    });
+
+    const minimal = await take({ rewrites: 'exclude' });
+    t.same([minimal.editors('p0'), minimal.editors('p1')], [['ann', 'cy'], []]);
+    t.match(minimal.snapshot.counts, { edits: 3, rewrites: 0, left_out: { rewrites: 2 } });
+    t.match((await take({ rewrites: 'exclude' }, { has_edit: true })).snapshot.counts, {
+      pairs: 2,
+      left_out: { unedited_pairs: 1 },
+    });
+
+    const sure = await take({ min_vote_share: 0.7 });
+    t.match(sure.snapshot.counts, { pairs: 4, undecided: 3, ambiguous: 1 });
+    t.equal(sure.rows.find(({ prompt }) => prompt === 'p0').preference, null);
+    const decided = await take({ min_vote_share: 0.7, undecided: 'exclude' });
+    t.match(decided.snapshot.counts, { pairs: 1, undecided: 0, left_out: { undecided_pairs: 3 } });
+
+    await registerTinyModel(server, { alias: 'of-rules' });
+    const labels = await call('GET', `/v1/snapshots/${all.snapshot.id}/export?model=of-rules`);
+    const usable = labels.text
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+      .filter(({ type }) => type === 'edit')
+      .map(({ edited, usable }) => [edited.text, usable]);
+    t.same(
+      new Map(usable.map(([text, flag]) => [text, flag])),
+      new Map(edits.map(([, , text]) => [text, !/young|another/.test(text)])),
+      'token labels follow the thresholds of the dataset',
+    );
+
+    for (const rules of [{ edits: 'first' }, { min_vote_share: 2 }, { sample: 1 }])
+      t.equal(
+        (await call('POST', '/v1/snapshots', { json: { dataset_ids: [id], split, rules } })).status,
+        400,
+      );
+  });
+
   t.test('error', async (t) => {
     t.match(
       await call('POST', '/v1/snapshots', {

@@ -25,6 +25,8 @@ const details: Record<ProblemCode, string> = {
   range_not_satisfiable: 'The content has 48213 bytes; the range begins after them.',
   expectation_failed: 'Leave out the header "Expect: the-unexpected".',
   unprocessable: 'The pair of /edits/0 has no preference yet: say which side was edited.',
+  edit_refused:
+    'The edit exceeds what the dataset allows; nothing was stored. 7 places are changed, more than 5. Change only what is wrong.',
   digest_mismatch: 'The parts together have another digest. Begin a new upload.',
   idempotency_key_reused: 'The key belongs to another request. Take a new key for each request.',
   overloaded: 'The scoring queue is full. Ask again in a second.',

@@ -21,11 +21,51 @@ const Description = Nullable(Type.String({ maxLength: 10_000 }), {
   examples: ['Answers of the support assistant, judged by its users'],
 });
 
+const policyFields = {
+  max_changed_fraction: Type.Number({
+    minimum: 0,
+    maximum: 1,
+    description: 'Share of both texts together that an edit may change; 0.6 at first',
+  }),
+  max_hunks: Nullable(Type.Integer({ minimum: 1 }), {
+    description: 'Changed places that an edit may have; null, at first: any number',
+  }),
+  max_length_change: Nullable(Type.Number({ minimum: 0 }), {
+    description: 'By which share of the original the length may change, 0.2 for a fifth; null, at first: any',
+  }),
+  on_excess: Type.Enum(['warn', 'refuse'], {
+    description:
+      'What becomes of an edit over a threshold, or one that keeps no word. `warn`, at first: it is stored with warnings and carries no token labels; `refuse`: 422 `edit_refused`, and nothing is stored',
+  }),
+  review: Type.Enum(['none', 'required'], {
+    description:
+      '`none`: at first. `required`: new edits are `pending`, and no snapshot takes them, until a reviewer decides',
+  }),
+};
+const policyExample = {
+  max_changed_fraction: 0.4,
+  max_hunks: 5,
+  max_length_change: null,
+  on_excess: 'refuse',
+  review: 'required',
+};
+const EditPolicy = Type.Object(policyFields, {
+  $id: 'EditPolicy',
+  description: 'What the dataset asks of its edits from now on; edits that are stored stay as they are',
+  examples: [policyExample],
+});
+const EditPolicyChange = Type.Partial(Type.Object(policyFields), {
+  additionalProperties: false,
+  description: 'What is not given stays as it is',
+  examples: [{ max_changed_fraction: 0.4, on_excess: 'refuse' }],
+});
+
 export const Dataset = Type.Object(
   {
     id: Id(exampleId),
     name: Name,
     description: Description,
+    edit_policy: Type.Ref('EditPolicy'),
     created_at: Timestamp,
     archived_at: Nullable(Timestamp, { description: 'When it left the list; its data stay' }),
   },
@@ -55,6 +95,7 @@ const DatasetStats = Type.Object(
 const params = Type.Object({ dataset_id: Id(exampleId) });
 
 export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
+  app.addSchema(EditPolicy);
   app.addSchema(Dataset);
   app.addSchema(DatasetStats);
 
@@ -68,7 +109,11 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
         summary: 'Create a dataset',
         description: 'An empty one, for pairs. Names need not be unique.',
         body: Type.Object(
-          { name: Name, description: Type.Optional(Description) },
+          {
+            name: Name,
+            description: Type.Optional(Description),
+            edit_policy: Type.Optional(EditPolicyChange),
+          },
           { additionalProperties: false },
         ),
         response: { 201: Type.Ref('Dataset'), ...problemResponses(413, 415) },
@@ -132,7 +177,7 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
       schema: {
         operationId: 'updateDataset',
         tags: ['datasets'],
-        summary: 'Rename, describe, archive or restore a dataset',
+        summary: 'Rename, describe, archive or restore a dataset, or change its edit policy',
         description:
           'Only the fields that are given change. An archived dataset leaves the list and hands out no editing work; its data stay and can still be read.',
         params,
@@ -142,6 +187,7 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
             name: Type.Optional(Name),
             description: Type.Optional(Description),
             archived: Type.Optional(Type.Boolean()),
+            edit_policy: Type.Optional(EditPolicyChange),
           },
           { additionalProperties: false, minProperties: 1 },
         ),

@@ -1,9 +1,19 @@
-// Minimal edits: submit, preview, list, get.
+// Minimal edits: submit, preview, list, get, review.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
+import * as decisions from '../../services/edit-decisions.ts';
 import * as edits from '../../services/edits.ts';
 import { maxTextLength } from '../../services/pair-rows.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Span, Timestamp } from '../schemas.ts';
 
@@ -20,9 +30,9 @@ const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
   default: 'utf16',
   description: 'What offsets count: UTF-16 code units, Unicode code points or UTF-8 bytes',
 });
-const Status = Type.Enum(['accepted', 'unchanged', 'stale', 'rejected'], {
+const Status = Type.Enum(['pending', 'accepted', 'unchanged', 'stale', 'rejected', 'superseded'], {
   description:
-    '`accepted`: snapshots take it. `unchanged`: equal to its original, kept out. `stale`: the preference of its pair is now on its side; it is `accepted` again when the preference moves back. `rejected`: by a reviewer.',
+    '`pending`: waits for a reviewer, as its dataset asks for reviews. `accepted`: snapshots take it. `unchanged`: equal to its original, kept out. `stale`: the preference of its pair is now on its side; it is `accepted` again when the preference moves back. `rejected`: by a reviewer. `superseded`: a reviewer put another edit in its place.',
 });
 
 /** Of 'It was opened in 1936.' and 'It was opened in 1932.' */
@@ -40,6 +50,7 @@ const alignmentExample = {
     changed_fraction_edited: 0.182,
     similarity: 0.818,
     hunks: 1,
+    length_change: 0,
   },
   minimal: true,
   warnings: [],
@@ -62,9 +73,16 @@ const Alignment = Type.Object(
       changed_fraction_edited: Type.Number(),
       similarity: Type.Number({ description: '1 for equal texts' }),
       hunks: Type.Integer({ description: 'Changed places' }),
+      length_change: Type.Optional(
+        Nullable(Type.Number(), {
+          description:
+            'Of the edited text, as a share of the original; null when only the original is empty. Edits of older versions have none.',
+        }),
+      ),
     }),
     minimal: Type.Boolean({
-      description: 'An edit rather than a rewrite: only then its tokens train a reward model',
+      description:
+        'An edit rather than a rewrite, by the thresholds of the dataset: only then its tokens train a reward model',
     }),
     warnings: Type.Array(Type.Object({ code: Type.String(), detail: Type.String() })),
   },
@@ -84,6 +102,7 @@ const TokenSide = Type.Object({
 const Preview = Type.Object(
   {
     ...Alignment.properties,
+    refused: Type.Boolean({ description: 'The dataset that was named would not take the edit' }),
     tokens: Type.Optional(
       Type.Object(
         { original: TokenSide, edited: TokenSide },
@@ -91,7 +110,7 @@ const Preview = Type.Object(
       ),
     ),
   },
-  { $id: 'EditPreview', examples: [alignmentExample] },
+  { $id: 'EditPreview', examples: [{ ...alignmentExample, refused: false }] },
 );
 
 export const Editor = Type.Object(
@@ -118,10 +137,34 @@ const Edit = Type.Object(
     edit_task_id: Nullable(Id(taskExample), {
       description: 'The task that it answered; null for one that was posted',
     }),
+    decided_at: Nullable(Timestamp, { description: 'When a reviewer decided last' }),
+    superseded_by: Nullable(Id(editExample), {
+      description: 'The edit that a reviewer put in its place',
+      examples: [null],
+    }),
     created_at: Timestamp,
   },
   { $id: 'Edit' },
 );
+
+const Decision = Type.Enum(['accept', 'reject', 'supersede']);
+const Reviewer = Type.String({ minLength: 1, maxLength: 200, examples: ['lead-1'] });
+const Reason = Nullable(Type.String({ maxLength: 10_000 }), { examples: ['the year was wrong'] });
+
+const EditDecision = Type.Object(
+  {
+    id: Id('edec_019356f0e7f88a9b9c1d2e3f4a5b6c7d'),
+    edit_id: Id(editExample),
+    decision: Decision,
+    reviewer: Reviewer,
+    reason: Reason,
+    superseded_by: Nullable(Id(editExample), { examples: [null] }),
+    created_at: Timestamp,
+  },
+  { $id: 'EditDecision' },
+);
+
+const editParams = Type.Object({ edit_id: Id(editExample) });
 
 const SubmittedEdit = Type.Object(
   { id: Id(editExample), status: Status, alignment: Type.Ref('Alignment') },
@@ -153,7 +196,8 @@ const NewEdit = Type.Object(
 );
 
 export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
-  for (const schema of [Alignment, Preview, Edit, SubmittedEdit, NewEdit]) app.addSchema(schema);
+  for (const schema of [Alignment, Preview, Edit, EditDecision, SubmittedEdit, NewEdit])
+    app.addSchema(schema);
 
   app.post(
     '/v1/edits',
@@ -165,7 +209,7 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         tags: ['edits'],
         summary: 'Submit up to 1,000 edits, all or none',
         description:
-          'For pipelines that have edits already. At most 32 MiB. Each answer says how the edit aligns with its original and whether it is minimal.',
+          'For pipelines that have edits already. At most 32 MiB. Each answer says how the edit aligns with its original and whether it is minimal. Where the dataset refuses larger edits, one of them refuses the whole batch (422 `edit_refused`).',
         body: Type.Object(
           { edits: Type.Array(Type.Ref('NewEdit'), { minItems: 1, maxItems: 1000 }) },
           { additionalProperties: false },
@@ -194,11 +238,12 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         tags: ['edits'],
         summary: 'Align an edit with its original, storing nothing',
         description:
-          'What `POST /v1/edits` would find: the changed places, and whether the edit is minimal. With a `model` also the tokens of both texts and which of them count as changed.',
+          'What `POST /v1/edits` would find: the changed places, and whether the edit is minimal, by the policy of a dataset if one is named. With a `model` also the tokens of both texts and which of them count as changed.',
         body: Type.Object(
           {
             original: Type.String({ maxLength: maxTextLength, examples: [original] }),
             edited: Type.String({ maxLength: maxTextLength, examples: [edited] }),
+            dataset_id: Type.Optional(Id(datasetExample, 'Judge by the policy of this dataset')),
             model: Type.Optional(
               Type.String({
                 description: 'Id or alias: adds the tokens of its tokenizer',
@@ -223,13 +268,16 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         operationId: 'listEdits',
         tags: ['edits'],
         summary: 'List edits, oldest first',
-        description: 'Of the project, or of one dataset or pair.',
+        description:
+          'Of the project, or of one dataset or pair. `status=pending` is the queue of the reviewers.',
         querystring: Type.Object(
           {
             ...PageQuery,
             dataset_id: Type.Optional(Id(datasetExample, 'Only those of this dataset')),
             pair_id: Type.Optional(Id(pairExample, 'Only those of this pair')),
             status: Type.Optional(Status),
+            editor: Type.Optional(Type.String({ description: 'Only those of the editor of this name' })),
+            minimal: Type.Optional(Type.Boolean({ description: 'Only those that are, or are not, minimal' })),
           },
           { additionalProperties: false },
         ),
@@ -248,10 +296,74 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         tags: ['edits'],
         summary: 'Get an edit',
         description: 'With its alignment to the response that it edits, and whether snapshots take it.',
-        params: Type.Object({ edit_id: Id(editExample) }),
-        response: { 200: Type.Ref('Edit'), ...problemResponses(404) },
+        params: editParams,
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Edit')), ...notModified, ...problemResponses(404) },
       },
     },
-    (request) => edits.getEdit(services, request.caller, request.params.edit_id),
+    async (request, reply) =>
+      sendTagged(request, reply, await edits.getEdit(services, request.caller, request.params.edit_id)),
+  );
+
+  app.post(
+    '/v1/edits/:edit_id/decision',
+    {
+      config: { scope: 'edits:review', idempotency: 'accepted' },
+      schema: {
+        operationId: 'decideEdit',
+        tags: ['edits'],
+        summary: 'Accept, reject or supersede an edit',
+        description: `The last decision counts, and all are kept. \`accept\`: snapshots take the edit (\`stale\` while the preference is on its side). \`reject\`: they do not.
+\`supersede\`: another edit stands in its place, either one that is stored (\`superseded_by\`, which keeps its own status) or the reviewer's own text
+(\`edited_response\`), which is stored as an accepted edit by the reviewer. Give the ETag of the edit as \`If-Match\` where several reviewers work at once. Where reviews are
+required, look for work with \`GET /v1/edits?status=pending\`.`,
+        params: editParams,
+        headers: Type.Object(IfMatch),
+        body: Type.Object(
+          {
+            decision: Decision,
+            reviewer: Reviewer,
+            reason: Type.Optional(Reason),
+            superseded_by: Type.Optional(Id(editExample, 'Another edit of the same side of the pair')),
+            edited_response: Type.Optional(EditedResponse),
+          },
+          {
+            additionalProperties: false,
+            examples: [{ decision: 'accept', reviewer: 'lead-1', reason: 'the year was wrong' }],
+          },
+        ),
+        response: { 200: Tagged(Type.Ref('Edit')), ...problemResponses(404, 409, 412, 413, 415) },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await decisions.decideEdit(
+            services,
+            request.caller,
+            request.params.edit_id,
+            request.body,
+            preconditionOf(request),
+          ),
+        ),
+      ),
+  );
+
+  app.get(
+    '/v1/edits/:edit_id/decisions',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listEditDecisions',
+        tags: ['edits'],
+        summary: 'List the decisions on an edit, oldest first',
+        description: 'Who decided what and why.',
+        params: editParams,
+        querystring: Type.Object(PageQuery, { additionalProperties: false }),
+        response: { 200: Page(Type.Ref('EditDecision')), ...problemResponses(404) },
+      },
+    },
+    (request) => decisions.listDecisions(services, request.caller, request.params.edit_id, request.query),
   );
 };

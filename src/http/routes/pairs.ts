@@ -1,4 +1,4 @@
-// Preference pairs: batch and streamed import, list, export, get, preference, delete.
+// Preference pairs: batch and streamed import, list, export, get, preference, votes, delete.
 
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
@@ -10,6 +10,7 @@ import {
   type NewPair as NewPairInput,
 } from '../../services/pair-rows.ts';
 import * as pairs from '../../services/pairs.ts';
+import * as votes from '../../services/votes.ts';
 import {
   IfMatch,
   ifNoneMatchHeaders,
@@ -54,6 +55,27 @@ const content = {
   response_b: Response('It was opened in 1936, and it is the best bridge of all.'),
 };
 
+const VoteCount = Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 });
+const voteFields = { a: VoteCount, b: VoteCount, tie: VoteCount };
+const Votes = Type.Object(voteFields, {
+  description: 'How many voters preferred `a`, preferred `b`, found neither better',
+  examples: [{ a: 3, b: 1, tie: 0 }],
+});
+const Voter = Type.String({ minLength: 1, maxLength: 200, examples: ['annotator-7'] });
+const Vote = Type.Enum(['a', 'b', 'tie']);
+
+const PairVote = Type.Object(
+  {
+    id: Id('vote_019356f0f8a99bac8d1e2f3a4b5c6d7e'),
+    pair_id: Id(pairExample),
+    voter: Voter,
+    vote: Vote,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+  },
+  { $id: 'PairVote' },
+);
+
 const Pair = Type.Object(
   {
     id: Id(pairExample),
@@ -62,6 +84,7 @@ const Pair = Type.Object(
     ...content,
     preference: Preference,
     metadata: Metadata,
+    votes: Votes,
     created_at: Timestamp,
   },
   { $id: 'Pair' },
@@ -73,6 +96,13 @@ const NewPair = Type.Object(
     ...content,
     preference: Type.Optional(Preference),
     metadata: Type.Optional(Metadata),
+    votes: Type.Optional(
+      Type.Partial(Type.Object(voteFields), {
+        additionalProperties: false,
+        description: 'Votes that were given elsewhere; the preference follows from them unless it is given',
+        examples: [{ a: 3, b: 1 }],
+      }),
+    ),
   },
   { $id: 'NewPair', additionalProperties: false },
 );
@@ -139,7 +169,8 @@ const datasetParams = Type.Object({ dataset_id: Id(datasetExample) });
 const pairParams = Type.Object({ pair_id: Id(pairExample) });
 
 export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
-  for (const schema of [Message, Prompt, Pair, NewPair, ImportResult, PairBatchResult]) app.addSchema(schema);
+  for (const schema of [Message, Prompt, Pair, PairVote, NewPair, ImportResult, PairBatchResult])
+    app.addSchema(schema);
   app.addContentTypeParser(
     ['application/x-ndjson', 'application/jsonl'],
     async (_request: unknown, payload: unknown) => payload,
@@ -263,7 +294,8 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'setPreference',
         tags: ['pairs'],
         summary: 'Set or withdraw the preference of a pair',
-        description: 'Edits of the side that is now preferred become `stale`.',
+        description:
+          'By hand, until the next vote. Edits of the side that is now preferred become `stale`, others are `accepted` again.',
         params: pairParams,
         headers: Type.Object(IfMatch),
         body: Type.Object({ preference: Preference }, { additionalProperties: false }),
@@ -283,6 +315,57 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
           ),
         ),
       ),
+  );
+
+  app.post(
+    '/v1/pairs/:pair_id/votes',
+    {
+      config: { scope: 'votes:write', idempotency: 'accepted' },
+      schema: {
+        operationId: 'voteOnPair',
+        tags: ['pairs'],
+        summary: 'Vote on a pair, or change or withdraw a vote',
+        description:
+          'Each voter has one vote; another one replaces it, null withdraws it. The preference follows: the response with more votes than the other and more than there are ties, else null. Counts that came with the pair go on counting.',
+        params: pairParams,
+        headers: Type.Object(IfMatch),
+        body: Type.Object(
+          { voter: Voter, vote: Nullable(Vote, { examples: ['a'] }) },
+          { additionalProperties: false, examples: [{ voter: 'annotator-7', vote: 'a' }] },
+        ),
+        response: { 200: Tagged(Type.Ref('Pair')), ...problemResponses(404, 412, 413, 415) },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await votes.castVote(
+            services,
+            request.caller,
+            request.params.pair_id,
+            request.body,
+            preconditionOf(request),
+          ),
+        ),
+      ),
+  );
+
+  app.get(
+    '/v1/pairs/:pair_id/votes',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listVotes',
+        tags: ['pairs'],
+        summary: 'List the votes on a pair, oldest first',
+        description: 'Those whose voter is known: counts that came with the pair have none.',
+        params: pairParams,
+        querystring: Type.Object(PageQuery, { additionalProperties: false }),
+        response: { 200: Page(Type.Ref('PairVote')), ...problemResponses(404) },
+      },
+    },
+    (request) => votes.listVotes(services, request.caller, request.params.pair_id, request.query),
   );
 
   app.delete(

@@ -3,6 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import { splits } from '../../services/snapshot-content.ts';
+import { editRules } from '../../services/snapshot-rules.ts';
 import * as snapshots from '../../services/snapshots.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Digest, Id, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
@@ -25,10 +26,38 @@ const Split = Type.Object(
   },
 );
 
+const rules = {
+  edits: Type.Enum([...editRules], {
+    default: 'all',
+    description:
+      'Of several edits of one response. `all` of them; the `latest`; the one that a reviewer `accepted` last, none where nobody decided',
+  }),
+  rewrites: Type.Enum(['comparison', 'exclude'], {
+    default: 'comparison',
+    description:
+      'Edits that are not minimal by the policy of their dataset, those without a kept word among them. `comparison`: in the snapshot, without token labels; `exclude`: left out',
+  }),
+  undecided: Type.Enum(['keep', 'exclude'], {
+    default: 'keep',
+    description: 'Pairs without a preference: kept for their edits, or left out',
+  }),
+  min_vote_share: Type.Number({
+    minimum: 0,
+    maximum: 1,
+    default: 0,
+    description:
+      'A preference that a smaller share of the votes on its pair agrees with counts as none in this snapshot; pairs without votes are left as they are',
+  }),
+};
+const Rules = Type.Object(rules, { description: 'How the snapshot chose' });
+
 const countsExample = {
   pairs: 3600,
   edits: 3712,
   undecided: 50,
+  ambiguous: 12,
+  rewrites: 31,
+  left_out: { undecided_pairs: 0, unedited_pairs: 0, rewrites: 0, competing_edits: 0 },
   splits: {
     train: { pairs: 2880, edits: 2970 },
     validation: { pairs: 360, edits: 371 },
@@ -51,11 +80,23 @@ const Snapshot = Type.Object(
     digest: Digest,
     dataset_ids: Type.Array(Id(datasetExample)),
     split: Split,
+    rules: Rules,
     counts: Type.Object(
       {
         pairs: Type.Integer(),
         edits: Type.Integer(),
-        undecided: Type.Integer({ description: 'Pairs without a preference' }),
+        undecided: Type.Integer({ description: 'Pairs without a preference, ambiguous ones among them' }),
+        ambiguous: Type.Integer({ description: 'Pairs whose votes agree less than `min_vote_share`' }),
+        rewrites: Type.Integer({ description: 'Edits that are not minimal and carry no token labels' }),
+        left_out: Type.Object(
+          {
+            undecided_pairs: Type.Integer(),
+            unedited_pairs: Type.Integer(),
+            rewrites: Type.Integer(),
+            competing_edits: Type.Integer(),
+          },
+          { description: 'What the rules kept out of pairs that the filter took' },
+        ),
         splits: Type.Object({ train: PartCounts, validation: PartCounts, test: PartCounts }),
       },
       { examples: [countsExample] },
@@ -97,6 +138,7 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
               ),
             ),
             split: Split,
+            rules: Type.Optional(Type.Partial(Type.Object(rules), { additionalProperties: false })),
           },
           { additionalProperties: false },
         ),
