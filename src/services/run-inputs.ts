@@ -15,7 +15,7 @@ import { type Caller, requireScope, type Services } from './context.ts';
 import { findModelByAlias, findModelById, scoringAlias } from './models.ts';
 import type { Gate } from './run-outcome.ts';
 import { type KindSpec, modelRole, rewardRole } from './run-specs.ts';
-import type { SnapshotCounts, Split } from './snapshot-content.ts';
+import { completeCounts, type PartCounts, type SnapshotCounts, type Split } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
 
 /** A model of the project, at rest in the artifact store. */
@@ -99,9 +99,11 @@ export async function resolveInputs(
         data: data.demonstrations
           ? await resolveRows(tx, data.demonstrations, '/spec/data/demonstrations')
           : await resolveSnapshot(tx, data.snapshot_id!, '/spec/data/snapshot_id', ({ splits }) =>
-              data.responses === 'edited' && splits.train.edits === 0
-                ? 'has no accepted edit in its train part'
-                : splits.train.pairs === 0 && 'has no pair in its train part',
+              data.responses === 'edited'
+                ? lacksEdits(splits.train)
+                : data.responses === 'preferred'
+                  ? lacksDecidedPairs(splits.train)
+                  : splits.train.pairs === 0 && 'has no pair in its train part',
             ),
       };
     }
@@ -112,8 +114,10 @@ export async function resolveInputs(
         model: await resolveModel(services, tx, caller, base_model, 'policy', '/spec/base_model'),
         data: await resolveSnapshot(tx, snapshot_id, '/spec/snapshot_id', ({ splits }) =>
           run.spec.loss === 'seq_pairs'
-            ? splits.train.pairs === 0 && 'has no pair in its train part'
-            : splits.train.edits === 0 && 'has no accepted edit in its train part',
+            ? lacksDecidedPairs(splits.train)
+            : run.spec.loss === 'seq_edits'
+              ? lacksEdits(splits.train)
+              : lacksTokenLabels(splits.train),
         ),
       };
     }
@@ -285,10 +289,20 @@ async function resolveSnapshot(
   lacks: (counts: SnapshotCounts) => string | false,
 ): Promise<DataInput> {
   const row = await findSnapshot(tx, id, pointer);
-  const lack = lacks(row.counts as SnapshotCounts);
+  const lack = lacks(completeCounts(row.counts as SnapshotCounts));
   if (lack) throw unprocessable(pointer, lack);
   return { snapshot: row.digest };
 }
+
+const lacksDecidedPairs = ({ pairs, undecided }: PartCounts): string | false =>
+  pairs === undecided && 'has no pair with a preference in its train part';
+
+const lacksEdits = ({ edits }: PartCounts): string | false =>
+  edits === 0 && 'has no accepted edit in its train part';
+
+/** Rewrites only compare whole responses. */
+const lacksTokenLabels = ({ edits, rewrites }: PartCounts): string | false =>
+  edits === rewrites && 'has no minimal edit in its train part, so no token labels';
 
 async function resolveRows(tx: Transaction, digest: string, pointer: string): Promise<DataInput> {
   if (!(await selectArtifact(tx, digest))) throw notFound('artifact', digest, pointer);

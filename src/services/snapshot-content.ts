@@ -28,17 +28,20 @@ export interface SnapshotRow extends Omit<PairInput, 'votes'> {
   minimality?: Minimality;
 }
 
-export interface SnapshotCounts {
+export interface PartCounts {
   pairs: number;
   edits: number;
   /** pairs without a preference, ambiguous ones among them */
   undecided: number;
-  /** pairs whose votes do not agree enough with their preference */
-  ambiguous: number;
   /** edits without token labels, as they are not minimal */
   rewrites: number;
+}
+
+export interface SnapshotCounts extends PartCounts {
+  /** pairs whose votes do not agree enough with their preference */
+  ambiguous: number;
   left_out: { undecided_pairs: number; unedited_pairs: number; rewrites: number; competing_edits: number };
-  splits: Record<Split, { pairs: number; edits: number }>;
+  splits: Record<Split, PartCounts>;
 }
 
 /** Decided by seed and prompt alone: no prompt is ever in two parts. */
@@ -119,23 +122,29 @@ function count(
   { split, preference, edits }: SnapshotRow,
   selected: SelectedPair,
 ): void {
-  counts.pairs++;
-  counts.edits += edits.length;
-  counts.undecided += preference === null ? 1 : 0;
   counts.ambiguous += selected.ambiguous ? 1 : 0;
-  counts.rewrites += selected.rewrites;
-  counts.splits[split].pairs++;
-  counts.splits[split].edits += edits.length;
+  for (const total of [counts, counts.splits[split]]) {
+    total.pairs++;
+    total.edits += edits.length;
+    total.undecided += preference === null ? 1 : 0;
+    total.rewrites += selected.rewrites;
+  }
+}
+
+/** Counts of a snapshot that an older version made, with less detail. */
+export function completeCounts(stored: SnapshotCounts): SnapshotCounts {
+  const none = emptyCounts();
+  const parts = Object.fromEntries(
+    splits.map((split) => [split, { ...none.splits[split], ...stored.splits[split] }]),
+  ) as SnapshotCounts['splits'];
+  return { ...none, ...stored, splits: parts };
 }
 
 export function emptyCounts(): SnapshotCounts {
-  const none = () => ({ pairs: 0, edits: 0 });
+  const none = () => ({ pairs: 0, edits: 0, undecided: 0, rewrites: 0 });
   return {
-    pairs: 0,
-    edits: 0,
-    undecided: 0,
+    ...none(),
     ambiguous: 0,
-    rewrites: 0,
     left_out: { undecided_pairs: 0, unedited_pairs: 0, rewrites: 0, competing_edits: 0 },
     splits: { train: none(), validation: none(), test: none() },
   };

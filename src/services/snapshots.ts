@@ -14,6 +14,7 @@ import { holdArtifacts, untilNamed } from './named-artifacts.ts';
 import { writeNdjson } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import {
+  completeCounts,
   emptyCounts,
   type SnapshotCounts,
   type SnapshotRow,
@@ -41,7 +42,7 @@ function render(row: db.SnapshotRow): Snapshot {
     dataset_ids: row.dataset_ids.map((id) => formatId('dataset', id)),
     split: row.split as SplitSpec,
     rules: row.rules as SnapshotRules,
-    counts: { ...emptyCounts(), ...(row.counts as SnapshotCounts) }, // older ones were counted with less detail
+    counts: completeCounts(row.counts as SnapshotCounts),
     created_at: row.created_at.toISOString(),
   };
 }

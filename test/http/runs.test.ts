@@ -102,6 +102,32 @@ t.test('runs', async (t) => {
     ]);
   });
 
+  t.test('a snapshot that cannot feed the run is refused, and says what it lacks', async (t) => {
+    const id = (await call('POST', '/v1/datasets', { json: { name: 'nobody is sure' } })).body.id;
+    const pair = { prompt: 'p', response_a: 'x', response_b: 'the old answer' };
+    const added = await call('POST', `/v1/datasets/${id}/pairs`, { json: { pairs: [pair] } });
+    const edit = {
+      pair_id: added.body.items[0].id,
+      side: 'b',
+      edited_response: 'quite another text',
+      editor: { kind: 'person', name: 'ann' },
+    };
+    await call('POST', '/v1/edits', { json: { edits: [edit] } });
+    const part = { train: 1, validation: 0, test: 0, seed: 0 };
+    const taken = await call('POST', '/v1/snapshots', { json: { dataset_ids: [id], split: part } });
+    t.match(taken.body.counts, { pairs: 1, edits: 1, undecided: 1, rewrites: 1 });
+    const snapshot_id = taken.body.id;
+    const ask = (kind: string, spec: object) => post({ kind, spec, validate_only: true });
+    const train = (loss: string) => ask('reward', { base_model: { alias: 'start' }, snapshot_id, loss });
+    t.match(await train('survival'), { status: 422, body: { detail: /no minimal edit in its train part/ } });
+    t.match(await train('seq_pairs'), { status: 422, body: { detail: /no pair with a preference/ } });
+    t.equal((await train('seq_edits')).status, 200, 'a rewrite compares whole responses');
+    const learn = (responses: string) =>
+      ask('sft', { base_model: scratch, data: { snapshot_id, responses } });
+    t.match(await learn('preferred'), { status: 422, body: { detail: /no pair with a preference/ } });
+    t.equal((await learn('edited')).status, 200);
+  });
+
   t.test('validate_only says what would run and stores nothing', async (t) => {
     const before = (await call('GET', '/v1/runs')).body;
     const labels = ['a100'];

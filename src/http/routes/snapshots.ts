@@ -59,9 +59,9 @@ const countsExample = {
   rewrites: 31,
   left_out: { undecided_pairs: 0, unedited_pairs: 0, rewrites: 0, competing_edits: 0 },
   splits: {
-    train: { pairs: 2880, edits: 2970 },
-    validation: { pairs: 360, edits: 371 },
-    test: { pairs: 360, edits: 371 },
+    train: { pairs: 2880, edits: 2970, undecided: 40, rewrites: 25 },
+    validation: { pairs: 360, edits: 371, undecided: 5, rewrites: 3 },
+    test: { pairs: 360, edits: 371, undecided: 5, rewrites: 3 },
   },
 };
 const rowExample = `${JSON.stringify({
@@ -72,7 +72,12 @@ const rowExample = `${JSON.stringify({
   preference: 'a',
   edits: [{ side: 'b', edited_response: 'It was opened in 1932.' }],
 })}\n`;
-const PartCounts = Type.Object({ pairs: Type.Integer(), edits: Type.Integer() });
+const PartCounts = Type.Object({
+  pairs: Type.Integer(),
+  edits: Type.Integer(),
+  undecided: Type.Integer(),
+  rewrites: Type.Integer(),
+});
 
 const Snapshot = Type.Object(
   {
