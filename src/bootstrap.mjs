@@ -34,6 +34,7 @@ const programs = {
   'test:soak': { entry: 'dist/test/soak/main.js', needsPython: true, withPooler: true },
   'bench:loop': { entry: 'dist/bench/loop/main.js', needsPython: true },
   'bench:queue': { entry: 'dist/bench/queue/main.js', needsPython: false },
+  'bench:import': { entry: 'dist/bench/import/main.js', needsPython: false },
   'bench:controls': { entry: 'dist/bench/loop/controls.js', needsPython: true },
 };
 

@@ -1,6 +1,7 @@
 // Statements on preference pairs.
-import type { Votes } from '../domain/votes.ts';
+import { type Votes, voteCount } from '../domain/votes.ts';
 import type { Transaction } from './pool.ts';
+import { textArray } from './text-array.ts';
 
 export interface PairRow {
   id: string;
@@ -20,58 +21,68 @@ export interface PairRow {
 export interface NewPair {
   id: string;
   externalId: string | null;
-  prompt: unknown;
+  /** as JSON */
+  prompt: string;
   responseA: string;
   responseB: string;
   preference: 'a' | 'b' | null;
-  metadata: Record<string, unknown>;
+  /** as JSON */
+  metadata: string;
   votes: Votes;
-  identitySha256: Buffer;
-  contentSha256: Buffer;
+  /** hexadecimal */
+  identitySha256: string;
+  contentSha256: string;
 }
 
 const columns =
   'id, dataset_id, external_id, prompt, response_a, response_b, preference, metadata, votes_a, votes_b, votes_tie, created_at';
 
-/** Adds what is not there yet and returns the ids that were added. Tens of thousands of rows a second. */
+/**
+ * Adds what is not there yet and returns the ids that were added, or 'all'. Tens of thousands of rows a second: half of
+ * what COPY of ready rows reaches, which row-level security refuses anyway.
+ */
 export async function insertPairs(
   tx: Transaction,
   projectId: string,
   datasetId: string,
   pairs: NewPair[],
-): Promise<Set<string>> {
-  const rows = await tx.query<{ id: string }>(
-    `insert into finegrain.pairs (project_id, dataset_id, id, external_id, prompt, response_a, response_b, preference, metadata, votes_a, votes_b, votes_tie, identity_sha256, content_sha256)
-     select $1, $2, n.id, n.external_id, n.prompt::jsonb, n.response_a, n.response_b, n.preference, n.metadata::jsonb, n.votes_a, n.votes_b, n.votes_tie, n.identity_sha256, n.content_sha256
-     from unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::int[], $11::int[], $12::int[], $13::bytea[], $14::bytea[])
-       as n (id, external_id, prompt, response_a, response_b, preference, metadata, votes_a, votes_b, votes_tie, identity_sha256, content_sha256)
-     on conflict do nothing
-     returning id`,
+): Promise<Set<string> | 'all'> {
+  const [{ ids }] = (await tx.query<{ ids: string[] | null }>(
+    `with added as (
+       insert into finegrain.pairs (project_id, dataset_id, id, external_id, prompt, response_a, response_b, preference, metadata, votes_a, votes_b, votes_tie, identity_sha256, content_sha256)
+       select $1, $2, n.id::uuid, n.external_id, n.prompt::jsonb, n.response_a, n.response_b, n.preference, n.metadata::jsonb,
+         coalesce((n.votes::jsonb -> 'a')::int, 0), coalesce((n.votes::jsonb -> 'b')::int, 0), coalesce((n.votes::jsonb -> 'tie')::int, 0),
+         decode(n.identity_sha256, 'hex'), decode(n.content_sha256, 'hex')
+       from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+         as n (id, external_id, prompt, response_a, response_b, preference, metadata, votes, identity_sha256, content_sha256)
+       on conflict do nothing
+       returning id)
+     select case when count(*) < $13 then coalesce(array_agg(id), '{}') end as ids from added`,
     [
       projectId,
       datasetId,
-      pairs.map((pair) => pair.id),
-      pairs.map((pair) => pair.externalId),
-      pairs.map((pair) => JSON.stringify(pair.prompt)),
-      pairs.map((pair) => pair.responseA),
-      pairs.map((pair) => pair.responseB),
-      pairs.map((pair) => pair.preference),
-      pairs.map((pair) => JSON.stringify(pair.metadata)),
-      pairs.map((pair) => pair.votes.a),
-      pairs.map((pair) => pair.votes.b),
-      pairs.map((pair) => pair.votes.tie),
-      pairs.map((pair) => pair.identitySha256),
-      pairs.map((pair) => pair.contentSha256),
+      textArray(pairs.map((pair) => pair.id)),
+      textArray(pairs.map((pair) => pair.externalId)),
+      textArray(pairs.map((pair) => pair.prompt)),
+      textArray(pairs.map((pair) => pair.responseA)),
+      textArray(pairs.map((pair) => pair.responseB)),
+      textArray(pairs.map((pair) => pair.preference)),
+      textArray(pairs.map((pair) => pair.metadata)),
+      textArray(pairs.map(({ votes }) => (voteCount(votes) === 0 ? null : JSON.stringify(votes)))),
+      textArray(pairs.map((pair) => pair.identitySha256)),
+      textArray(pairs.map((pair) => pair.contentSha256)),
+      pairs.length,
     ],
-  );
-  return new Set(rows.map(({ id }) => id));
+  )) as [{ ids: string[] | null }];
+  return ids === null ? 'all' : new Set(ids);
 }
 
 export interface StoredPairKey {
   id: string;
   external_id: string | null;
-  identity_sha256: Buffer;
-  content_sha256: Buffer;
+  /** hexadecimal */
+  identity_sha256: string;
+  content_sha256: string;
 }
 
 /** Those pairs of a dataset that carry one of the external ids, or one of the identities without an external id. */
@@ -79,11 +90,13 @@ export function selectPairKeys(
   tx: Transaction,
   datasetId: string,
   externalIds: string[],
-  identities: Buffer[],
+  identities: string[],
 ): Promise<StoredPairKey[]> {
   return tx.query<StoredPairKey>(
-    `select id, external_id, identity_sha256, content_sha256 from finegrain.pairs
-     where dataset_id = $1 and (external_id = any ($2::text[]) or (external_id is null and identity_sha256 = any ($3::bytea[])))`,
+    `select id, external_id, encode(identity_sha256, 'hex') as identity_sha256, encode(content_sha256, 'hex') as content_sha256
+     from finegrain.pairs
+     where dataset_id = $1 and (external_id = any ($2::text[])
+       or (external_id is null and identity_sha256 in (select decode(n, 'hex') from unnest($3::text[]) as n)))`,
     [datasetId, externalIds, identities],
   );
 }

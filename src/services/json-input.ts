@@ -54,6 +54,7 @@ const [openBracket, closeBracket, openBrace, closeBrace] = [0x5b, 0x5d, 0x7b, 0x
 
 /** Looks before parsing, which would take seconds for millions of brackets. */
 function isNestedDeeper(json: Uint8Array, limit: number): boolean {
+  if (!hasMoreBrackets(json, limit)) return false; // nearly always the end of it
   let depth = 0;
   for (let at = 0; at < json.length; at++) {
     const byte = json[at];
@@ -62,6 +63,16 @@ function isNestedDeeper(json: Uint8Array, limit: number): boolean {
     } else if (byte === openBracket || byte === openBrace) {
       if (++depth > limit) return true;
     } else if (byte === closeBracket || byte === closeBrace) depth--;
+  }
+  return false;
+}
+
+/** Whether there are more than `limit` opening brackets, in strings too; native, and ends when it has found so many. */
+function hasMoreBrackets(json: Uint8Array, limit: number): boolean {
+  let found = 0;
+  for (const bracket of [openBracket, openBrace]) {
+    for (let at = json.indexOf(bracket); at !== -1; at = json.indexOf(bracket, at + 1))
+      if (++found > limit) return true;
   }
   return false;
 }

@@ -3,7 +3,7 @@
 import { parseJson } from './json-input.ts';
 
 export type NdjsonLine =
-  | { line: number; value: unknown }
+  | { line: number; value: unknown; bytes: number }
   | {
       line: number;
       error: {
@@ -44,7 +44,7 @@ function parseLine(bytes: Uint8Array, line: number): NdjsonLine | null {
     const { code, ...where } = parsed.error;
     return { line, error: { code: code === 'beyond_limits' ? 'invalid_row' : code, ...where } };
   }
-  return parsed.value === undefined ? null : { line, value: parsed.value };
+  return parsed.value === undefined ? null : { line, value: parsed.value, bytes: bytes.length };
 }
 
 /** Lines without their newline; null stands for one that was too long. */

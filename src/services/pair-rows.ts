@@ -78,8 +78,9 @@ const rowFormats = {
   ),
 };
 
+/** Why a row of an import cannot be taken. */
 export interface RowError {
-  code: 'invalid_row';
+  code: 'invalid_row' | 'conflict';
   pointer: string;
   detail: string;
 }

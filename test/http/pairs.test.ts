@@ -1,5 +1,11 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import canonicalize from 'canonicalize';
+import fc from 'fast-check';
 import t from 'tap';
+import { newPair } from '../../src/services/pairs.ts';
+import { holds } from '../domain/holds.ts';
 import { startTestServer, type TestServer } from '../support/server.ts';
 
 const ndjson = { 'content-type': 'application/x-ndjson' };
@@ -7,6 +13,50 @@ const ndjson = { 'content-type': 'application/x-ndjson' };
 async function newDataset(server: TestServer): Promise<string> {
   return (await server.call('POST', '/v1/datasets', { json: { name: 'pairs' } })).body.id;
 }
+
+t.test('the hashes of a pair are those of its canonical JSON (RFC 8785)', async (t) => {
+  const sha256 = (value: unknown) => createHash('sha256').update(canonicalize(value)!).digest('hex');
+  const text = fc
+    .string({ unit: fc.oneof(fc.constantFrom('"', '\\', '\n', '\u0001', '\u2028', 'é', '👍'), fc.string()) })
+    .filter((made) => made.isWellFormed());
+  const prompt = fc.oneof(
+    text,
+    fc.array(fc.record({ role: fc.constantFrom('user', 'assistant'), content: text })),
+  );
+  const metadata = fc.dictionary(text, fc.oneof(text, fc.double({ noNaN: true, noDefaultInfinity: true })));
+  holds(
+    t,
+    fc.property(
+      fc.tuple(
+        prompt as fc.Arbitrary<string>,
+        text,
+        text,
+        fc.constantFrom('a', 'b', null),
+        metadata,
+        fc.boolean(),
+      ),
+      ([prompt, response_a, response_b, preference, metadata, voted]) => {
+        const votes = { a: voted ? 2 : 0, b: 0, tie: 0 };
+        const pair = newPair({
+          external_id: null,
+          prompt,
+          response_a,
+          response_b,
+          preference: preference as 'a',
+          metadata,
+          votes,
+        });
+        assert.equal(pair.identitySha256, sha256([prompt, response_a, response_b]));
+        assert.equal(
+          pair.contentSha256,
+          sha256([prompt, response_a, response_b, preference, metadata, ...(voted ? [votes] : [])]),
+        );
+        assert.equal(pair.prompt, JSON.stringify(prompt));
+      },
+    ),
+    { runs: 200 },
+  );
+});
 
 t.test('pairs', async (t) => {
   const server = await startTestServer(t);
