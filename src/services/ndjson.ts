@@ -23,17 +23,34 @@ export async function* readNdjson(
   source: AsyncIterable<Uint8Array>,
   maxLineBytes: number,
 ): AsyncGenerator<NdjsonLine> {
+  for await (const lines of readNdjsonChunks(source, maxLineBytes)) yield* lines;
+}
+
+/** The lines that each chunk of the source completes, read one by one: an import of millions of rows waits for few of them. */
+export async function* readNdjsonChunks(
+  source: AsyncIterable<Uint8Array>,
+  maxLineBytes: number,
+): AsyncGenerator<Iterable<NdjsonLine>> {
   let number = 0;
-  for await (const bytes of splitLines(source, maxLineBytes)) {
-    number++;
-    if (bytes === null) {
-      yield {
-        line: number,
-        error: { code: 'line_too_long', pointer: '', detail: `is longer than ${maxLineBytes} bytes` },
-      };
-      continue;
-    }
-    const parsed = parseLine(bytes, number);
+  for await (const chunk of splitChunks(source, maxLineBytes)) {
+    const first = number + 1;
+    number += chunk.length;
+    yield parseLines(chunk, first, maxLineBytes);
+  }
+}
+
+function* parseLines(
+  lines: (Uint8Array | null)[],
+  first: number,
+  maxLineBytes: number,
+): Generator<NdjsonLine> {
+  for (const [index, bytes] of lines.entries()) {
+    const line = first + index;
+    const detail = `is longer than ${maxLineBytes} bytes`;
+    const parsed =
+      bytes === null
+        ? { line, error: { code: 'line_too_long' as const, pointer: '', detail } }
+        : parseLine(bytes, line);
     if (parsed) yield parsed;
   }
 }
@@ -52,6 +69,14 @@ export async function* splitLines(
   source: AsyncIterable<Uint8Array>,
   maxLineBytes: number,
 ): AsyncGenerator<Uint8Array | null> {
+  for await (const lines of splitChunks(source, maxLineBytes)) yield* lines;
+}
+
+/** Those that each chunk of the source completes. */
+async function* splitChunks(
+  source: AsyncIterable<Uint8Array>,
+  maxLineBytes: number,
+): AsyncGenerator<(Uint8Array | null)[]> {
   let held: Uint8Array[] = [];
   let heldBytes = 0;
   let overflow = false;
@@ -70,15 +95,17 @@ export async function* splitLines(
     return line;
   };
   for await (const chunk of source) {
+    const lines: (Uint8Array | null)[] = [];
     let start = 0;
     for (let end = chunk.indexOf(newline); end !== -1; end = chunk.indexOf(newline, start)) {
       take(chunk.subarray(start, end));
-      yield finish();
+      lines.push(finish());
       start = end + 1;
     }
     take(chunk.subarray(start));
+    if (lines.length > 0) yield lines;
   }
-  if (heldBytes > 0) yield finish();
+  if (heldBytes > 0) yield [finish()];
 }
 
 /** One value a line. */

@@ -108,22 +108,22 @@ const invalid = (pointer: string, detail: string): RowError => ({ code: 'invalid
 function parseOwn(row: object): PairInput | RowError {
   const { pair } = rowFormats;
   if (!pair.Check(row)) return firstError(pair.Errors(row));
-  const { prompt, response_a, response_b, votes: given, ...columns } = row;
-  const votes = { ...noVotes, ...given };
-  const { preference = preferenceByVotes(votes), ...rest } = columns;
-  return withMetadata(rest, { prompt, response_a, response_b, preference, votes });
+  const { prompt, response_a, response_b } = row;
+  const votes = row.votes === undefined ? noVotes : { ...noVotes, ...row.votes };
+  const { preference = preferenceByVotes(votes) } = row;
+  return withMetadata(row, ownColumns.pair, { prompt, response_a, response_b, preference, votes });
 }
 
 function parseTrl(row: object): PairInput | RowError {
   const { trl } = rowFormats;
   if (!trl.Check(row)) return firstError(trl.Errors(row));
-  const { prompt, chosen, rejected, ...rest } = row;
+  const { prompt, chosen, rejected } = row;
   for (const [name, response] of Object.entries({ chosen, rejected })) {
     if (typeof response !== 'string' && response[0].role !== 'assistant')
       return invalid(`/${name}/0/role`, 'must be "assistant"');
   }
   const text = (response: typeof chosen) => (typeof response === 'string' ? response : response[0].content);
-  return withMetadata(rest, {
+  return withMetadata(row, ownColumns.trl, {
     prompt,
     response_a: text(chosen),
     response_b: text(rejected),
@@ -135,8 +135,8 @@ function parseTrl(row: object): PairInput | RowError {
 function parseAlpaca(row: object): PairInput | RowError {
   const { alpaca } = rowFormats;
   if (!alpaca.Check(row)) return firstError(alpaca.Errors(row));
-  const { instruction, input, output_1, output_2, preference, ...rest } = row;
-  return withMetadata(rest, {
+  const { instruction, input, output_1, output_2, preference } = row;
+  return withMetadata(row, ownColumns.alpaca, {
     prompt: input ? `${instruction}\n\n${input}` : instruction,
     response_a: output_1,
     response_b: output_2,
@@ -146,27 +146,36 @@ function parseAlpaca(row: object): PairInput | RowError {
   });
 }
 
+const ownColumns = {
+  pair: new Set(['external_id', 'metadata', 'prompt', 'response_a', 'response_b', 'preference', 'votes']),
+  trl: new Set(['external_id', 'metadata', 'prompt', 'chosen', 'rejected']),
+  alpaca: new Set(['external_id', 'metadata', 'instruction', 'input', 'output_1', 'output_2', 'preference']),
+};
+
 // our own exports carry these beside external_id; they belong to the pair that was exported
 const exportedColumns = new Set(['id', 'dataset_id', 'created_at']);
 
 function withMetadata(
-  rest: { external_id?: string | null; id?: string | number; metadata?: Record<string, unknown> },
+  row: { external_id?: string | null; id?: string | number; metadata?: Record<string, unknown> },
+  own: ReadonlySet<string>,
   pair: Omit<PairInput, 'external_id' | 'metadata'>,
 ): PairInput | RowError {
-  const { external_id, metadata = {}, ...columns } = rest;
-  const externalId =
-    external_id !== undefined ? external_id : columns.id === undefined ? null : String(columns.id);
-  const extra: Record<string, unknown> = {};
-  for (const [name, value] of Object.entries(columns)) {
+  const { external_id, id, metadata = {} } = row;
+  const externalId = external_id !== undefined ? external_id : id === undefined ? null : String(id);
+  let extra: Record<string, unknown> | null = null;
+  for (const name of Object.keys(row)) {
+    if (own.has(name)) continue;
     if (name === 'id' && external_id === undefined) continue;
     if (exportedColumns.has(name) && external_id !== undefined) continue;
     if (Object.hasOwn(metadata, name)) return invalid(`/${name}`, 'stands both beside and inside metadata');
+    extra ??= {};
+    const value = (row as Record<string, unknown>)[name];
     Object.defineProperty(extra, name, { value, enumerable: true, configurable: true, writable: true }); // also "__proto__"
   }
   return {
     ...pair,
     external_id: externalId,
-    metadata: Object.keys(extra).length === 0 ? metadata : { ...metadata, ...extra },
+    metadata: extra === null ? metadata : { ...metadata, ...extra },
   };
 }
 

@@ -1,20 +1,20 @@
 // Preference pairs: batches (all or nothing), streamed imports (row by row), list, export, preference.
 import { hash } from 'node:crypto';
 import canonicalize from 'canonicalize';
-import { v7 as uuidv7 } from 'uuid';
 import { updateEditsOfPair } from '../db/edits.ts';
 import * as db from '../db/pairs.ts';
-import type { Transaction } from '../db/pool.ts';
+import { sqlState, type Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { type Votes, voteCount } from '../domain/votes.ts';
 import { notFound, Problem, type ProblemDetail } from '../errors.ts';
+import { ascendingUuid } from './ascending-uuid.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
-import { readNdjson, writeNdjson } from './ndjson.ts';
+import { readNdjsonChunks, writeNdjson } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { type PairInput, parsePairRow } from './pair-rows.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
-import { type ImportResult, importRows } from './row-import.ts';
+import { type ImportResult, importRows, type RowOutcome } from './row-import.ts';
 
 export interface Pair extends PairInput {
   id: string;
@@ -45,27 +45,42 @@ const escaped = /["\\\u0000-\u001f]/;
 /** RFC 8785, of well-formed text; JSON.stringify alone takes three times as long for any beyond U+00FF. */
 const canonicalText = (text: string): string => (escaped.test(text) ? JSON.stringify(text) : `"${text}"`);
 
+const scratch = Buffer.allocUnsafe(64 * 1024);
+
+/** The SHA-256 of `${text}]` and of `${text}${rest}]`, hexadecimal. */
+function sha256OfBoth(text: string, rest: string): [string, string] {
+  if (3 * (text.length + rest.length) >= scratch.length)
+    return [hash('sha256', `${text}]`), hash('sha256', `${text}${rest}]`)];
+  // encoded once instead of twice
+  const end = scratch.write(text);
+  const whole = hash('sha256', scratch.subarray(0, end + scratch.write(`${rest}]`, end)));
+  scratch.write(']', end);
+  return [hash('sha256', scratch.subarray(0, end + 1)), whole];
+}
+
 /**
  * The hashes are over canonical JSON (RFC 8785): of [prompt, a, b], and of [prompt, a, b, preference, metadata], with the
  * votes behind them where there are any.
  */
 export function newPair(input: PairInput): db.NewPair {
-  const { prompt, response_a, response_b, preference, metadata, votes } = input;
+  const { prompt, response_a, response_b, preference, votes } = input;
   const canonicalPrompt = typeof prompt === 'string' ? canonicalText(prompt) : canonicalize(prompt)!;
-  const identity = `[${canonicalPrompt},${canonicalText(response_a)},${canonicalText(response_b)}`;
-  const rest = [JSON.stringify(preference), canonicalize(metadata)];
-  if (voteCount(votes) > 0) rest.push(canonicalize(votes));
+  const metadata = canonicalize(input.metadata)!;
+  const [identitySha256, contentSha256] = sha256OfBoth(
+    `[${canonicalPrompt},${canonicalText(response_a)},${canonicalText(response_b)}`,
+    `,${JSON.stringify(preference)},${metadata}${voteCount(votes) > 0 ? `,${canonicalize(votes)}` : ''}`,
+  );
   return {
-    id: uuidv7(),
+    id: ascendingUuid(),
     externalId: input.external_id,
-    prompt: typeof prompt === 'string' ? canonicalPrompt : JSON.stringify(prompt),
+    prompt: canonicalPrompt,
     responseA: response_a,
     responseB: response_b,
     preference,
-    metadata: JSON.stringify(metadata),
+    metadata,
     votes,
-    identitySha256: hash('sha256', `${identity}]`),
-    contentSha256: hash('sha256', `${identity},${rest.join()}]`),
+    identitySha256,
+    contentSha256,
   };
 }
 
@@ -78,7 +93,7 @@ async function addPairs(
   datasetId: string,
   pairs: db.NewPair[],
 ): Promise<{ id: string; status: PairStatus }[]> {
-  const created = await db.insertPairs(tx, projectId, datasetId, pairs);
+  const created = await db.insertPairs(tx, projectId, datasetId, pairs, 'skip');
   if (created === 'all') return pairs.map(({ id }) => ({ id, status: 'created' }));
   const others = pairs.filter(({ id }) => !created.has(id));
   const stored = new Map(
@@ -153,26 +168,48 @@ export async function importPairs(
   datasetId: string,
   source: AsyncIterable<Uint8Array>,
 ): Promise<ImportResult> {
-  const dataset = await services.db.transaction(caller.projectId, (tx) => findDataset(tx, datasetId));
+  const { id } = await services.db.transaction(caller.projectId, (tx) => findDataset(tx, datasetId));
   return importRows(
-    readNdjson(source, mostLineBytes),
+    readNdjsonChunks(source, mostLineBytes),
     (value) => {
       const row = parsePairRow(value);
       return 'code' in row ? row : newPair(row);
     },
-    async (pairs) => {
-      const added = await services.db.transaction(caller.projectId, (tx) =>
-        addPairs(tx, caller.projectId, dataset.id, pairs),
-      );
-      return added.map(({ status }, index) => {
-        if (status !== 'conflict') return status;
-        const { externalId } = pairs[index]!;
-        const pointer = externalId === null ? '' : '/external_id';
-        return { code: 'conflict', pointer, detail: conflictDetail(externalId) };
-      });
-    },
+    pairStore(services, caller, id),
   );
 }
+
+/** Stores batches of an import. */
+function pairStore(
+  { db: database }: Services,
+  { projectId }: Caller,
+  datasetId: string,
+): (pairs: db.NewPair[]) => Promise<RowOutcome[]> {
+  let expectsNew = true;
+  return async (pairs) => {
+    if (expectsNew) {
+      try {
+        await database.transaction(projectId, (tx) =>
+          db.insertPairs(tx, projectId, datasetId, pairs, 'fail'),
+        );
+        return pairs.map(() => 'created');
+      } catch (error) {
+        if (sqlState(error) !== uniqueViolation) throw error;
+        expectsNew = false;
+      }
+    }
+    const added = await database.transaction(projectId, (tx) => addPairs(tx, projectId, datasetId, pairs));
+    expectsNew = added.every(({ status }) => status === 'created');
+    return added.map(({ status }, index) => {
+      if (status !== 'conflict') return status;
+      const { externalId } = pairs[index]!;
+      const pointer = externalId === null ? '' : '/external_id';
+      return { code: 'conflict', pointer, detail: conflictDetail(externalId) };
+    });
+  };
+}
+
+const uniqueViolation = '23505';
 
 export function listPairs(
   { db: database, cursors }: Services,

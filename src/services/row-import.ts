@@ -33,11 +33,12 @@ const batchBytes = 4_000_000;
 const listedErrors = 100;
 
 /**
+ * @param source rows as they come, several at a time
  * @param parse the row behind a value, or what is wrong with it
  * @param store stores a batch in one transaction and says of each row what became of it
  */
 export async function importRows<T extends object>(
-  source: AsyncIterable<ReadRow>,
+  source: AsyncIterable<Iterable<ReadRow>>,
   parse: (value: unknown) => T | RowError,
   store: (rows: T[]) => Promise<RowOutcome[]>,
 ): Promise<ImportResult> {
@@ -78,17 +79,19 @@ export async function importRows<T extends object>(
     [rows, lines, bytes] = [[], [], 0];
   };
   try {
-    for await (const read of source) {
-      result.received++;
-      const row = 'error' in read ? read.error : parse(read.value);
-      if ('code' in row) {
-        reject(read.line, row);
-        continue;
+    for await (const chunk of source) {
+      for (const read of chunk) {
+        result.received++;
+        const row = 'error' in read ? read.error : parse(read.value);
+        if ('code' in row) {
+          reject(read.line, row);
+          continue;
+        }
+        rows.push(row as T);
+        lines.push(read.line);
+        bytes += (read as { bytes: number }).bytes;
+        if (rows.length === batchRows || bytes >= batchBytes) await flush();
       }
-      rows.push(row as T);
-      lines.push(read.line);
-      bytes += (read as { bytes: number }).bytes;
-      if (rows.length === batchRows || bytes >= batchBytes) await flush();
     }
     await flush();
   } finally {

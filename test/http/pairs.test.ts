@@ -51,7 +51,7 @@ t.test('the hashes of a pair are those of its canonical JSON (RFC 8785)', async 
           pair.contentSha256,
           sha256([prompt, response_a, response_b, preference, metadata, ...(voted ? [votes] : [])]),
         );
-        assert.equal(pair.prompt, JSON.stringify(prompt));
+        assert.equal(pair.prompt, canonicalize(prompt));
       },
     ),
     { runs: 200 },
