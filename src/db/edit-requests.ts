@@ -1,4 +1,5 @@
 // Statements on edit requests.
+import { fitsPairFilter, type PairFilterValues, pairFilterParameters } from './pairs.ts';
 import type { Transaction } from './pool.ts';
 
 export interface EditRequestRow {
@@ -27,9 +28,7 @@ export interface NewEditRequest {
   datasetId: string;
   /** as the caller gave it */
   filter: unknown;
-  externalIds: string[] | null;
-  hasEdit: boolean | null;
-  createdAfter: Date | null;
+  values: PairFilterValues;
   /** pairs at most */
   limit: number | null;
   editor: string;
@@ -46,23 +45,19 @@ export async function insertEditRequest(tx: Transaction, request: NewEditRequest
     `with matching as materialized (
        select p.id, p.preference from finegrain.pairs p
        where p.dataset_id = $3
-         and ($4::text[] is null or p.external_id = any ($4))
-         and ($5::timestamptz is null or date_trunc('milliseconds', p.created_at) > $5)
-         and ($6::boolean is null or $6 = exists (
-           select from finegrain.edits e
-           where e.project_id = p.project_id and e.pair_id = p.id and e.status = 'accepted'))
+         and ${fitsPairFilter(4)}
      ), chosen as materialized (
        select p.id, p.preference from finegrain.pairs p
-       where p.id in (select m.id from matching m where m.preference is not null order by m.id limit $7)
+       where p.id in (select m.id from matching m where m.preference is not null order by m.id limit $10)
        for key share
      ), added as (
        insert into finegrain.edit_tasks (project_id, id, edit_request_id, pair_id, slot, side)
        select $1, finegrain.numbered_uuid($2, row_number() over (order by slot, c.id) - 1), $2, c.id, slot,
          case c.preference when 'a' then 'b' else 'a' end
-       from chosen c cross join generate_series(1, $8::int) as slot
+       from chosen c cross join generate_series(1, $11::int) as slot
      )
      insert into finegrain.edit_requests (project_id, id, dataset_id, filter, editor, redundancy, instructions, pairs, skipped)
-     select $1, $2, $3, $9, $10, $8, $11, (select count(*) from chosen),
+     select $1, $2, $3, $12, $13, $11, $14, (select count(*) from chosen),
        jsonb_build_object(
          'no_preference', (select count(*) from matching where preference is null),
          'over_limit', (select count(*) from matching where preference is not null) - (select count(*) from chosen),
@@ -73,9 +68,7 @@ export async function insertEditRequest(tx: Transaction, request: NewEditRequest
       request.projectId,
       request.id,
       request.datasetId,
-      request.externalIds,
-      request.createdAfter,
-      request.hasEdit,
+      ...pairFilterParameters(request.values),
       request.limit,
       request.redundancy,
       JSON.stringify(request.filter),

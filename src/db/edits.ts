@@ -49,6 +49,34 @@ export async function insertEdits(tx: Transaction, projectId: string, edits: New
   );
 }
 
+/** What makes two edits the same. */
+export interface EditKey {
+  pairId: string;
+  side: 'a' | 'b';
+  editorKind: string;
+  editorName: string;
+  text: string;
+}
+
+/** The positions of those that are stored. */
+export async function selectStoredEdits(tx: Transaction, keys: EditKey[]): Promise<Set<number>> {
+  const rows = await tx.query<{ position: number }>(
+    `select k.position - 1 as position
+     from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
+       with ordinality as k (pair_id, side, editor_kind, editor_name, edited_response, position)
+     where exists (select from finegrain.edits e where e.pair_id = k.pair_id and e.side = k.side
+       and e.editor_kind = k.editor_kind and e.editor_name = k.editor_name and e.edited_response = k.edited_response)`,
+    [
+      keys.map((key) => key.pairId),
+      keys.map((key) => key.side),
+      keys.map((key) => key.editorKind),
+      keys.map((key) => key.editorName),
+      keys.map((key) => key.text),
+    ],
+  );
+  return new Set(rows.map(({ position }) => position));
+}
+
 export async function selectEdit(tx: Transaction, id: string): Promise<EditRow | undefined> {
   return (await tx.query<EditRow>(`select ${columns} from finegrain.edits where id = $1`, [id]))[0];
 }
@@ -97,6 +125,33 @@ export function selectEdits(
       page.after,
       page.limit,
     ],
+  );
+}
+
+export interface ExportedEditRow
+  extends Omit<EditRow, 'alignment' | 'alignment_version' | 'edit_task_id' | 'decided_at' | 'superseded_by'> {
+  pair_external_id: string | null;
+}
+
+/** The next edits of a dataset: at most `limit`, and no more bytes of text than about `bytes`, but one at least. */
+export function selectEditsForExport(
+  tx: Transaction,
+  filter: { datasetId: string; status: EditStatus | null },
+  page: { after: string | null; limit: number; bytes: number },
+): Promise<ExportedEditRow[]> {
+  return tx.query<ExportedEditRow>(
+    `with page as (
+       select e.*, sum(e.size) over (order by e.id) - e.size as before from (
+         select e.id, p.external_id as pair_external_id, octet_length(e.edited_response) + coalesce(octet_length(e.comment), 0) as size
+         from finegrain.edits e join finegrain.pairs p on p.project_id = e.project_id and p.id = e.pair_id
+         where p.dataset_id = $1 and ($2::text is null or e.status = $2) and ($3::uuid is null or e.id > $3)
+         order by e.id limit $4) e
+     )
+     select id, e.pair_id, page.pair_external_id, e.side, e.edited_response, e.editor_kind, e.editor_name, e.comment, e.status, e.created_at
+     from page join finegrain.edits e using (id)
+     where page.before < $5
+     order by id`,
+    [filter.datasetId, filter.status, page.after, page.limit, page.bytes],
   );
 }
 

@@ -37,6 +37,40 @@ export interface NewPair {
 const columns =
   'id, dataset_id, external_id, prompt, response_a, response_b, preference, metadata, votes_a, votes_b, votes_tie, created_at';
 
+export interface PairFilterValues {
+  externalIds: string[] | null;
+  preference: 'a' | 'b' | 'none' | null;
+  hasEdit: boolean | null;
+  createdAfter: Date | null;
+  createdBefore: Date | null;
+  /** as JSON */
+  metadata: string | null;
+}
+
+/**
+ * Whether the pair `p` fits a filter, whose values are the six parameters from `first` on. Times are compared in the
+ * milliseconds that clients see. No index serves `metadata`: under row-level security Postgres looks into one only with
+ * operators that are leakproof, which @> on jsonb is not.
+ */
+export const fitsPairFilter = (first: number): string => `
+  ($${first}::text[] is null or p.external_id = any ($${first}))
+  and ($${first + 1}::text is null or p.preference is not distinct from nullif($${first + 1}, 'none'))
+  and ($${first + 2}::boolean is null or $${first + 2} = exists (
+    select from finegrain.edits e
+    where e.project_id = p.project_id and e.pair_id = p.id and e.status = 'accepted'))
+  and ($${first + 3}::timestamptz is null or date_trunc('milliseconds', p.created_at) > $${first + 3})
+  and ($${first + 4}::timestamptz is null or date_trunc('milliseconds', p.created_at) < $${first + 4})
+  and ($${first + 5}::jsonb is null or p.metadata @> $${first + 5})`;
+
+export const pairFilterParameters = (filter: PairFilterValues): unknown[] => [
+  filter.externalIds,
+  filter.preference,
+  filter.hasEdit,
+  filter.createdAfter,
+  filter.createdBefore,
+  filter.metadata,
+];
+
 /**
  * Adds pairs and returns the ids that were added, or 'all'. COPY of rows that are ready is at best twice as fast, and
  * refused under row-level security.
@@ -110,11 +144,46 @@ export async function selectPair(tx: Transaction, id: string): Promise<PairRow |
 export function selectPairs(
   tx: Transaction,
   datasetId: string,
+  filter: PairFilterValues,
   page: { after: string | null; limit: number },
 ): Promise<PairRow[]> {
   return tx.query<PairRow>(
-    `select ${columns} from finegrain.pairs where dataset_id = $1 and ($2::uuid is null or id > $2) order by id limit $3`,
-    [datasetId, page.after, page.limit],
+    `select ${columns} from finegrain.pairs p
+     where dataset_id = $1 and ($2::uuid is null or id > $2) and ${fitsPairFilter(4)}
+     order by id limit $3`,
+    [datasetId, page.after, page.limit, ...pairFilterParameters(filter)],
+  );
+}
+
+export interface ExportedPairRow extends PairRow {
+  /** the accepted ones, oldest first; null unless they were asked for */
+  edits: { side: 'a' | 'b'; edited_response: string }[] | null;
+}
+
+/** The next pairs of a dataset: at most `limit`, and no more bytes of text than about `bytes`, but one at least. */
+export function selectPairsForExport(
+  tx: Transaction,
+  datasetId: string,
+  filter: PairFilterValues,
+  page: { after: string | null; limit: number; bytes: number; withEdits: boolean },
+): Promise<ExportedPairRow[]> {
+  return tx.query<ExportedPairRow>(
+    `with page as (
+       select p.id, sum(p.size) over (order by p.id) - p.size as before from (
+         select p.id, octet_length(p.response_a) + octet_length(p.response_b) + octet_length(p.prompt::text)
+           + octet_length(p.metadata::text) as size
+         from finegrain.pairs p
+         where dataset_id = $1 and ($2::uuid is null or id > $2) and ${fitsPairFilter(6)}
+         order by p.id limit $3) p
+     )
+     select ${columns}, e.edits
+     from page join finegrain.pairs p using (id)
+     left join lateral (
+       select coalesce(jsonb_agg(jsonb_build_object('side', side, 'edited_response', edited_response) order by e.id), '[]') as edits
+       from finegrain.edits e where e.project_id = p.project_id and e.pair_id = p.id and e.status = 'accepted') e on $5::boolean
+     where page.before < $4
+     order by p.id`,
+    [datasetId, page.after, page.limit, page.bytes, page.withEdits, ...pairFilterParameters(filter)],
   );
 }
 
@@ -129,17 +198,21 @@ export async function lockPair(
   )[0];
 }
 
-/** The pairs that edits name, by id or by dataset and external id; locked, so that a preference cannot move meanwhile. */
+/**
+ * The pairs that edits name, by id or by dataset and external id; locked, so that a preference cannot move meanwhile.
+ * @param strength `no key update`: one such transaction at a time
+ */
 export function selectPairsForEdits(
   tx: Transaction,
   ids: string[],
   external: { datasetIds: string[]; externalIds: string[] },
+  strength: 'share' | 'no key update',
 ): Promise<PairRow[]> {
   return tx.query<PairRow>(
     `select ${columns} from finegrain.pairs
      where id = any ($1::uuid[])
         or (dataset_id, external_id) in (select * from unnest($2::uuid[], $3::text[]))
-     order by id for share`,
+     order by id for ${strength}`,
     [ids, external.datasetIds, external.externalIds],
   );
 }

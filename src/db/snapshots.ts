@@ -1,5 +1,6 @@
 // Statements on snapshots, and the one that reads what a snapshot holds.
 import type { Votes } from '../domain/votes.ts';
+import { fitsPairFilter, type PairFilterValues, pairFilterParameters } from './pairs.ts';
 import type { Transaction } from './pool.ts';
 
 export interface SnapshotRow {
@@ -84,7 +85,7 @@ export interface SnapshotSourceEdit {
 export async function* selectSnapshotSource(
   tx: Transaction,
   datasetIds: string[],
-  filter: { hasEdit: boolean | null },
+  filter: PairFilterValues,
 ): AsyncGenerator<SnapshotSourceRow> {
   await tx.query(
     `declare snapshot_source no scroll cursor for
@@ -102,12 +103,12 @@ export async function* selectSnapshotSource(
            'no_common_text', alignment -> 'warnings' @> '[{"code": "no_common_text"}]')
          order by side, editor_kind, editor_name collate "C", edited_response collate "C") as edits
        from finegrain.edits where project_id = p.project_id and pair_id = p.id and status = 'accepted') e on true
-     where p.dataset_id = any ($1::uuid[]) and ($2::boolean is null or (e.edits is not null) = $2)
+     where p.dataset_id = any ($1::uuid[]) and ${fitsPairFilter(2)}
      order by p.identity_sha256, p.external_id collate "C" nulls first`,
-    [datasetIds, filter.hasEdit],
+    [datasetIds, ...pairFilterParameters(filter)],
   );
   for (;;) {
-    const rows = await tx.query<SnapshotSourceRow>('fetch 500 from snapshot_source');
+    const rows = await tx.query<SnapshotSourceRow>('fetch 50 from snapshot_source');
     if (rows.length === 0) break;
     yield* rows;
   }

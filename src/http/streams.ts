@@ -4,6 +4,10 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Problem } from '../errors.ts';
 
 export const ndjsonType = 'application/x-ndjson';
+export const jsonlType = 'application/jsonl';
+
+/** The parser of a content type whose bodies are read as they come. */
+export const passStream = async (_request: unknown, payload: unknown): Promise<unknown> => payload;
 
 /** Sends what `source` yields, with back-pressure. */
 export function sendStream(
@@ -21,10 +25,16 @@ export const streamed = (mediaType: string, description: string, example: string
   content: { [mediaType]: { schema: { type: 'string' as const, examples: [example] } } },
 });
 
-/** @throws Problem invalid_request for a request without a body, which needs no content type either */
+/**
+ * @param what it should hold
+ * @throws Problem invalid_request for a request without a body, which needs no content type either, and
+ * unsupported_media_type for JSON, which every route can parse and this one does not read
+ */
 export function readStream({ body }: FastifyRequest, what: string): AsyncIterable<Uint8Array> {
   if (body === undefined) throw new Problem('invalid_request', `There is no body: send ${what}.`);
-  return body as AsyncIterable<Uint8Array>;
+  if (!(body instanceof Readable))
+    throw new Problem('unsupported_media_type', `The route does not read application/json: send ${what}.`);
+  return body;
 }
 
 /** The body of a route that reads a stream; nothing of it is validated before it is read. */

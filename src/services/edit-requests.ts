@@ -7,12 +7,10 @@ import { notFound, Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { filterValues, type PairFilter } from './pair-filter.ts';
 import { checkPrecondition, isConditional, type Precondition } from './preconditions.ts';
 
-export interface EditFilter {
-  external_ids?: string[];
-  has_edit?: boolean;
-  created_after?: string;
+export interface EditFilter extends PairFilter {
   limit?: number;
 }
 
@@ -81,11 +79,7 @@ export function createEditRequest(
       errors: [{ pointer: '/editor', detail, in: 'body' }],
     });
   }
-  const createdAfter = filter.created_after === undefined ? null : new Date(filter.created_after);
-  if (createdAfter && Number.isNaN(createdAfter.getTime())) {
-    const error = { pointer: '/filter/created_after', detail: 'is no time', in: 'body' } as const;
-    throw new Problem('unprocessable', `${error.pointer} ${error.detail}.`, { errors: [error] });
-  }
+  const values = filterValues(filter, { pointer: '/filter', in: 'body' });
   return database.transaction(caller.projectId, async (tx) => {
     const dataset = await findDataset(tx, input.dataset_id, '/dataset_id');
     if (dataset.archived_at)
@@ -99,9 +93,7 @@ export function createEditRequest(
       id,
       datasetId: dataset.id,
       filter,
-      externalIds: filter.external_ids ?? null,
-      hasEdit: filter.has_edit ?? null,
-      createdAfter,
+      values,
       limit: filter.limit ?? null,
       editor: input.editor,
       redundancy: input.redundancy ?? 1,

@@ -132,6 +132,7 @@ async function findEditedPairs(tx: Transaction, inputs: NewEdit[]): Promise<Pair
       datasetIds: external.map(({ dataset_id }) => datasets.get(dataset_id!)!),
       externalIds: external.map(({ pair_external_id }) => pair_external_id!),
     },
+    'share',
   );
   const byId = new Map(rows.map((row) => [row.id, row]));
   const byExternalId = new Map(rows.map((row) => [JSON.stringify([row.dataset_id, row.external_id]), row]));

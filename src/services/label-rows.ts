@@ -17,7 +17,8 @@ interface LabelledText {
 export interface EditLabelRow {
   type: 'edit';
   id: string;
-  split: Split;
+  /** of a snapshot's rows */
+  split: Split | undefined;
   prompt: PairInput['prompt'];
   prompt_token_ids: number[];
   original: LabelledText;
@@ -30,7 +31,8 @@ export interface EditLabelRow {
 export interface PairLabelRow {
   type: 'pair';
   id: string;
-  split: Split;
+  /** of a snapshot's rows */
+  split: Split | undefined;
   prompt: PairInput['prompt'];
   prompt_token_ids: number[];
   preferred: { text: string; token_ids: number[] };
@@ -39,9 +41,16 @@ export interface PairLabelRow {
 
 export type LabelRow = EditLabelRow | PairLabelRow;
 
+/** A pair with the edits that count, of a snapshot or of a dataset. */
+export interface LabelSource
+  extends Pick<SnapshotRow, 'key' | 'prompt' | 'response_a' | 'response_b' | 'preference' | 'minimality'> {
+  split?: Split;
+  edits: { side: 'a' | 'b'; edited_response: string }[];
+}
+
 /** @param rule which tokens of an insertion are labelled (ALGORITHM 1) */
 export async function* labelRows(
-  rows: AsyncIterable<SnapshotRow>,
+  rows: AsyncIterable<LabelSource>,
   tokenizer: ModelTokenizer,
   rule: LabelRule,
 ): AsyncGenerator<LabelRow> {

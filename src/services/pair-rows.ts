@@ -80,7 +80,7 @@ const rowFormats = {
 
 /** Why a row of an import cannot be taken. */
 export interface RowError {
-  code: 'invalid_row' | 'conflict';
+  code: 'invalid_row' | 'conflict' | 'not_found' | 'edit_refused';
   pointer: string;
   detail: string;
 }
@@ -179,7 +179,7 @@ function withMetadata(
   };
 }
 
-function firstError(
+export function firstError(
   errors: { instancePath: string; keyword: string; message: string; params: object }[],
 ): RowError {
   // of the branches of a union, the one that got furthest says it best

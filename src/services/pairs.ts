@@ -10,8 +10,9 @@ import { notFound, Problem, type ProblemDetail } from '../errors.ts';
 import { ascendingUuid } from './ascending-uuid.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
-import { readNdjsonChunks, writeNdjson } from './ndjson.ts';
+import { readNdjsonChunks } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { filterOfQuery, filterValues, type PairFilterQuery } from './pair-filter.ts';
 import { type PairInput, parsePairRow } from './pair-rows.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
 import { type ImportResult, importRows, type RowOutcome } from './row-import.ts';
@@ -215,41 +216,19 @@ export function listPairs(
   { db: database, cursors }: Services,
   caller: Caller,
   datasetId: string,
-  request: PageRequest,
+  request: PageRequest & PairFilterQuery,
 ): Promise<Page<Pair>> {
+  const { cursor: _cursor, limit: _limit, ...query } = request;
+  const filter = filterValues(filterOfQuery(query));
   return database.transaction(caller.projectId, async (tx) => {
     const dataset = await findDataset(tx, datasetId);
     return readPage(
       { cursors, tx, projectId: caller.projectId, list: `pairs of ${dataset.id}` },
       request,
-      (page) => db.selectPairs(tx, dataset.id, page),
+      (page) => db.selectPairs(tx, dataset.id, filter, page),
       renderPair,
     );
   });
-}
-
-/** The pair rows of a dataset in pages, each read in a transaction of its own: constant memory for any size. */
-async function* allPairs(services: Services, caller: Caller, datasetId: string): AsyncGenerator<Pair> {
-  const limit = 500;
-  let after: string | null = null;
-  for (;;) {
-    const rows: db.PairRow[] = await services.db.transaction(caller.projectId, (tx) =>
-      db.selectPairs(tx, datasetId, { after, limit }),
-    );
-    yield* rows.map(renderPair);
-    if (rows.length < limit) return;
-    after = rows.at(-1)!.id;
-  }
-}
-
-/** NDJSON of every pair; importing it into a dataset that has them adds nothing. */
-export async function exportPairs(
-  services: Services,
-  caller: Caller,
-  datasetId: string,
-): Promise<AsyncGenerator<string>> {
-  const dataset = await services.db.transaction(caller.projectId, (tx) => findDataset(tx, datasetId));
-  return writeNdjson(allPairs(services, caller, dataset.id));
 }
 
 /** @throws Problem not_found */

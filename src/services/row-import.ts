@@ -29,8 +29,8 @@ export interface ImportResult {
   errors_truncated: boolean;
 }
 
-const batchRows = 1000;
-const batchBytes = 4_000_000;
+/** What a batch holds at most; it may exceed the bytes by its last row. */
+const fullBatch = { rows: 1000, bytes: 4_000_000 };
 const listedErrors = 100;
 
 /**
@@ -42,6 +42,7 @@ export async function importRows<T extends object>(
   source: AsyncIterable<Iterable<ReadRow>>,
   parse: (value: unknown) => T | RowError,
   store: (rows: T[]) => Promise<RowOutcome[]>,
+  full = fullBatch,
 ): Promise<ImportResult> {
   const result: ImportResult = {
     received: 0,
@@ -93,7 +94,7 @@ export async function importRows<T extends object>(
         rows.push(row as T);
         lines.push(read.line);
         bytes += (read as { bytes: number }).bytes;
-        if (rows.length === batchRows || bytes >= batchBytes) await flush();
+        if (rows.length === full.rows || bytes >= full.bytes) await flush();
       }
     }
     await flush();

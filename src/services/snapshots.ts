@@ -4,7 +4,6 @@ import { insertArtifact } from '../db/artifacts.ts';
 import type { Transaction } from '../db/pool.ts';
 import * as db from '../db/snapshots.ts';
 import { formatId, parseId } from '../domain/ids.ts';
-import type { LabelRule } from '../domain/token-labels.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
@@ -13,6 +12,8 @@ import { resolveModel } from './models.ts';
 import { holdArtifacts, untilNamed } from './named-artifacts.ts';
 import { writeNdjson } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
+import { type ExportFormat, formatOf, preferenceRows } from './pair-exports.ts';
+import { filterValues, type PairFilter } from './pair-filter.ts';
 import {
   completeCounts,
   emptyCounts,
@@ -49,7 +50,7 @@ function render(row: db.SnapshotRow): Snapshot {
 
 export interface NewSnapshot {
   dataset_ids: string[];
-  filter?: { has_edit?: boolean };
+  filter?: PairFilter;
   split: SplitSpec;
   rules?: Partial<SnapshotRules>;
 }
@@ -70,16 +71,16 @@ export async function createSnapshot(
       },
     );
   }
+  const values = filterValues(input.filter, { pointer: '/filter', in: 'body' });
   const create = async (tx: Transaction): Promise<Snapshot> => {
     const datasetIds: string[] = [];
     for (const [index, id] of input.dataset_ids.entries())
       datasetIds.push((await findDataset(tx, id, `/dataset_ids/${index}`)).id);
     const counts = emptyCounts();
-    const hasEdit = input.filter?.has_edit ?? null;
     const rules = { ...defaultRules, ...input.rules };
-    const source = db.selectSnapshotSource(tx, datasetIds, { hasEdit });
+    const source = db.selectSnapshotSource(tx, datasetIds, values);
     const { digest, bytes } = await artifacts.put(
-      snapshotLines(source, { split: input.split, rules, edited: hasEdit === true }, counts),
+      snapshotLines(source, { split: input.split, rules, edited: values.hasEdit === true }, counts),
     );
     if (counts.pairs === 0)
       throw new Problem(
@@ -135,25 +136,24 @@ export function getSnapshot({ db: database }: Services, caller: Caller, id: stri
   return database.transaction(caller.projectId, async (tx) => render(await findSnapshot(tx, id)));
 }
 
-export interface ExportRequest {
-  /** id or alias: rows are token-labelled for its tokenizer; without, they are pairs with their edits */
-  model?: string;
+export interface ExportRequest extends ExportFormat {
   split?: Split;
-  label_rule?: LabelRule;
 }
 
-/** NDJSON of a snapshot. */
+/** NDJSON of a snapshot: pairs with their edits, TRL preference rows or token-labelled rows. */
 export async function exportSnapshot(
   services: Services,
   caller: Caller,
   id: string,
   request: ExportRequest,
 ): Promise<AsyncGenerator<string>> {
+  const format = formatOf({ format: request.format, model: request.model });
   const { digest, model } = await services.db.transaction(caller.projectId, async (tx) => ({
     digest: (await findSnapshot(tx, id)).digest,
     model: request.model === undefined ? null : await resolveModel(services, tx, request.model, '/model'),
   }));
   const rows = ofSplit(snapshotRows(services.artifacts, digest), request.split);
+  if (format === 'trl') return writeNdjson(preferenceRows(rows, request.without_edit));
   if (model === null) return writeNdjson(rows);
   return writeNdjson(labelRows(rows, await services.scoring.tokenizer(model), request.label_rule ?? 'mix'));
 }

@@ -218,6 +218,10 @@ t.test('pairs', async (t) => {
       body: { code: 'invalid_request', detail: /There is no body: send NDJSON/ },
     };
     t.match(await call('POST', `${path}/import`), refused);
+    t.match(await call('POST', `${path}/import`, { json: {} }), {
+      status: 415,
+      body: { detail: /send NDJSON/ },
+    });
   });
 
   t.test('import: many errors are counted, the first hundred listed', async (t) => {

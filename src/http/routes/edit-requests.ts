@@ -15,30 +15,13 @@ import {
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { datasetExample, Editor } from './edits.ts';
+import { pairFilterFields } from './pairs.ts';
 
 export const requestExample = 'ereq_019356f0c8f17a2b9c3d4e5f6a7b8c9d';
 
 const EditFilter = Type.Object(
   {
-    external_ids: Type.Optional(
-      Type.Array(Type.String({ minLength: 1, maxLength: 500 }), {
-        minItems: 1,
-        maxItems: 10_000,
-        uniqueItems: true,
-        description: 'These pairs only',
-        examples: [['conversation-17']],
-      }),
-    ),
-    has_edit: Type.Optional(
-      Type.Boolean({ description: 'Only pairs with an accepted edit, or only pairs without one' }),
-    ),
-    created_after: Type.Optional(
-      Type.String({
-        format: 'date-time',
-        description: 'Only pairs added later than this',
-        examples: ['2026-11-23T09:00:00.000Z'],
-      }),
-    ),
+    ...pairFilterFields,
     limit: Type.Optional(
       Type.Integer({
         minimum: 1,

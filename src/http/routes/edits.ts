@@ -3,6 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as decisions from '../../services/edit-decisions.ts';
+import * as transfer from '../../services/edit-transfer.ts';
 import * as edits from '../../services/edits.ts';
 import { maxTextLength } from '../../services/pair-rows.ts';
 import {
@@ -16,6 +17,15 @@ import {
 } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Span, Timestamp } from '../schemas.ts';
+import {
+  jsonlType,
+  ndjsonType,
+  passStream,
+  readStream,
+  sendStream,
+  streamed,
+  streamedBody,
+} from '../streams.ts';
 
 export const editExample = 'edit_019356f0c5d67e8f9a0b1c2d3e4f5a6b';
 export const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -195,9 +205,19 @@ const NewEdit = Type.Object(
   },
 );
 
+const rowExample = `${JSON.stringify({
+  pair_id: pairExample,
+  pair_external_id: null,
+  side: 'b',
+  edited_response: edited,
+  editor: { kind: 'person', name: 'annotator-7' },
+  comment: null,
+})}\n`;
+
 export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
   for (const schema of [Alignment, Preview, Edit, EditDecision, SubmittedEdit, NewEdit])
     app.addSchema(schema);
+  app.addContentTypeParser([ndjsonType, jsonlType], passStream);
 
   app.post(
     '/v1/edits',
@@ -227,6 +247,60 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
         status: 201,
         body: await edits.createEdits(services, request.caller, request.body.edits as edits.NewEdit[]),
       })),
+  );
+
+  app.post(
+    '/v1/edits/import',
+    {
+      config: { scope: 'edits:write', idempotency: 'stream' },
+      schema: {
+        operationId: 'importEdits',
+        tags: ['edits'],
+        summary: 'Import edits from an NDJSON stream of any length',
+        description: `One edit a line (at most 8 MiB each), as \`POST /v1/edits\` takes them or as the export gives them. A row that names its pair by \`pair_external_id\` alone means
+one of the dataset \`dataset_id\`. Bad rows are reported by line and skipped, good ones are kept. An edit is \`unchanged\` when its editor gave the same text for the same response
+before: repeating an import adds nothing.`,
+        querystring: Type.Object(
+          {
+            dataset_id: Type.Optional(Id(datasetExample, 'Of the pairs that rows name by external id alone')),
+          },
+          { additionalProperties: false },
+        ),
+        body: streamedBody([ndjsonType, jsonlType], 'One edit a line', rowExample),
+        response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 413, 415) },
+      },
+    },
+    (request) =>
+      transfer.importEdits(
+        services,
+        request.caller,
+        request.query.dataset_id,
+        readStream(request, 'NDJSON, one edit a line'),
+      ),
+  );
+
+  app.get(
+    '/v1/edits/export',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'exportEdits',
+        tags: ['edits'],
+        summary: 'Export the edits of a dataset as NDJSON',
+        description:
+          'One edit a line, oldest first, without its alignment. Imported into the same project it changes nothing; with the `dataset_id` of a copy of the pairs it adds the edits to those with the same external ids.',
+        querystring: Type.Object(
+          {
+            dataset_id: Id(datasetExample, 'Of this dataset'),
+            status: Type.Optional(Status),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: streamed(ndjsonType, 'One edit a line', rowExample), ...problemResponses(404) },
+      },
+    },
+    async (request, reply) =>
+      sendStream(reply, ndjsonType, await transfer.exportEdits(services, request.caller, request.query)),
   );
 
   app.post(

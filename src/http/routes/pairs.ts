@@ -3,6 +3,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
+import { exportFormats, exportPairs } from '../../services/pair-exports.ts';
 import {
   completePair,
   Message,
@@ -22,7 +23,15 @@ import {
 } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
-import { ndjsonType, readStream, sendStream, streamed, streamedBody } from '../streams.ts';
+import {
+  jsonlType,
+  ndjsonType,
+  passStream,
+  readStream,
+  sendStream,
+  streamed,
+  streamedBody,
+} from '../streams.ts';
 
 const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const pairExample = 'pair_019356f0b3c47d5e8f6a7b8c9d0e1f2a';
@@ -107,6 +116,89 @@ const NewPair = Type.Object(
   { $id: 'NewPair', additionalProperties: false },
 );
 
+const exampleMetadata = { source: 'chat-2026' };
+
+const filterFields = {
+  preference: Type.Optional(
+    Type.Enum(['a', 'b', 'none'], { description: 'Only pairs with this preference; `none`: not known' }),
+  ),
+  has_edit: Type.Optional(
+    Type.Boolean({ description: 'Only pairs with an accepted edit, or only pairs without one' }),
+  ),
+  created_after: Type.Optional(
+    Type.String({
+      format: 'date-time',
+      description: 'Only pairs added later than this',
+      examples: ['2026-11-23T09:00:00.000Z'],
+    }),
+  ),
+  created_before: Type.Optional(
+    Type.String({
+      format: 'date-time',
+      description: 'Only pairs added earlier than this',
+      examples: ['2026-11-30T09:00:00.000Z'],
+    }),
+  ),
+};
+
+export const pairFilterFields = {
+  external_ids: Type.Optional(
+    Type.Array(Type.String({ minLength: 1, maxLength: 500 }), {
+      minItems: 1,
+      maxItems: 10_000,
+      uniqueItems: true,
+      description: 'These pairs only',
+      examples: [['conversation-17']],
+    }),
+  ),
+  ...filterFields,
+  metadata: Type.Optional(
+    Type.Record(Type.String(), Type.Unknown(), {
+      description:
+        'Only pairs whose metadata contain this: equal values, in objects and lists that may hold more',
+      examples: [exampleMetadata],
+    }),
+  ),
+};
+
+const PairFilterQuery = {
+  external_ids: Type.Optional(
+    Type.String({ description: 'These pairs only: a JSON list', examples: ['["conversation-17"]'] }),
+  ),
+  ...filterFields,
+  metadata: Type.Optional(
+    Type.String({
+      description:
+        'A JSON object. Only pairs whose metadata contain it: equal values, in objects and lists that may hold more',
+      examples: [JSON.stringify(exampleMetadata)],
+    }),
+  ),
+};
+
+export const LabelRule = Type.Enum(['mix', 'all', 'none'], {
+  default: 'mix',
+  description:
+    'Of token labels: which tokens of an insertion carry one. `mix`: the token that skipped it and the first inserted one; `all`: every inserted token; `none`: no token',
+});
+
+export const exportQuery = {
+  format: Type.Optional(
+    Type.Enum([...exportFormats], {
+      description:
+        '`pairs`: as an import takes them back. `trl`: TRL preference rows `{prompt, chosen, rejected}`, one for each accepted edit: it is chosen, its original rejected. `labels`: for each accepted edit the token ids of both versions in the tokenizer of a model, which of them changed, and the labels that a reward model learns from. `labels` where a `model` is named, else `pairs`',
+    }),
+  ),
+  model: Type.Optional(Type.String({ description: 'Of `labels`: id or alias of the model' })),
+  label_rule: Type.Optional(LabelRule),
+  without_edit: Type.Optional(
+    Type.Enum(['skip', 'preferred'], {
+      default: 'skip',
+      description:
+        'Of `trl`: a pair without an edit gives no row, or its two responses where one is preferred',
+    }),
+  ),
+};
+
 const rowExample = `${JSON.stringify({
   external_id: 'conversation-18',
   prompt: 'When was the harbor bridge opened?',
@@ -124,7 +216,15 @@ const ImportResult = Type.Object(
     errors: Type.Array(
       Type.Object({
         line: Type.Integer({ description: 'Counted from 1' }),
-        code: Type.Enum(['malformed_json', 'ill_formed_text', 'line_too_long', 'invalid_row', 'conflict']),
+        code: Type.Enum([
+          'malformed_json',
+          'ill_formed_text',
+          'line_too_long',
+          'invalid_row',
+          'conflict',
+          'not_found',
+          'edit_refused',
+        ]),
         pointer: Type.String({ description: 'JSON pointer into the row' }),
         detail: Type.String(),
       }),
@@ -171,10 +271,7 @@ const pairParams = Type.Object({ pair_id: Id(pairExample) });
 export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
   for (const schema of [Message, Prompt, Pair, PairVote, NewPair, ImportResult, PairBatchResult])
     app.addSchema(schema);
-  app.addContentTypeParser(
-    ['application/x-ndjson', 'application/jsonl'],
-    async (_request: unknown, payload: unknown) => payload,
-  );
+  app.addContentTypeParser([ndjsonType, jsonlType], passStream);
 
   app.post(
     '/v1/datasets/:dataset_id/pairs',
@@ -216,7 +313,7 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
 \`{instruction, input, output_1, output_2, preference}\`. \`id\` is taken as \`external_id\`; columns that are not ours are kept under \`metadata\`.
 Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
         params: datasetParams,
-        body: streamedBody([ndjsonType, 'application/jsonl'], 'One row a line', rowExample),
+        body: streamedBody([ndjsonType, jsonlType], 'One row a line', rowExample),
         response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 413, 415) },
       },
     },
@@ -237,9 +334,9 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'listPairs',
         tags: ['pairs'],
         summary: 'List the pairs of a dataset, oldest first',
-        description: 'In the order in which they were added.',
+        description: 'In the order in which they were added. All of the filters that are given must hold.',
         params: datasetParams,
-        querystring: Type.Object(PageQuery, { additionalProperties: false }),
+        querystring: Type.Object({ ...PageQuery, ...PairFilterQuery }, { additionalProperties: false }),
         response: { 200: Page(Type.Ref('Pair')), ...problemResponses(404) },
       },
     },
@@ -254,16 +351,18 @@ Bad rows are reported by line and skipped, good ones are kept; repeating an impo
         operationId: 'exportPairs',
         tags: ['pairs'],
         summary: 'Export the pairs of a dataset as NDJSON',
-        description: 'All pairs as a stream, one a line, in the order in which they were added.',
+        description:
+          'A stream, one row a line, in the order in which they were added; all of the filters that are given must hold.',
         params: datasetParams,
+        querystring: Type.Object({ ...exportQuery, ...PairFilterQuery }, { additionalProperties: false }),
         response: {
-          200: streamed(ndjsonType, 'One pair a line', rowExample),
+          200: streamed(ndjsonType, 'One row a line', rowExample),
           ...problemResponses(404),
         },
       },
     },
     async (request, reply) => {
-      const lines = await pairs.exportPairs(services, request.caller, request.params.dataset_id);
+      const lines = await exportPairs(services, request.caller, request.params.dataset_id, request.query);
       return sendStream(reply, ndjsonType, lines);
     },
   );

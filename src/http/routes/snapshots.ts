@@ -8,6 +8,7 @@ import * as snapshots from '../../services/snapshots.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Digest, Id, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { ndjsonType, sendStream, streamed } from '../streams.ts';
+import { exportQuery, pairFilterFields } from './pairs.ts';
 
 const snapshotExample = 'snap_019356f0d7e87f9a8b0c1d2e3f4a5b6c';
 const datasetExample = 'ds_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
@@ -133,14 +134,10 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
           {
             dataset_ids: Type.Array(Id(datasetExample), { minItems: 1, maxItems: 100, uniqueItems: true }),
             filter: Type.Optional(
-              Type.Object(
-                {
-                  has_edit: Type.Optional(
-                    Type.Boolean({ description: 'Only pairs with, or without, an accepted edit' }),
-                  ),
-                },
-                { additionalProperties: false },
-              ),
+              Type.Object(pairFilterFields, {
+                additionalProperties: false,
+                description: 'Which pairs of the datasets; all of it must hold',
+              }),
             ),
             split: Split,
             rules: Type.Optional(Type.Partial(Type.Object(rules), { additionalProperties: false })),
@@ -198,19 +195,12 @@ export const snapshotRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         tags: ['snapshots'],
         summary: 'Export a snapshot as NDJSON, token-labelled when a model is named',
         description:
-          'Without `model`: pairs with their edits. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
+          'Without `model`: pairs with their edits, or TRL preference rows. With `model`: for each edit the token ids of both versions in the tokenizer of that model, which of them changed, and the labels that a reward model learns from.',
         params,
         querystring: Type.Object(
           {
-            model: Type.Optional(Type.String({ description: 'Id or alias of a model' })),
+            ...exportQuery,
             split: Type.Optional(Type.Enum([...splits], { description: 'Only this part' })),
-            label_rule: Type.Optional(
-              Type.Enum(['mix', 'all', 'none'], {
-                default: 'mix',
-                description:
-                  'Which tokens of an insertion carry a label. `mix`: the token that skipped it and the first inserted one; `all`: every inserted token; `none`: no token',
-              }),
-            ),
           },
           { additionalProperties: false },
         ),
