@@ -88,29 +88,92 @@ export async function updateDataset(
   return rows[0];
 }
 
-export interface DatasetStatsRow {
+/** In code points; null where there is no text. */
+export interface LengthsRow {
+  min: number | null;
+  median: number | null;
+  mean: number | null;
+  p95: number | null;
+  max: number | null;
+}
+
+/** Of the numbers in the column `name`, as one JSON object. */
+const lengthsOf = (name: string): string => `jsonb_build_object('min', min(${name}), 'max', max(${name}),
+  'mean', round(avg(${name}), 1), 'median', percentile_disc(0.5) within group (order by ${name}),
+  'p95', percentile_disc(0.95) within group (order by ${name}))`;
+
+export interface PairStatsRow {
   pairs: number;
   preferred_a: number;
   preferred_b: number;
   undecided: number;
-  edited_pairs: number;
-  accepted_edits: number;
+  prompt_lengths: LengthsRow;
+  response_a_lengths: LengthsRow;
+  response_b_lengths: LengthsRow;
+  repeated_prompts: number;
+  repeated_pairs: number;
+  identical_responses: number;
+  first_created_at: Date | null;
+  last_created_at: Date | null;
 }
 
-export async function selectDatasetStats(tx: Transaction, id: string): Promise<DatasetStatsRow> {
-  const rows = await tx.query<DatasetStatsRow>(
-    `select count(*) as pairs,
-            count(*) filter (where preference = 'a') as preferred_a,
-            count(*) filter (where preference = 'b') as preferred_b,
-            count(*) filter (where preference is null) as undecided,
-            count(e.accepted) as edited_pairs,
-            coalesce(sum(e.accepted), 0)::bigint as accepted_edits
-     from finegrain.pairs p
-     left join lateral (
-       select nullif(count(*), 0) as accepted from finegrain.edits e
-       where e.project_id = p.project_id and e.pair_id = p.id and e.status = 'accepted') e on true
-     where p.dataset_id = $1`,
-    [id],
+/** The length of a conversation is that of its messages together. */
+export async function selectPairStats(tx: Transaction, datasetId: string): Promise<PairStatsRow> {
+  const rows = await tx.query<PairStatsRow>(
+    `with measured as materialized (
+       select preference, created_at, identity_sha256, md5(prompt::text) as prompt, response_a = response_b as identical,
+         case jsonb_typeof(prompt) when 'string' then char_length(prompt #>> '{}')
+           else (select sum(char_length(m ->> 'content')) from jsonb_array_elements(prompt) m) end as prompt_length,
+         char_length(response_a) as a_length, char_length(response_b) as b_length
+       from finegrain.pairs where dataset_id = $1
+     )
+     select count(*) as pairs,
+       count(*) filter (where preference = 'a') as preferred_a,
+       count(*) filter (where preference = 'b') as preferred_b,
+       count(*) filter (where preference is null) as undecided,
+       ${lengthsOf('prompt_length')} as prompt_lengths,
+       ${lengthsOf('a_length')} as response_a_lengths,
+       ${lengthsOf('b_length')} as response_b_lengths,
+       (select coalesce(sum(n), 0)::bigint from (
+         select count(*) as n from measured group by prompt having count(*) > 1) r) as repeated_prompts,
+       (select coalesce(sum(n), 0)::bigint from (
+         select count(*) as n from measured group by identity_sha256 having count(*) > 1) r) as repeated_pairs,
+       count(*) filter (where identical) as identical_responses,
+       min(created_at) as first_created_at, max(created_at) as last_created_at
+     from measured`,
+    [datasetId],
+  );
+  return rows[0]!;
+}
+
+export interface EditStatsRow {
+  edits: number;
+  edited_pairs: number;
+  by_status: Record<string, number>;
+  by_editor: Record<string, number>;
+  lengths: LengthsRow;
+  /** of the accepted ones; 1 - similarity */
+  mean_changed_fraction: number | null;
+}
+
+export async function selectEditStats(tx: Transaction, datasetId: string): Promise<EditStatsRow> {
+  const rows = await tx.query<EditStatsRow>(
+    `with measured as materialized (
+       select e.pair_id, e.status, e.editor_kind, char_length(e.edited_response) as length,
+         case when e.status = 'accepted' then 1 - (e.alignment #> '{stats,similarity}')::float8 end as changed
+       from finegrain.edits e join finegrain.pairs p on p.project_id = e.project_id and p.id = e.pair_id
+       where p.dataset_id = $1
+     )
+     select count(*) as edits,
+       count(distinct pair_id) filter (where status = 'accepted') as edited_pairs,
+       (select coalesce(jsonb_object_agg(status, n), '{}') from (
+         select status, count(*) as n from measured group by status) s) as by_status,
+       (select coalesce(jsonb_object_agg(editor_kind, n), '{}') from (
+         select editor_kind, count(*) as n from measured group by editor_kind) s) as by_editor,
+       ${lengthsOf('length')} as lengths,
+       avg(changed) as mean_changed_fraction
+     from measured`,
+    [datasetId],
   );
   return rows[0]!;
 }

@@ -1,12 +1,14 @@
 // Datasets: named collections of preference pairs.
 import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/datasets.ts';
+import type { EditStatus } from '../db/edits.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound } from '../errors.ts';
 import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
 import { completePolicy, type EditPolicy } from './edit-policy.ts';
+import type { Editor } from './edits.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
 
@@ -108,7 +110,21 @@ export interface DatasetStats {
   preferences: { a: number; b: number; undecided: number };
   edited_pairs: number;
   accepted_edits: number;
+  lengths: Record<'prompt' | 'response_a' | 'response_b' | 'edited_response', db.LengthsRow>;
+  duplicates: { prompts: number; pairs: number; identical_responses: number };
+  edits: {
+    total: number;
+    by_status: Record<EditStatus, number>;
+    by_editor: Record<Editor['kind'], number>;
+    mean_changed_fraction: number | null;
+  };
+  created: { first: string | null; last: string | null };
 }
+
+const noEdits = {
+  by_status: { pending: 0, accepted: 0, unchanged: 0, stale: 0, rejected: 0, superseded: 0 },
+  by_editor: { person: 0, llm: 0, program: 0 },
+};
 
 export function getDatasetStats(
   { db: database }: Services,
@@ -117,12 +133,35 @@ export function getDatasetStats(
 ): Promise<DatasetStats> {
   return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await findDataset(tx, id);
-    const row = await db.selectDatasetStats(tx, uuid);
+    const pairs = await db.selectPairStats(tx, uuid);
+    const edits = await db.selectEditStats(tx, uuid);
+    const byStatus = { ...noEdits.by_status, ...edits.by_status };
     return {
-      pairs: row.pairs,
-      preferences: { a: row.preferred_a, b: row.preferred_b, undecided: row.undecided },
-      edited_pairs: row.edited_pairs,
-      accepted_edits: row.accepted_edits,
+      pairs: pairs.pairs,
+      preferences: { a: pairs.preferred_a, b: pairs.preferred_b, undecided: pairs.undecided },
+      edited_pairs: edits.edited_pairs,
+      accepted_edits: byStatus.accepted,
+      lengths: {
+        prompt: pairs.prompt_lengths,
+        response_a: pairs.response_a_lengths,
+        response_b: pairs.response_b_lengths,
+        edited_response: edits.lengths,
+      },
+      duplicates: {
+        prompts: pairs.repeated_prompts,
+        pairs: pairs.repeated_pairs,
+        identical_responses: pairs.identical_responses,
+      },
+      edits: {
+        total: edits.edits,
+        by_status: byStatus,
+        by_editor: { ...noEdits.by_editor, ...edits.by_editor },
+        mean_changed_fraction: edits.mean_changed_fraction,
+      },
+      created: {
+        first: pairs.first_created_at?.toISOString() ?? null,
+        last: pairs.last_created_at?.toISOString() ?? null,
+      },
     };
   });
 }

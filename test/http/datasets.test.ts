@@ -17,11 +17,21 @@ t.test('datasets', async (t) => {
       status: 200,
       body: { name: 'renamed', description: null },
     });
+    const none = { min: null, median: null, mean: null, p95: null, max: null };
     t.same((await call('GET', `${path}/stats`)).body, {
       pairs: 0,
       preferences: { a: 0, b: 0, undecided: 0 },
       edited_pairs: 0,
       accepted_edits: 0,
+      lengths: { prompt: none, response_a: none, response_b: none, edited_response: none },
+      duplicates: { prompts: 0, pairs: 0, identical_responses: 0 },
+      edits: {
+        total: 0,
+        by_status: { pending: 0, accepted: 0, unchanged: 0, stale: 0, rejected: 0, superseded: 0 },
+        by_editor: { person: 0, llm: 0, program: 0 },
+        mean_changed_fraction: null,
+      },
+      created: { first: null, last: null },
     });
     t.match(await call('PATCH', path, { json: { archived: true } }), {
       status: 200,
@@ -114,6 +124,53 @@ t.test('datasets', async (t) => {
       { status: 400 },
       'a change that changes nothing',
     );
+  });
+
+  t.test('stats: lengths in code points, duplicates, edits', async (t) => {
+    const { id } = (await call('POST', '/v1/datasets', { json: { name: 'stats' } })).body;
+    const pairs = [
+      { external_id: '1', prompt: '👍👍', response_a: 'a', response_b: 'bbb', preference: 'a' },
+      { external_id: '2', prompt: '👍👍', response_a: 'a', response_b: 'bbb', preference: 'b' },
+      { external_id: '3', prompt: '👍👍', response_a: 'same', response_b: 'same' },
+      {
+        external_id: '4',
+        prompt: [
+          { role: 'user', content: 'hé' },
+          { role: 'assistant', content: 'you' },
+        ],
+        response_a: '',
+        response_b: 'one two three four',
+        preference: 'a',
+      },
+    ];
+    const { items } = (await call('POST', `/v1/datasets/${id}/pairs`, { json: { pairs } })).body;
+    const edits = [
+      { pair_id: items[3].id, edited_response: 'one two three five', editor: { kind: 'person', name: 'p' } },
+      { pair_id: items[3].id, edited_response: 'one two three four', editor: { kind: 'llm', name: 'l' } },
+      { pair_id: items[0].id, side: 'a', edited_response: 'b', editor: { kind: 'llm', name: 'l' } },
+    ];
+    const stored = (await call('POST', '/v1/edits', { json: { edits } })).body.items;
+    const stats = (await call('GET', `/v1/datasets/${id}/stats`)).body;
+    t.match(stats, {
+      pairs: 4,
+      preferences: { a: 2, b: 1, undecided: 1 },
+      edited_pairs: 1,
+      accepted_edits: 1,
+      lengths: {
+        prompt: { min: 2, median: 2, mean: 2.8, p95: 5, max: 5 },
+        response_a: { min: 0, median: 1, mean: 1.5, p95: 4, max: 4 },
+        response_b: { min: 3, median: 3, mean: 7, p95: 18, max: 18 },
+        edited_response: { min: 1, max: 18 },
+      },
+      duplicates: { prompts: 3, pairs: 2, identical_responses: 1 },
+      edits: {
+        total: 3,
+        by_status: { accepted: 1, unchanged: 1, stale: 1, rejected: 0 },
+        by_editor: { person: 1, llm: 2, program: 0 },
+        mean_changed_fraction: 1 - stored[0].alignment.stats.similarity,
+      },
+    });
+    t.ok(stats.created.first <= stats.created.last);
   });
 
   t.test('security', async (t) => {

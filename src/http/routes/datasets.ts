@@ -72,12 +72,51 @@ export const Dataset = Type.Object(
   { $id: 'Dataset' },
 );
 
+const Count = Type.Integer({ minimum: 0 });
+const Length = Nullable(Type.Integer({ minimum: 0 }));
+const Lengths = Type.Object({
+  min: Length,
+  median: Length,
+  mean: Nullable(Type.Number()),
+  p95: Length,
+  max: Length,
+});
+const Moment = Nullable(Timestamp);
+
 const DatasetStats = Type.Object(
   {
-    pairs: Type.Integer(),
-    preferences: Type.Object({ a: Type.Integer(), b: Type.Integer(), undecided: Type.Integer() }),
+    pairs: Count,
+    preferences: Type.Object({ a: Count, b: Count, undecided: Count }),
     edited_pairs: Type.Integer({ description: 'Pairs with at least one accepted edit' }),
-    accepted_edits: Type.Integer(),
+    accepted_edits: Count,
+    lengths: Type.Object(
+      { prompt: Lengths, response_a: Lengths, response_b: Lengths, edited_response: Lengths },
+      {
+        description:
+          'In Unicode code points; of a conversation those of its messages together. Null where there is none',
+      },
+    ),
+    duplicates: Type.Object({
+      prompts: Type.Integer({ description: 'Pairs whose prompt another pair has too' }),
+      pairs: Type.Integer({ description: 'Pairs whose prompt and responses another pair has too' }),
+      identical_responses: Type.Integer({ description: 'Pairs whose two responses are equal' }),
+    }),
+    edits: Type.Object({
+      total: Count,
+      by_status: Type.Object({
+        pending: Count,
+        accepted: Count,
+        unchanged: Count,
+        stale: Count,
+        rejected: Count,
+        superseded: Count,
+      }),
+      by_editor: Type.Object({ person: Count, llm: Count, program: Count }),
+      mean_changed_fraction: Nullable(Type.Number(), {
+        description: 'Of the accepted edits: the share of both texts together that is changed',
+      }),
+    }),
+    created: Type.Object({ first: Moment, last: Moment }, { description: 'When pairs were added' }),
   },
   {
     $id: 'DatasetStats',
@@ -87,6 +126,20 @@ const DatasetStats = Type.Object(
         preferences: { a: 1962, b: 1988, undecided: 50 },
         edited_pairs: 3600,
         accepted_edits: 3712,
+        lengths: {
+          prompt: { min: 12, median: 141, mean: 170.2, p95: 402, max: 2031 },
+          response_a: { min: 1, median: 310, mean: 355.9, p95: 811, max: 4096 },
+          response_b: { min: 0, median: 322, mean: 361.4, p95: 829, max: 4096 },
+          edited_response: { min: 2, median: 315, mean: 357.1, p95: 817, max: 4090 },
+        },
+        duplicates: { prompts: 120, pairs: 0, identical_responses: 2 },
+        edits: {
+          total: 3760,
+          by_status: { pending: 0, accepted: 3712, unchanged: 8, stale: 30, rejected: 10, superseded: 0 },
+          by_editor: { person: 3000, llm: 760, program: 0 },
+          mean_changed_fraction: 0.14,
+        },
+        created: { first: '2026-11-23T09:00:00.000Z', last: '2026-11-28T09:00:00.000Z' },
       },
     ],
   },
@@ -216,8 +269,8 @@ export const datasetRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
       schema: {
         operationId: 'getDatasetStats',
         tags: ['datasets'],
-        summary: 'Count pairs, preferences and edits',
-        description: 'Counted now: pairs by preference, pairs with an accepted edit, accepted edits.',
+        summary: 'What is in a dataset: preferences, lengths, duplicates, edits',
+        description: 'Counted now, over all of its pairs and edits: a second or so for 200,000 pairs.',
         params,
         response: { 200: Type.Ref('DatasetStats'), ...problemResponses(404) },
       },
