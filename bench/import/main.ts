@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { installFinegrain, readyAddress } from '../../test/support/installation.ts';
 import { writePart } from '../report.ts';
+import { measureReading } from './reading.ts';
 import { measureSpeed } from './speed.ts';
 
 const { values } = parseArgs({
@@ -34,14 +35,14 @@ try {
     HOST: '127.0.0.1',
     PORT: '0',
     LOG_LEVEL: 'error',
-    ...(process.env.NODE_OPTIONS_API ? { NODE_OPTIONS: process.env.NODE_OPTIONS_API } : {}),
   });
   const service = { url: await readyAddress(api), key };
   const speed = await measureSpeed(installation, service, { count, rounds });
+  const reading = await measureReading(installation, service, count);
   api.process.kill('SIGTERM');
   await api.ended;
   const where = `${os.cpus()[0]!.model.trim()}, ${os.cpus().length} cores, load ${load} at the start, Node ${process.versions.node}`;
-  const part = ['# Import', `Made by \`npm run bench:import\`; ${where}.`, speed].join('\n\n');
+  const part = ['# Import', `Made by \`npm run bench:import\`; ${where}.`, speed, reading].join('\n\n');
   console.log(`\n${part}`);
   if (!process.env.BENCH_DRY) await writePart('import', part);
 } finally {

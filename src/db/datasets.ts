@@ -121,7 +121,7 @@ export interface PairStatsRow {
 export async function selectPairStats(tx: Transaction, datasetId: string): Promise<PairStatsRow> {
   const rows = await tx.query<PairStatsRow>(
     `with measured as materialized (
-       select preference, created_at, identity_sha256, md5(prompt::text) as prompt, response_a = response_b as identical,
+       select preference, created_at, identity_sha256, jsonb_hash_extended(prompt, 0) as prompt, response_a = response_b as identical,
          case jsonb_typeof(prompt) when 'string' then char_length(prompt #>> '{}')
            else (select sum(char_length(m ->> 'content')) from jsonb_array_elements(prompt) m) end as prompt_length,
          char_length(response_a) as a_length, char_length(response_b) as b_length

@@ -130,9 +130,11 @@ export function selectPairKeys(
 ): Promise<StoredPairKey[]> {
   return tx.query<StoredPairKey>(
     `select id, external_id, encode(identity_sha256, 'hex') as identity_sha256, encode(content_sha256, 'hex') as content_sha256
-     from finegrain.pairs
-     where dataset_id = $1 and (external_id = any ($2::text[])
-       or (external_id is null and identity_sha256 in (select decode(n, 'hex') from unnest($3::text[]) as n)))`,
+     from finegrain.pairs where dataset_id = $1 and external_id = any ($2::text[])
+     union all
+     select id, external_id, encode(identity_sha256, 'hex'), encode(content_sha256, 'hex')
+     from finegrain.pairs where dataset_id = $1 and external_id is null
+       and identity_sha256 = any (array(select decode(n, 'hex') from unnest($3::text[]) as n))`,
     [datasetId, externalIds, identities],
   );
 }
@@ -209,9 +211,13 @@ export function selectPairsForEdits(
   strength: 'share' | 'no key update',
 ): Promise<PairRow[]> {
   return tx.query<PairRow>(
-    `select ${columns} from finegrain.pairs
-     where id = any ($1::uuid[])
-        or (dataset_id, external_id) in (select * from unnest($2::uuid[], $3::text[]))
+    `with named as materialized (
+       select unnest($1::uuid[]) as id
+       union all
+       select p.id from unnest($2::uuid[], $3::text[]) as n (dataset_id, external_id)
+       join finegrain.pairs p on p.dataset_id = n.dataset_id and p.external_id = n.external_id
+     )
+     select ${columns} from finegrain.pairs where id = any (array(select named.id from named))
      order by id for ${strength}`,
     [ids, external.datasetIds, external.externalIds],
   );

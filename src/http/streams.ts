@@ -2,9 +2,14 @@
 import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Problem } from '../errors.ts';
+import type { RowStream } from '../services/row-import.ts';
 
 export const ndjsonType = 'application/x-ndjson';
 export const jsonlType = 'application/jsonl';
+export const parquetType = 'application/vnd.apache.parquet';
+
+/** Of the body of an import. */
+export const rowTypes = [ndjsonType, jsonlType, parquetType];
 
 /** The parser of a content type whose bodies are read as they come. */
 export const passStream = async (_request: unknown, payload: unknown): Promise<unknown> => payload;
@@ -36,6 +41,12 @@ export function readStream({ body }: FastifyRequest, what: string): AsyncIterabl
     throw new Problem('unsupported_media_type', `The route does not read application/json: send ${what}.`);
   return body;
 }
+
+/** The rows of an import, in the format that the request says. @param what they are */
+export const readRows = (request: FastifyRequest, what: string): RowStream => ({
+  format: request.headers['content-type']?.toLowerCase().startsWith(parquetType) ? 'parquet' : 'ndjson',
+  bytes: readStream(request, `NDJSON, one ${what} a line, or a Parquet file`),
+});
 
 /** The body of a route that reads a stream; nothing of it is validated before it is read. */
 export const streamedBody = (mediaTypes: string[], description: string, example: string) => ({

@@ -8,29 +8,19 @@ import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
 import { type EditRowInput, parseEditRow } from './edit-rows.ts';
 import { type EditOfPair, prepareEdits } from './edits.ts';
-import { readNdjsonChunks, writeNdjson } from './ndjson.ts';
+import { writeNdjson } from './ndjson.ts';
 import type { RowError } from './pair-rows.ts';
-import { type ImportResult, importRows, type ReadRow, type RowOutcome } from './row-import.ts';
+import { type ImportResult, importRows, type RowOutcome, type RowStream } from './row-import.ts';
 
-const mostLineBytes = 8 * 1024 * 1024;
 // each is aligned with its original, which takes longer than all else
 const batch = { rows: 200, bytes: 1_000_000 };
 
-/** Imports NDJSON row by row; repeated, it adds what is missing. @param defaultDataset of rows that name no other */
+/** Imports row by row; repeated, it adds what is missing. @param defaultDataset of rows that name no other */
 export async function importEdits(
-  services: Services,
-  caller: Caller,
-  defaultDataset: string | undefined,
-  source: AsyncIterable<Uint8Array>,
-): Promise<ImportResult> {
-  return importEditRows(services, caller, defaultDataset, readNdjsonChunks(source, mostLineBytes));
-}
-
-async function importEditRows(
   { db: database }: Services,
   { projectId }: Caller,
   defaultDataset: string | undefined,
-  source: AsyncIterable<Iterable<ReadRow>>,
+  source: RowStream,
 ): Promise<ImportResult> {
   if (defaultDataset !== undefined)
     await database.transaction(projectId, (tx) => findDataset(tx, defaultDataset));

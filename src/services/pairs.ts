@@ -10,12 +10,11 @@ import { notFound, Problem, type ProblemDetail } from '../errors.ts';
 import { ascendingUuid } from './ascending-uuid.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
-import { readNdjsonChunks } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { filterOfQuery, filterValues, type PairFilterQuery } from './pair-filter.ts';
 import { type PairInput, parsePairRow } from './pair-rows.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
-import { type ImportResult, importRows, type RowOutcome } from './row-import.ts';
+import { type ImportResult, importRows, type RowOutcome, type RowStream } from './row-import.ts';
 
 export interface Pair extends PairInput {
   id: string;
@@ -160,18 +159,16 @@ export function createPairs(
   });
 }
 
-const mostLineBytes = 8 * 1024 * 1024;
-
-/** Imports NDJSON row by row; repeated, it adds what is missing. @throws Problem not_found */
+/** Imports row by row; repeated, it adds what is missing. @throws Problem not_found */
 export async function importPairs(
   services: Services,
   caller: Caller,
   datasetId: string,
-  source: AsyncIterable<Uint8Array>,
+  source: RowStream,
 ): Promise<ImportResult> {
   const { id } = await services.db.transaction(caller.projectId, (tx) => findDataset(tx, datasetId));
   return importRows(
-    readNdjsonChunks(source, mostLineBytes),
+    source,
     (value) => {
       const row = parsePairRow(value);
       return 'code' in row ? row : newPair(row);

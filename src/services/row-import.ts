@@ -2,10 +2,23 @@
 // Rows are stored in batches that commit as they fill and in their order, so that an import cut off in the middle keeps
 // what it has done and a repeat adds only what is missing. While one batch is stored, the next is read: two are held.
 import { setImmediate } from 'node:timers/promises';
+import { readNdjsonChunks } from './ndjson.ts';
 import type { RowError } from './pair-rows.ts';
+import { readParquet } from './parquet.ts';
+
+/** The body of an import. */
+export interface RowStream {
+  format: 'ndjson' | 'parquet';
+  bytes: AsyncIterable<Uint8Array>;
+}
+
+const mostRowBytes = 8 * 1024 * 1024;
+
+const readRows = ({ format, bytes }: RowStream): AsyncIterable<Iterable<ReadRow>> =>
+  format === 'parquet' ? readParquet(bytes, mostRowBytes) : readNdjsonChunks(bytes, mostRowBytes);
 
 /** A row as a reader found it: what it holds, or why it cannot be read. */
-export type ReadRow =
+type ReadRow =
   | { line: number; value: unknown; bytes: number }
   | { line: number; error: Omit<ImportError, 'line'> };
 
@@ -34,12 +47,11 @@ const fullBatch = { rows: 1000, bytes: 4_000_000 };
 const listedErrors = 100;
 
 /**
- * @param source rows as they come, several at a time
  * @param parse the row behind a value, or what is wrong with it
  * @param store stores a batch in one transaction and says of each row what became of it
  */
 export async function importRows<T extends object>(
-  source: AsyncIterable<Iterable<ReadRow>>,
+  source: RowStream,
   parse: (value: unknown) => T | RowError,
   store: (rows: T[]) => Promise<RowOutcome[]>,
   full = fullBatch,
@@ -81,7 +93,7 @@ export async function importRows<T extends object>(
     [rows, lines, bytes] = [[], [], 0];
   };
   try {
-    for await (const chunk of source) {
+    for await (const chunk of readRows(source)) {
       // a fast client's chunks come one after the other, without a turn for anybody else, the database's answers included
       await setImmediate();
       for (const read of chunk) {

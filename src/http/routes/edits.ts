@@ -18,10 +18,10 @@ import {
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Nullable, Page, PageQuery, problemResponses, Span, Timestamp } from '../schemas.ts';
 import {
-  jsonlType,
   ndjsonType,
   passStream,
-  readStream,
+  readRows,
+  rowTypes,
   sendStream,
   streamed,
   streamedBody,
@@ -217,7 +217,7 @@ const rowExample = `${JSON.stringify({
 export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
   for (const schema of [Alignment, Preview, Edit, EditDecision, SubmittedEdit, NewEdit])
     app.addSchema(schema);
-  app.addContentTypeParser([ndjsonType, jsonlType], passStream);
+  app.addContentTypeParser(rowTypes, passStream);
 
   app.post(
     '/v1/edits',
@@ -256,27 +256,22 @@ export const editRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
       schema: {
         operationId: 'importEdits',
         tags: ['edits'],
-        summary: 'Import edits from an NDJSON stream of any length',
+        summary: 'Import edits from an NDJSON stream of any length, or a Parquet file',
         description: `One edit a line (at most 8 MiB each), as \`POST /v1/edits\` takes them or as the export gives them. A row that names its pair by \`pair_external_id\` alone means
 one of the dataset \`dataset_id\`. Bad rows are reported by line and skipped, good ones are kept. An edit is \`unchanged\` when its editor gave the same text for the same response
-before: repeating an import adds nothing.`,
+before: repeating an import adds nothing. A Parquet file has the same columns, \`editor\` as a struct or JSON text.`,
         querystring: Type.Object(
           {
             dataset_id: Type.Optional(Id(datasetExample, 'Of the pairs that rows name by external id alone')),
           },
           { additionalProperties: false },
         ),
-        body: streamedBody([ndjsonType, jsonlType], 'One edit a line', rowExample),
+        body: streamedBody(rowTypes, 'One edit a line', rowExample),
         response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 413, 415) },
       },
     },
     (request) =>
-      transfer.importEdits(
-        services,
-        request.caller,
-        request.query.dataset_id,
-        readStream(request, 'NDJSON, one edit a line'),
-      ),
+      transfer.importEdits(services, request.caller, request.query.dataset_id, readRows(request, 'edit')),
   );
 
   app.get(

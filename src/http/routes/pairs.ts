@@ -24,10 +24,10 @@ import {
 import { answerOnce } from '../plugins/idempotency.ts';
 import { Id, Metadata, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import {
-  jsonlType,
   ndjsonType,
   passStream,
-  readStream,
+  readRows,
+  rowTypes,
   sendStream,
   streamed,
   streamedBody,
@@ -271,7 +271,7 @@ const pairParams = Type.Object({ pair_id: Id(pairExample) });
 export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
   for (const schema of [Message, Prompt, Pair, PairVote, NewPair, ImportResult, PairBatchResult])
     app.addSchema(schema);
-  app.addContentTypeParser([ndjsonType, jsonlType], passStream);
+  app.addContentTypeParser(rowTypes, passStream);
 
   app.post(
     '/v1/datasets/:dataset_id/pairs',
@@ -308,22 +308,19 @@ export const pairRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = asy
       schema: {
         operationId: 'importPairs',
         tags: ['pairs'],
-        summary: 'Import pairs from an NDJSON stream of any length',
+        summary: 'Import pairs from an NDJSON stream of any length, or a Parquet file',
         description: `One row a line (at most 8 MiB each): a pair, a TRL preference row \`{prompt, chosen, rejected}\` or an AlpacaFarm row
 \`{instruction, input, output_1, output_2, preference}\`. \`id\` is taken as \`external_id\`; columns that are not ours are kept under \`metadata\`.
-Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.`,
+Bad rows are reported by line and skipped, good ones are kept; repeating an import adds nothing.
+A Parquet file (at most 2 GiB, row groups of at most 256 MiB) has the same columns, a conversation as a list of structs, \`metadata\` as a map, a struct or JSON text; a null is a missing
+column, and \`line\` is the number of the row.`,
         params: datasetParams,
-        body: streamedBody([ndjsonType, jsonlType], 'One row a line', rowExample),
+        body: streamedBody(rowTypes, 'One row a line', rowExample),
         response: { 200: Type.Ref('ImportResult'), ...problemResponses(404, 413, 415) },
       },
     },
     (request) =>
-      pairs.importPairs(
-        services,
-        request.caller,
-        request.params.dataset_id,
-        readStream(request, 'NDJSON, one row a line'),
-      ),
+      pairs.importPairs(services, request.caller, request.params.dataset_id, readRows(request, 'row')),
   );
 
   app.get(
