@@ -7,7 +7,7 @@ import { positionsInUnit, type Span, type Unit } from './text.ts';
 import { splitWords, type Words } from './words.ts';
 
 /** Stored with every alignment; grows with each change that can move a boundary. */
-export const ALIGNMENT_VERSION = 1;
+export const ALIGNMENT_VERSION = 2;
 
 export const segmentKinds = ['keep', 'replace', 'insert', 'delete'] as const;
 export type SegmentKind = (typeof segmentKinds)[number];
@@ -66,6 +66,9 @@ export interface Alignment {
 // single-word fixes that stand close together stay apart.
 const longestClosedGap = 2;
 
+// From this share of changed words on, in the original and in the edited text, a sentence was not edited but replaced.
+const replacedSentenceFraction = 0.7;
+
 /** Words [aStart, aEnd) of the original became words [bStart, bEnd) of the edited text; one of the two may be empty. */
 interface Change {
   aStart: number;
@@ -85,7 +88,8 @@ export function alignTexts(
   const { partner, complete } = matchWords(a.text, b.text);
   const found = changesBetween(partner, b.text.length);
   const split = splitOffSentences(found, a, b, original, edited);
-  const changes = closeGaps(slideToEdges(split, a, b, original, edited));
+  const closed = closeGaps(slideToEdges(split, a, b, original, edited));
+  const changes = closeGaps(fillSentences(closed, a, b, original, edited));
   const segments = renderSegments(changes, a, b, original, edited);
   return describe(original, edited, segments, { complete, limits });
 }
@@ -238,6 +242,52 @@ function edgeStrength(words: Words, text: string, k: number): number | null {
   return /^[,;:，；：、،؛]/.test(before) ? 2 : 1;
 }
 
+/**
+ * The words that a replaced sentence has in common with the new one ("was", "of the", the full stop) are there by chance: they
+ * are changed as well. Both sentences must be mostly changed, so that a sentence cut down to its core, or built around it,
+ * keeps the core.
+ */
+function fillSentences(changes: Change[], a: Words, b: Words, original: string, edited: string): Change[] {
+  const aReplaced = inReplacedSentence(a, original, changes, (change) => [change.aStart, change.aEnd]);
+  const bReplaced = inReplacedSentence(b, edited, changes, (change) => [change.bStart, change.bEnd]);
+  const filled: Change[] = [];
+  let i = 0;
+  let j = 0;
+  for (const change of [...changes, null]) {
+    for (const aEnd = change?.aStart ?? a.text.length; i < aEnd; i++, j++) {
+      if (aReplaced[i] && bReplaced[j]) filled.push({ aStart: i, aEnd: i + 1, bStart: j, bEnd: j + 1 });
+    }
+    if (change) {
+      filled.push(change);
+      i = change.aEnd;
+      j = change.bEnd;
+    }
+  }
+  return filled;
+}
+
+/** Which words stand in sentences that are mostly changed: 1 for each that does. */
+function inReplacedSentence(
+  words: Words,
+  text: string,
+  changes: Change[],
+  changedWords: (change: Change) => Span,
+): Uint8Array {
+  const changed = new Uint8Array(words.text.length);
+  for (const change of changes) changed.fill(1, ...changedWords(change));
+  const replaced = new Uint8Array(words.text.length);
+  let start = 0;
+  let count = 0;
+  for (let k = 0; k < words.text.length; k++) {
+    count += changed[k]!;
+    if (!endsSentence(words, text, k)) continue;
+    if (count >= replacedSentenceFraction * (k + 1 - start)) replaced.fill(1, start, k + 1);
+    start = k + 1;
+    count = 0;
+  }
+  return replaced;
+}
+
 /** Joins changes that touch, and those with a gap of kept words that is short in itself and against both of them. */
 function closeGaps(changes: Change[]): Change[] {
   const size = (change: Change) => Math.max(change.aEnd - change.aStart, change.bEnd - change.bStart);
@@ -357,7 +407,7 @@ const warningDetails = {
   identical:
     'The edited text equals the original, so there is nothing to learn from it. Change what is wrong, or skip the pair.',
   no_common_text:
-    'No word of the original is kept, so no token can be told apart. Edit the original in place instead of writing a new text; as it is, the edit can only serve as a comparison of whole responses.',
+    'No word of the original is kept, but for such as any text has, so no token can be told apart. Edit the original in place instead of writing a new text; as it is, the edit can only serve as a comparison of whole responses.',
   only_white_space:
     'Only white space is changed. Keep the edit if the layout was the mistake; otherwise change the words that are wrong.',
   aligned_coarsely:

@@ -4,7 +4,7 @@
 // closed). Deterministic; memory is linear; time is bounded by `workLimit`, spent on the largest pieces first.
 
 // Steps of the inner loop, a few nanoseconds each. Two texts of 20 kB of English take a few % of it.
-const workLimit = 12_000_000;
+const workLimit = 4_000_000;
 
 export interface WordMatch {
   /** For each word of the original, the position of its partner among the edited words, or -1. Strictly increasing. */

@@ -28,7 +28,7 @@ const spaced = String.raw`\s+${tail}*|${symbol}`;
 const units = new RegExp(`${letter}(?:${letter}|${tail}|${afterJoiner}${picture})*|${spaced}`, 'gsu');
 const letterOfWord = `(?!${unspaced})${letter}`;
 const unitsAmongUnspaced = new RegExp(
-  `${unspaced}(?:${tail}|${afterLinker}(?:${unspaced}|(?:${letterOfWord})+))*|` +
+  `${unspaced}(?:${tail}+(?:${afterLinker}(?:${unspaced}|(?:${letterOfWord})+))?)*|` +
     `${letterOfWord}(?:${letterOfWord}|${tail}|${afterJoiner}${picture}|${afterLinker}${letter})*|${spaced}`,
   'gsu',
 );

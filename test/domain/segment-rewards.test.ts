@@ -99,7 +99,9 @@ t.test('pieces of one character are in the segment of that character', async (t)
 
 /** The rule, token by token and segment by segment. */
 function oracle(segments: Segment[], side: 'original' | 'edited', text: string, covers: Span[]): number[] {
-  const changed = segments.map((segment) => (segment.kind === 'keep' ? [] : [segment[side]]));
+  const changed = segments.map(({ kind, [side]: span }) =>
+    kind === 'keep' || span[0] === span[1] ? [] : [span],
+  );
   const own = covers.map(([start, end], token) => {
     if (start === end) return null;
     const first = changed.findIndex((spans) => changedTokens(text, covers, spans)[token]);

@@ -27,6 +27,20 @@ const hostile = [
   'က္က', // Myanmar stack
   'กำ', // Thai with sara am
   '각', // Hangul jamo
+  '\u1112\u1161', // two that join
+  '\u11ab', // one that joins what is before it
+  '\u{1f3fd}', // a skin tone alone
+  '☎\ufe0e', // as text
+  '\ufe0f', // a variation selector alone
+  '葛\u{e0100}', // an ideographic variation
+  '\u200e', // left-to-right mark
+  '\u202e', // right-to-left override
+  '\u2067שלום\u2069', // isolated
+  '\u00ad', // soft hyphen
+  '\u3000', // ideographic space
+  '\u0085', // next line: no white space to JavaScript
+  ' \u0301', // a mark on a space
+  'র্য', // Bengali conjunct
   '한국어',
   '漢字',
   'ひらがな',

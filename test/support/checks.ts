@@ -46,7 +46,15 @@ export function openApiLint(): Promise<Result> {
 }
 
 export async function ruff(python: string): Promise<Result> {
-  const ended = await runProgram(python, ['-m', 'ruff', 'check', 'runners', 'test/fuzz', 'test/images']);
+  const ended = await runProgram(python, [
+    '-m',
+    'ruff',
+    'check',
+    'runners',
+    'test/fuzz',
+    'test/images',
+    'bench',
+  ]);
   return asOne(ended.code === 0, said(ended));
 }
 
