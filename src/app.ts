@@ -24,6 +24,7 @@ import { requestText } from './http/plugins/request-text.ts';
 import { routeMethods } from './http/plugins/route-methods.ts';
 import { unknownRoutes } from './http/plugins/unknown-routes.ts';
 import { validation } from './http/plugins/validation.ts';
+import { agreementRoutes } from './http/routes/agreement.ts';
 import { aliasRoutes } from './http/routes/aliases.ts';
 import { artifactUploadRoutes } from './http/routes/artifact-uploads.ts';
 import { artifactRoutes } from './http/routes/artifacts.ts';
@@ -136,6 +137,7 @@ export async function buildApp({
     datasetRoutes,
     pairRoutes,
     editRoutes,
+    agreementRoutes,
     editRequestRoutes,
     editTaskRoutes,
     snapshotRoutes,
