@@ -1,13 +1,14 @@
 // What a snapshot makes of competing edits, rewrites and preferences that nobody is sure of.
 import type { SnapshotSourceEdit, SnapshotSourceRow } from '../db/snapshots.ts';
+import { majorityEdit } from '../domain/edit-choice.ts';
 import { excesses, lengthChange } from '../domain/minimality.ts';
 import { voteShare } from '../domain/votes.ts';
 import { completePolicy, type EditPolicy } from './edit-policy.ts';
 
-export const editRules = ['all', 'latest', 'accepted'] as const;
+export const editRules = ['all', 'latest', 'accepted', 'majority'] as const;
 
 export interface SnapshotRules {
-  /** of several edits of one response: all, the newest, or the one that a reviewer accepted last (else none) */
+  /** of several edits of one response: all, the newest, the one that a reviewer accepted last (else none), or majorityEdit */
   edits: (typeof editRules)[number];
   /** edits that are not minimal: kept without token labels, for comparisons of whole responses, or left out */
   rewrites: 'comparison' | 'exclude';
@@ -72,6 +73,7 @@ function choose(edits: SnapshotSourceEdit[], rule: SnapshotRules['edits']): Snap
   if (rule === 'all' || edits.length === 0) return edits;
   const last = (list: SnapshotSourceEdit[], time: (edit: SnapshotSourceEdit) => string | number) =>
     list.reduce((one, other) => (time(other) > time(one) ? other : one));
+  if (rule === 'majority') return [majorityEdit(edits)!];
   if (rule === 'latest') return [last(edits, ({ id }) => id)];
   const accepted = edits.filter(({ decided_at }) => decided_at !== null);
   return accepted.length === 0 ? [] : [last(accepted, ({ decided_at }) => decided_at!)];

@@ -205,6 +205,7 @@ t.test('snapshots', async (t) => {
     );
 
     t.same((await take({ edits: 'latest' })).editors('p0'), ['cy']);
+    t.same((await take({ edits: 'majority' })).editors('p0'), ['ann'], 'it shares most with the two others');
     const accepted = await take({ edits: 'accepted' });
     t.same([accepted.editors('p0'), accepted.editors('p1')], [['ann'], []]);
     t.match(accepted.snapshot, {

@@ -31,7 +31,7 @@ const rules = {
   edits: Type.Enum([...editRules], {
     default: 'all',
     description:
-      'Of several edits of one response. `all` of them; the `latest`; the one that a reviewer `accepted` last, none where nobody decided',
+      'Of several edits of one response. `all` of them; the `latest`; the one that a reviewer `accepted` last, none where nobody decided; the text of the `majority` of its editors, of several such texts the one that agrees best with the others, then the latest',
   }),
   rewrites: Type.Enum(['comparison', 'exclude'], {
     default: 'comparison',
