@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { installFinegrain, readyAddress } from '../../test/support/installation.ts';
 import { writePart } from '../report.ts';
+import { measureMemory } from './memory.ts';
 import { measureReading } from './reading.ts';
 import { measureSpeed } from './speed.ts';
 
@@ -14,11 +15,18 @@ const { values } = parseArgs({
   options: {
     rows: { type: 'string', default: '200000' },
     rounds: { type: 'string', default: '5' },
+    gigabytes: { type: 'string', default: '1' },
   },
 });
-const [count, rounds] = [Number(values.rows), Number(values.rounds)];
-if (!(count >= 1000 && rounds >= 1)) {
-  console.log('Usage: npm run bench:import [-- --rows N] [--rounds N], N at least 1000 and 1');
+const [count, rounds, gigabytes] = [values.rows, values.rounds, values.gigabytes].map(Number) as [
+  number,
+  number,
+  number,
+];
+if (!(count >= 1000 && rounds >= 1 && gigabytes > 0)) {
+  console.log(
+    'Usage: npm run bench:import [-- --rows N] [--rounds N] [--gigabytes N], N at least 1000, 1, 0',
+  );
   process.exit(2);
 }
 
@@ -38,13 +46,16 @@ try {
   });
   const service = { url: await readyAddress(api), key };
   const speed = await measureSpeed(installation, service, { count, rounds });
+  const memory = await measureMemory(service, api.process.pid!, gigabytes);
   const reading = await measureReading(installation, service, count);
   api.process.kill('SIGTERM');
   await api.ended;
   const where = `${os.cpus()[0]!.model.trim()}, ${os.cpus().length} cores, load ${load} at the start, Node ${process.versions.node}`;
-  const part = ['# Import', `Made by \`npm run bench:import\`; ${where}.`, speed, reading].join('\n\n');
+  const part = ['# Import', `Made by \`npm run bench:import\`; ${where}.`, speed, memory, reading].join(
+    '\n\n',
+  );
   console.log(`\n${part}`);
-  if (!process.env.BENCH_DRY) await writePart('import', part);
+  await writePart('import', part);
 } finally {
   await installation.stop();
   await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });

@@ -61,17 +61,20 @@ export interface EditKey {
 /** The positions of those that are stored. */
 export async function selectStoredEdits(tx: Transaction, keys: EditKey[]): Promise<Set<number>> {
   const rows = await tx.query<{ position: number }>(
-    `select k.position - 1 as position
+    `with stored as materialized (
+       select pair_id, side, editor_kind, editor_name, edited_response from finegrain.edits where pair_id = any ($6::uuid[])
+     )
+     select distinct k.position - 1 as position
      from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
        with ordinality as k (pair_id, side, editor_kind, editor_name, edited_response, position)
-     where exists (select from finegrain.edits e where e.pair_id = k.pair_id and e.side = k.side
-       and e.editor_kind = k.editor_kind and e.editor_name = k.editor_name and e.edited_response = k.edited_response)`,
+     join stored using (pair_id, side, editor_kind, editor_name, edited_response)`,
     [
       keys.map((key) => key.pairId),
       keys.map((key) => key.side),
       keys.map((key) => key.editorKind),
       keys.map((key) => key.editorName),
       keys.map((key) => key.text),
+      [...new Set(keys.map((key) => key.pairId))],
     ],
   );
   return new Set(rows.map(({ position }) => position));

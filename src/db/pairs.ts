@@ -121,7 +121,8 @@ export interface StoredPairKey {
   content_sha256: string;
 }
 
-/** Those pairs of a dataset that carry one of the external ids, or one of the identities without an external id. */
+/** Those pairs of a dataset that carry one of the external ids, or one of the identities without an external id. Constant
+ * lists, see selectPairsForEdits. */
 export function selectPairKeys(
   tx: Transaction,
   datasetId: string,
@@ -134,8 +135,8 @@ export function selectPairKeys(
      union all
      select id, external_id, encode(identity_sha256, 'hex'), encode(content_sha256, 'hex')
      from finegrain.pairs where dataset_id = $1 and external_id is null
-       and identity_sha256 = any (array(select decode(n, 'hex') from unnest($3::text[]) as n))`,
-    [datasetId, externalIds, identities],
+       and identity_sha256 = any ($3::bytea[])`,
+    [datasetId, externalIds, identities.map((hex) => `\\x${hex}`)],
   );
 }
 
@@ -201,7 +202,9 @@ export async function lockPair(
 }
 
 /**
- * The pairs that edits name, by id or by dataset and external id; locked, so that a preference cannot move meanwhile.
+ * The pairs that edits name, by id or by dataset and external id (of several datasets each with each); locked, so that a
+ * preference cannot move meanwhile. Constant lists, no joins: Postgres knows a new table so little that it may look through
+ * the whole dataset, and then once is enough.
  * @param strength `no key update`: one such transaction at a time
  */
 export function selectPairsForEdits(
@@ -214,12 +217,12 @@ export function selectPairsForEdits(
     `with named as materialized (
        select unnest($1::uuid[]) as id
        union all
-       select p.id from unnest($2::uuid[], $3::text[]) as n (dataset_id, external_id)
-       join finegrain.pairs p on p.dataset_id = n.dataset_id and p.external_id = n.external_id
+       select p.id from finegrain.pairs p
+       where p.dataset_id = any ($2::uuid[]) and p.external_id = any ($3::text[])
      )
      select ${columns} from finegrain.pairs where id = any (array(select named.id from named))
      order by id for ${strength}`,
-    [ids, external.datasetIds, external.externalIds],
+    [ids, [...new Set(external.datasetIds)], external.externalIds],
   );
 }
 

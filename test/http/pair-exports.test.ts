@@ -10,7 +10,7 @@ const parsed = (text: string) =>
     .filter((line) => line !== '')
     .map((line) => JSON.parse(line));
 
-t.test('filters and exports of pairs', async (t) => {
+t.test('filters and exports of pairs', { timeout: 120_000 }, async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
   await registerTinyModel(server, { alias: 'tiny' });
