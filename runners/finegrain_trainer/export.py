@@ -1,7 +1,7 @@
 """ONNX export of a token reward model, refused unless it computes what PyTorch computes.
 
-Graph: `input_ids` int64 [batch, sequence] -> `rewards` float32 [batch, sequence]. Causal: right padding
-needs no mask.
+The graph is that of scoring_graph.py where the architecture is one of its own, else what PyTorch's exporter makes:
+`input_ids` int64 [batch, sequence] -> `rewards` float32 [batch, sequence], causal, right padding needs no mask.
 """
 
 import logging
@@ -14,18 +14,25 @@ import onnx
 import torch
 from torch import Tensor
 
-from .batching import collate
 from .data import Prompt
 from .failures import ExportMismatch
 from .models import RewardModel
 from .prompt_format import TextCodec
+from .scoring_graph import INLINE_BYTES, export_scoring_graph
 
 TOLERANCE = 1e-4
-# A protobuf holds at most 2 GiB; larger weights lie beside the graph.
-INLINE_BYTES = 1 << 30
 
 
-def export_onnx(model: RewardModel, path: Path) -> None:
+def export_onnx(model: RewardModel, path: Path) -> dict[str, Any]:
+    """Writes the graph and returns what finegrain.json says of it, `past` where keys and values come in and out."""
+    past = export_scoring_graph(model, path)
+    if past is None:
+        export_standard_graph(model, path)
+    said = {"file": path.name, "input": "input_ids", "output": "rewards"}
+    return said if past is None else {**said, "past": past}
+
+
+def export_standard_graph(model: RewardModel, path: Path) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     example = torch.zeros(2, 8, dtype=torch.long, device=model.score.weight.device)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
@@ -79,7 +86,7 @@ def golden_items(
 
 
 def check_parity(model: RewardModel, path: Path, items: list[dict[str, Any]], context_length: int) -> float:
-    """Largest difference between ONNX Runtime and PyTorch over several lengths and a padded batch.
+    """Largest difference between ONNX Runtime and PyTorch over several lengths, at once and with a past.
 
     Raises ExportMismatch above TOLERANCE.
     """
@@ -88,27 +95,35 @@ def check_parity(model: RewardModel, path: Path, items: list[dict[str, Any]], co
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    batch = collate(
-        [item["prompt_token_ids"] for item in items], [item["token_ids"] for item in items], model.score.weight.device
-    )
-    real = torch.arange(batch.ids.shape[1])[None] < torch.tensor(
-        [[len(item["prompt_token_ids"]) + len(item["token_ids"])] for item in items]
-    )
-    whole = (torch.arange(context_length) % model.model.config.vocab_size)[None]
-    cases = [
-        (row[keep][None], torch.ones(1, int(keep.sum()), dtype=torch.bool))
-        for row, keep in zip(batch.ids.cpu(), real, strict=True)
-    ]
-    cases += [(batch.ids.cpu(), real)]
-    cases += [(whole[:, :n], torch.ones(1, n, dtype=torch.bool)) for n in {1, 2, context_length // 2, context_length}]
+    whole = torch.arange(context_length) % model.model.config.vocab_size
+    texts = [torch.tensor(item["prompt_token_ids"] + item["token_ids"]) for item in items]
+    sequences = texts + [whole[:n] for n in sorted({1, 2, context_length // 2, context_length})]
 
-    def difference(ids: Tensor, mask: Tensor) -> float:
+    def difference(ids: Tensor) -> float:
         with torch.no_grad():
-            expected = model(ids.to(model.score.weight.device)).cpu()
-        actual = torch.from_numpy(np.asarray(session.run(["rewards"], {"input_ids": ids.numpy()})[0]))
-        return float((actual - expected)[mask].abs().max())
+            expected = model(ids[None].to(model.score.weight.device))[0].cpu().numpy()
+        whole = np.abs(graph_rewards(session, ids.numpy()) - expected).max()
+        parts = np.abs(graph_rewards(session, ids.numpy(), len(ids) // 2) - expected).max()
+        return float(max(whole, parts))
 
-    worst = max(difference(ids, mask) for ids, mask in cases)
+    worst = max(difference(ids) for ids in sequences)
     if not worst <= TOLERANCE:  # also true of NaN
         raise ExportMismatch(f"ONNX and PyTorch differ by {worst:.2g}; at most {TOLERANCE:g} is accepted")
     return worst
+
+
+def graph_rewards(session: Any, ids: np.ndarray, cut: int = 0) -> np.ndarray:
+    """Rewards [n] of ids [n]; the first `cut` of them are given as a past, where the graph takes one."""
+    names = [given.name for given in session.get_outputs()]
+    shapes = {taken.name: taken.shape for taken in session.get_inputs()}
+    past = {name: np.zeros((1, shape[1], 0, shape[3]), np.float32) for name, shape in shapes.items() if "past" in name}
+    if not past:
+        return session.run(["rewards"], {"input_ids": ids[None]})[0][0]
+    rewards, done = [], 0
+    for part in filter(len, (ids[:cut], ids[cut:])):
+        done += len(part)
+        feed = {"input_ids": part[None], "last_position": np.array([done - 1], np.int32)}
+        given = dict(zip(names, session.run(names, {**feed, "length": np.array(done, np.int32), **past}), strict=True))
+        rewards.append(given.pop("rewards")[0])
+        past = {name.replace("present", "past"): value for name, value in given.items()}
+    return np.concatenate(rewards)

@@ -282,7 +282,8 @@ def new_reward_model(base: LanguageModel, loss: str, clip: float, seed: int) -> 
     return model
 
 
-def save_reward_model(model: RewardModel, base: LanguageModel, folder: Path) -> None:
+def save_reward_model(model: RewardModel, base: LanguageModel, folder: Path, onnx: dict[str, Any] | None) -> None:
+    """`onnx`: what export_onnx says of the graph in the folder."""
     config = model.model.config
     name = type(base.network).__name__.replace("ForCausalLM", "ForTokenClassification")
     config.update({"architectures": [name], "num_labels": 1})
@@ -291,14 +292,13 @@ def save_reward_model(model: RewardModel, base: LanguageModel, folder: Path) -> 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(base.folder / "tokenizer.json", folder / "tokenizer.json")
     clip = {"clip": model.clip} if model.loss == "survival" else {}
-    onnx = {"onnx": {"file": "reward.onnx", "input": "input_ids", "output": "rewards"}}
     write_json(
         folder / "finegrain.json",
         {
             **base.card.to_json(),
             "role": model.role,
             "reward": {"loss": model.loss, **clip},
-            **(onnx if model.role == "token_reward" else {}),
+            **({"onnx": onnx} if onnx else {}),
         },
     )
 

@@ -95,10 +95,10 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
 
     reporter.progress(total_steps, total_steps, "export")
     with finish_folder(workdir, "model") as folder:
-        save_reward_model(model, base, folder)
-        if model.role == "token_reward":
+        onnx = export_onnx(model, folder / "reward.onnx") if model.role == "token_reward" else None
+        save_reward_model(model, base, folder, onnx)
+        if onnx:
             golden = golden_items(model, base.codec, golden_texts(data.edits), base.card.context_length)
-            export_onnx(model, folder / "reward.onnx")
             report["onnx_difference"] = check_parity(model, folder / "reward.onnx", golden, base.card.context_length)
             write_json(folder / "golden.json", {"tolerance": 1e-4, "items": golden})
         write_json(folder / "report.json", report)

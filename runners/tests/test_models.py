@@ -87,7 +87,7 @@ def test_a_reward_model_comes_back_from_its_folder_as_it_was(tmp_path, architect
     policy = load_policy(LocalModel(save_random_policy(tmp_path / "policy", architecture)), CPU)
     model = RewardModel(policy.network.base_model, "survival", clip=-3.0).requires_grad_(False)
     (tmp_path / "reward").mkdir()
-    save_reward_model(model, policy, tmp_path / "reward")
+    save_reward_model(model, policy, tmp_path / "reward", None)
     again, card = load_reward_model(tmp_path / "reward", CPU)
     assert torch.equal(model.response_rewards(PROMPTS, RESPONSES), again.response_rewards(PROMPTS, RESPONSES))
     assert (card.role, card.vocab_size, card.eos_token_id) == ("token_reward", 400, EOS)

@@ -33,7 +33,8 @@ export interface ScoringFigures {
 
 export interface ScoringEngine {
   /**
-   * One score for each sequence, in their order; a response without tokens has no rewards.
+   * One score for each sequence, in their order; a response without tokens has no rewards. Responses whose `promptIds` are
+   * the same array share the work on it.
    * @param signal takes back what has not begun
    * @throws Problem overloaded; unprocessable when the model cannot be served; unavailable; the signal's reason
    */
@@ -167,6 +168,8 @@ export function openScoringEngine({
         { retryAfterSeconds: Math.min(60, queuedTokens / assumedTokensPerSecond) },
       );
     }
+    const responsesTo = new Map<unknown, number>();
+    for (const { promptIds } of sequences) responsesTo.set(promptIds, (responsesTo.get(promptIds) ?? 0) + 1);
     const jobs = new Set<Job>();
     const scores = sequences.map((sequence): SequenceScore | Promise<SequenceScore> =>
       sequence.responseIds.length === 0
@@ -176,7 +179,8 @@ export function openScoringEngine({
               counts.scoredTokens += lengthOf(sequence);
               resolve(score);
             };
-            jobs.add({ sequence, done, fail });
+            const sharesPrompt = responsesTo.get(sequence.promptIds)! > 1;
+            jobs.add({ sequence: { ...sequence, sharesPrompt }, done, fail });
           }),
     );
     let leave = (): void => {};

@@ -5,8 +5,10 @@ import { Type } from 'typebox';
 import type { PromptFormat } from '../domain/prompt-format.ts';
 import { isModelFilePath } from '../storage/model-folder.ts';
 import { ModelRefused, readModelJson } from './model-json.ts';
+import type { RewardGraphFile } from './reward-graph.ts';
 
 const TokenId = Type.Integer({ minimum: 0 });
+const Count = Type.Integer({ minimum: 1, maximum: 2 ** 16 });
 const RoleFormat = Type.Object({ prefix: Type.Array(TokenId), suffix: Type.Array(TokenId) });
 
 const Finegrain = Type.Object({
@@ -20,7 +22,14 @@ const Finegrain = Type.Object({
     roles: Type.Object({ system: RoleFormat, user: RoleFormat, assistant: RoleFormat }),
     generation_prefix: Type.Array(TokenId),
   }),
-  onnx: Type.Optional(Type.Object({ file: Type.String(), input: Type.String(), output: Type.String() })),
+  onnx: Type.Optional(
+    Type.Object({
+      file: Type.String(),
+      input: Type.String(),
+      output: Type.String(),
+      past: Type.Optional(Type.Object({ layers: Count, key_value_heads: Count, head_size: Count })),
+    }),
+  ),
 });
 
 const Length = Type.Integer({ minimum: 1 });
@@ -37,8 +46,8 @@ export interface ModelManifest {
   eosTokenId: number;
   /** `plain`: BOS if the model has one, and an empty line after each message */
   promptFormat: PromptFormat | { plain: { bos: number[] } };
-  /** the graph that gives token rewards; null for models that cannot score */
-  onnx: { file: string; input: string; output: string } | null;
+  /** the graph that gives token rewards, its file within the folder; null for models that cannot score */
+  onnx: RewardGraphFile | null;
 }
 
 /** @throws ModelRefused */

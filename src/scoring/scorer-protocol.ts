@@ -2,7 +2,7 @@
 // Replies come in the order of the requests.
 
 export type ScorerRequest =
-  | { type: 'score'; tokenIds: Int32Array; promptLength: number }
+  | { type: 'score'; tokenIds: Int32Array; promptLength: number; sharesPrompt: boolean }
   /** no more work comes: finish, release the session, end */
   | { type: 'close' };
 

@@ -5,11 +5,14 @@ import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import { ModelRefused } from './model-json.ts';
+import type { RewardGraphFile } from './reward-graph.ts';
 import type { ScorerReply, ScorerRequest } from './scorer-protocol.ts';
 
 export interface Sequence {
   promptIds: ArrayLike<number>;
   responseIds: ArrayLike<number>;
+  /** other responses to the same prompt come with it */
+  sharesPrompt?: boolean;
 }
 
 /** `rewards`: one for each token of the response. An error is the item's own: the same again gives the same. */
@@ -31,13 +34,6 @@ export interface Scorer {
 
 const program = fileURLToPath(new URL('./scorer-process.js', import.meta.url));
 
-export interface RewardGraphFile {
-  /** absolute */
-  file: string;
-  input: string;
-  output: string;
-}
-
 const loadLimitMs = 300_000;
 
 /**
@@ -49,7 +45,7 @@ export async function startScorer(
   log: Logger,
   answerLimitMs: number,
 ): Promise<Scorer> {
-  const child = fork(program, [graph.file, graph.input, graph.output], {
+  const child = fork(program, [JSON.stringify(graph)], {
     serialization: 'advanced',
     env: {}, // it holds secrets that an uploaded model's process needs none of
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -66,12 +62,12 @@ export async function startScorer(
   }
   log.info({ pid: child.pid }, 'a scorer is ready');
   return {
-    async score({ promptIds, responseIds }) {
+    async score({ promptIds, responseIds, sharesPrompt = false }) {
       const tokenIds = new Int32Array(promptIds.length + responseIds.length);
       tokenIds.set(promptIds);
       tokenIds.set(responseIds, promptIds.length);
       const answer = channel.answer(answerLimitMs);
-      channel.tell({ type: 'score', tokenIds, promptLength: promptIds.length });
+      channel.tell({ type: 'score', tokenIds, promptLength: promptIds.length, sharesPrompt });
       const reply = await answer;
       if (reply.type === 'scored') return { rewards: reply.rewards };
       if (reply.type === 'failed') return { error: { code: reply.code, detail: reply.detail } };

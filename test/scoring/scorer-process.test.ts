@@ -6,11 +6,17 @@ import type { ScorerReply } from '../../src/scoring/scorer-protocol.ts';
 import { tinyModelFolder } from '../support/models.ts';
 
 const program = fileURLToPath(new URL('../../src/scoring/scorer-process.js', import.meta.url));
-const graph = fileURLToPath(new URL('reward.onnx', tinyModelFolder));
-const score = { type: 'score', tokenIds: Int32Array.of(1, 4, 40, 41, 42), promptLength: 2 };
+const file = fileURLToPath(new URL('reward.onnx', tinyModelFolder));
+const graph = JSON.stringify({ file, input: 'input_ids', output: 'rewards' });
+const score = {
+  type: 'score',
+  tokenIds: Int32Array.of(1, 4, 40, 41, 42),
+  promptLength: 2,
+  sharesPrompt: false,
+};
 
 async function start(t: Test) {
-  const child = fork(program, [graph, 'input_ids', 'rewards'], { serialization: 'advanced', env: {} });
+  const child = fork(program, [graph], { serialization: 'advanced', env: {} });
   t.teardown(() => child.kill('SIGKILL'));
   const [first] = (await once(child, 'message')) as [ScorerReply];
   t.equal(first.type, 'ready');

@@ -1,0 +1,392 @@
+"""A token reward model as an ONNX graph built for scoring one sequence after another on a CPU.
+
+Two things make it fast: fused operators of ONNX Runtime (one product for query, key and value, one for gate and up;
+GroupQueryAttention, which also turns by rotary positions; norm and residual in one), and keys and values that come in
+and go out, so that a prompt is computed once for all of its responses.
+
+`input_ids` int64 [1, n], `last_position` int32 [1] and `length` int32 [] (of past and input together; its last
+position), `past_key.L`, `past_value.L` float32 [1, key_value_heads, past, head_size]
+-> `rewards` float32 [1, n], `present_key.L`, `present_value.L` [1, key_value_heads, length, head_size].
+
+Llama, Qwen2, GPT-2 and GPT-NeoX; `supports` says whether a model is one of them, through and through.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from .models import RewardModel
+
+CONTRIB = "com.microsoft"
+# Rotary tables that depend on how long a sequence is cannot be written into a graph.
+DYNAMIC_ROTARY = {"dynamic", "longrope"}
+ACTIVATIONS = {
+    "silu": ("QuickGelu", {"alpha": 1.0}),
+    "gelu": ("Gelu", {}),
+    "gelu_new": ("FastGelu", {}),
+    "gelu_pytorch_tanh": ("FastGelu", {}),
+}
+LANES = 16
+# Whoever scores may put a token behind a sequence of full length, and throw its reward away (src/scoring/reward-graph.ts).
+SPARE = 1
+# A protobuf holds at most 2 GiB; larger weights lie beside the graph.
+INLINE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x @ weight + bias; weight [in, out]."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer. `qkv`: queries of all heads, then keys, then values. Gated: `up` is gate and up side by side."""
+
+    attention_norm: Affine
+    qkv: Affine
+    attention_out: Affine
+    mlp_norm: Affine
+    up: Affine
+    down: Affine
+
+
+@dataclass(frozen=True)
+class Backbone:
+    embedding: np.ndarray
+    blocks: list[Block]
+    final_norm: Affine
+    heads: int
+    key_value_heads: int
+    head_size: int
+    epsilon: float
+    activation: str
+    gated: bool
+    # of RMS norms, not of layer norms
+    root_mean_square: bool
+    # attention and MLP read the same input and are added together
+    parallel: bool = False
+    # cosines and sines [context, rotary_size / 2], or learned positions [context, hidden]
+    rotary: tuple[np.ndarray, np.ndarray] | None = None
+    positions: np.ndarray | None = None
+
+
+# ---- what the architectures call their parts
+
+
+def read_backbone(model: nn.Module) -> Backbone | None:
+    """None for another architecture, or a variant of one that these graphs do not have."""
+    read = {
+        "LlamaModel": _read_llama,
+        "Qwen2Model": _read_llama,
+        "GPT2Model": _read_gpt2,
+        "GPTNeoXModel": _read_gpt_neox,
+    }.get(type(model).__name__)
+    return read(model) if read else None
+
+
+def _read_llama(model: nn.Module) -> Backbone | None:
+    config = model.config
+    rotary = _rotary(model)
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if rotary is None or config.hidden_act not in ACTIVATIONS or layer_types != {"full_attention"}:
+        return None
+    blocks = [
+        Block(
+            _norm(layer.input_layernorm),
+            _side_by_side(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+            _side_by_side(layer.self_attn.o_proj),
+            _norm(layer.post_attention_layernorm),
+            _side_by_side(layer.mlp.gate_proj, layer.mlp.up_proj),
+            _side_by_side(layer.mlp.down_proj),
+        )
+        for layer in model.layers
+    ]
+    return Backbone(
+        _array(model.embed_tokens.weight),
+        blocks,
+        _norm(model.norm),
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        model.layers[0].self_attn.head_dim,
+        config.rms_norm_eps,
+        config.hidden_act,
+        gated=True,
+        root_mean_square=True,
+        rotary=rotary,
+    )
+
+
+def _read_gpt2(model: nn.Module) -> Backbone | None:
+    config = model.config
+    plain = config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx and not config.add_cross_attention
+    if not plain or config.activation_function not in ACTIVATIONS:
+        return None
+    conv = lambda layer: Affine(_array(layer.weight), _array(layer.bias))  # noqa: E731 - stored as [in, out]
+    blocks = [
+        Block(
+            _norm(layer.ln_1),
+            conv(layer.attn.c_attn),
+            conv(layer.attn.c_proj),
+            _norm(layer.ln_2),
+            conv(layer.mlp.c_fc),
+            conv(layer.mlp.c_proj),
+        )
+        for layer in model.h
+    ]
+    return Backbone(
+        _array(model.wte.weight),
+        blocks,
+        _norm(model.ln_f),
+        config.n_head,
+        config.n_head,
+        config.n_embd // config.n_head,
+        config.layer_norm_epsilon,
+        config.activation_function,
+        gated=False,
+        root_mean_square=False,
+        positions=np.pad(_array(model.wpe.weight), ((0, SPARE), (0, 0))),
+    )
+
+
+def _read_gpt_neox(model: nn.Module) -> Backbone | None:
+    config = model.config
+    rotary = _rotary(model)
+    if rotary is None or config.hidden_act not in ACTIVATIONS:
+        return None
+    heads = config.num_attention_heads
+    size = config.hidden_size // heads
+
+    def qkv(layer: nn.Linear) -> Affine:
+        """Stored head by head, each with its query, key and value."""
+        apart = lambda a: np.moveaxis(a.reshape(heads, 3, size, -1), 1, 0).reshape(3 * heads * size, -1)  # noqa: E731
+        bias = None if layer.bias is None else apart(_array(layer.bias))[:, 0]
+        return Affine(np.ascontiguousarray(apart(_array(layer.weight)).T), bias)
+
+    blocks = [
+        Block(
+            _norm(layer.input_layernorm),
+            qkv(layer.attention.query_key_value),
+            _side_by_side(layer.attention.dense),
+            _norm(layer.post_attention_layernorm),
+            _side_by_side(layer.mlp.dense_h_to_4h),
+            _side_by_side(layer.mlp.dense_4h_to_h),
+        )
+        for layer in model.layers
+    ]
+    return Backbone(
+        _array(model.embed_in.weight),
+        blocks,
+        _norm(model.final_layer_norm),
+        heads,
+        heads,
+        size,
+        config.layer_norm_eps,
+        config.hidden_act,
+        gated=False,
+        root_mean_square=False,
+        parallel=config.use_parallel_residual,
+        rotary=rotary,
+    )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())
+
+
+def _norm(layer: nn.Module) -> Affine:
+    bias = getattr(layer, "bias", None)
+    return Affine(_array(layer.weight), None if bias is None else _array(bias))
+
+
+def _side_by_side(*layers: nn.Linear) -> Affine:
+    """Several products of the same input as one."""
+    weight = np.ascontiguousarray(np.concatenate([_array(layer.weight) for layer in layers]).T)
+    has_bias = [layer.bias is not None for layer in layers]
+    if not any(has_bias):
+        return Affine(weight, None)
+    biases = [np.zeros(len(x.weight), np.float32) if x.bias is None else _array(x.bias) for x in layers]
+    return Affine(weight, np.concatenate(biases))
+
+
+def _rotary(model: nn.Module) -> tuple[np.ndarray, np.ndarray] | None:
+    """Cosines and sines of every position that the model can have, and SPARE more; None for what GroupQueryAttention cannot turn by."""
+    rotary = model.rotary_emb
+    frequencies = rotary.inv_freq.detach().cpu().double().numpy()
+    if rotary.rope_type in DYNAMIC_ROTARY or len(frequencies) % 8:
+        return None
+    angles = np.outer(np.arange(model.config.max_position_embeddings + SPARE), frequencies)
+    scaled = lambda a: (a * rotary.attention_scaling).astype(np.float32)  # noqa: E731
+    return scaled(np.cos(angles)), scaled(np.sin(angles))
+
+
+# ---- the graph
+
+
+@dataclass
+class Nodes:
+    """Nodes and weights as they are added; every name is that of a value."""
+
+    nodes: list = field(default_factory=list)
+    weights: list = field(default_factory=list)
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def add(self, operator: str, inputs: list[str], output: str, *more: str, domain: str = "", **attributes) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output, *more], domain=domain, **attributes))
+        return output
+
+    def affine(self, x: str, layer: Affine, name: str) -> str:
+        product = self.add("MatMul", [x, self.weight(f"{name}.weight", layer.weight)], f"{name}.product")
+        if layer.bias is None:
+            return product
+        return self.add("Add", [product, self.weight(f"{name}.bias", layer.bias)], name)
+
+
+def export_scoring_graph(model: RewardModel, path: Path) -> dict | None:
+    """Writes the graph and returns its `past`, for finegrain.json; None, and no file, where it cannot be built."""
+    backbone = read_backbone(model.model)
+    if backbone is None:
+        return None
+    graph = Nodes()
+    hidden = _embed(graph, backbone)
+    present: list[str] = []
+    residual = hidden
+    normed = _norm_alone(graph, backbone, hidden, backbone.blocks[0].attention_norm, "block.0.attention_norm")
+    for index, block in enumerate(backbone.blocks):
+        name = f"block.{index}"
+        attended = _attention(graph, backbone, block, normed, index)
+        present += [f"present_key.{index}", f"present_value.{index}"]
+        if backbone.parallel:
+            of_mlp = _norm_alone(graph, backbone, residual, block.mlp_norm, f"{name}.mlp_norm")
+            both = graph.add("Add", [attended, _mlp(graph, backbone, block, of_mlp, name)], f"{name}.both")
+        else:
+            of_mlp, residual = _norm_of_sum(graph, backbone, attended, residual, block.mlp_norm, f"{name}.mlp_norm")
+            both = _mlp(graph, backbone, block, of_mlp, name)
+        last = index + 1 == len(backbone.blocks)
+        following = backbone.final_norm if last else backbone.blocks[index + 1].attention_norm
+        normed, residual = _norm_of_sum(graph, backbone, both, residual, following, f"{name}.next_norm")
+    _head(graph, model, normed)
+    _save(graph, backbone, path)
+    return {
+        "layers": len(backbone.blocks),
+        "key_value_heads": backbone.key_value_heads,
+        "head_size": backbone.head_size,
+    }
+
+
+def _embed(graph: Nodes, backbone: Backbone) -> str:
+    words = graph.add("Gather", [graph.weight("embedding", backbone.embedding), "input_ids"], "words")
+    if backbone.positions is None:
+        return words
+    graph.weight("one", np.array(1, np.int64))
+    end = graph.add("Cast", ["length"], "end", to=TensorProto.INT64)
+    shape = graph.add("Shape", ["input_ids"], "input_shape", start=1, end=2)
+    count = graph.add("Squeeze", [shape], "input_length")
+    start = graph.add("Sub", [end, count], "start")
+    places = graph.add("Range", [start, end, "one"], "places")
+    table = graph.weight("positions", backbone.positions)
+    return graph.add("Add", [words, graph.add("Gather", [table, places], "position_embeddings")], "embedded")
+
+
+def _attention(graph: Nodes, backbone: Backbone, block: Block, normed: str, index: int) -> str:
+    name = f"block.{index}.attention"
+    qkv = graph.affine(normed, block.qkv, f"{name}.qkv")
+    tables = ["", ""]
+    if backbone.rotary is not None:
+        tables = ["cosines", "sines"]
+        if index == 0:
+            for table, values in zip(tables, backbone.rotary, strict=True):
+                graph.weight(table, values)
+    attended = graph.add(
+        "GroupQueryAttention",
+        [qkv, "", "", f"past_key.{index}", f"past_value.{index}", "last_position", "length", *tables],
+        f"{name}.heads",
+        f"present_key.{index}",
+        f"present_value.{index}",
+        domain=CONTRIB,
+        num_heads=backbone.heads,
+        kv_num_heads=backbone.key_value_heads,
+        do_rotary=int(backbone.rotary is not None),
+        scale=backbone.head_size**-0.5,
+    )
+    return graph.affine(attended, block.attention_out, f"{name}.out")
+
+
+def _mlp(graph: Nodes, backbone: Backbone, block: Block, normed: str, name: str) -> str:
+    name = f"{name}.mlp"
+    operator, options = ACTIVATIONS[backbone.activation]
+    up = graph.affine(normed, block.up, f"{name}.up")
+    if backbone.gated:
+        half = block.up.weight.shape[1] // 2
+        sizes = graph.weight(f"{name}.sizes", np.array([half, half], np.int64))
+        graph.add("Split", [up, sizes], f"{name}.gate", f"{name}.value", axis=-1)
+        gate = graph.add(operator, [f"{name}.gate"], f"{name}.active", domain=CONTRIB, **options)
+        inner = graph.add("Mul", [gate, f"{name}.value"], f"{name}.gated")
+    else:
+        inner = graph.add(operator, [up], f"{name}.active", domain=CONTRIB, **options)
+    return graph.affine(inner, block.down, f"{name}.down")
+
+
+def _norm_alone(graph: Nodes, backbone: Backbone, x: str, norm: Affine, name: str) -> str:
+    operator = "SimplifiedLayerNormalization" if backbone.root_mean_square else "LayerNormalization"
+    return graph.add(operator, [x, *_norm_weights(graph, norm, name)], name, axis=-1, epsilon=backbone.epsilon)
+
+
+def _norm_of_sum(graph: Nodes, backbone: Backbone, x: str, residual: str, norm: Affine, name: str) -> tuple[str, str]:
+    """The norm of x + residual, and the sum."""
+    operator = "SkipSimplifiedLayerNormalization" if backbone.root_mean_square else "SkipLayerNormalization"
+    weights = _norm_weights(graph, norm, name)
+    total = f"{name}.sum"
+    graph.add(operator, [x, residual, *weights], name, "", "", total, domain=CONTRIB, epsilon=backbone.epsilon)
+    return name, total
+
+
+def _norm_weights(graph: Nodes, norm: Affine, name: str) -> list[str]:
+    names = [graph.weight(f"{name}.weight", norm.weight)]
+    return names if norm.bias is None else [*names, graph.weight(f"{name}.bias", norm.bias)]
+
+
+def _head(graph: Nodes, model: RewardModel, normed: str) -> None:
+    """The score of each place, in LANES equal columns: what vector instructions compute at the end of an array may
+    differ in the last bit from what they compute within it, so no value may be at an end in one batch only."""
+    weight = np.repeat(_array(model.score.weight).T, LANES, axis=1)
+    z = graph.affine(normed, Affine(weight, np.repeat(_array(model.score.bias), LANES)), "score")
+    rewards = z
+    if model.loss == "survival":
+        kept = graph.add("Neg", [graph.add("Softplus", [z], "softplus")], "log_survival")
+        rewards = graph.add("Max", [kept, graph.weight("clip", np.array(model.clip, np.float32))], "clipped")
+    graph.add("Gather", [rewards, graph.weight("first", np.array(0, np.int64))], "rewards", axis=-1)
+
+
+def _save(graph: Nodes, backbone: Backbone, path: Path) -> None:
+    value = helper.make_tensor_value_info
+    layers = range(len(backbone.blocks))
+    cache = lambda size: [1, backbone.key_value_heads, size, backbone.head_size]  # noqa: E731
+    inputs = [
+        value("input_ids", TensorProto.INT64, [1, "sequence"]),
+        value("last_position", TensorProto.INT32, [1]),
+        value("length", TensorProto.INT32, []),
+    ]
+    inputs += [value(f"past_{part}.{i}", TensorProto.FLOAT, cache("past")) for i in layers for part in ("key", "value")]
+    outputs = [value("rewards", TensorProto.FLOAT, [1, "sequence"])]
+    outputs += [
+        value(f"present_{part}.{i}", TensorProto.FLOAT, cache("total")) for i in layers for part in ("key", "value")
+    ]
+    made = helper.make_graph(graph.nodes, "token_reward", inputs, outputs, graph.weights)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(CONTRIB, 1)]
+    model = helper.make_model(made, opset_imports=opsets, producer_name="finegrain", ir_version=10)
+    save_graph(model, path)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    beside = sum(weight.ByteSize() for weight in model.graph.initializer) > INLINE_BYTES
+    onnx.save(model, str(path), save_as_external_data=beside, location=f"{path.name}.data" if beside else None)
