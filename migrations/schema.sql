@@ -75,6 +75,7 @@
 --   skipped jsonb not null
 --   created_at timestamp with time zone not null default now()
 --   cancelled_at timestamp with time zone
+--   deadline timestamp with time zone
 -- table finegrain.edit_skips row-level security, forced
 --   project_id uuid not null
 --   pair_id uuid not null
@@ -96,6 +97,7 @@
 --   lease_sha256 bytea
 --   lease_seconds integer
 --   lease_expires_at timestamp with time zone
+--   failure jsonb
 -- table finegrain.edits row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -112,6 +114,7 @@
 --   edit_task_id uuid
 --   decided_at timestamp with time zone
 --   superseded_by uuid
+--   prompt_version text
 -- table finegrain.idempotency_keys row-level security, forced
 --   project_id uuid not null
 --   key text not null
@@ -123,6 +126,25 @@
 -- table finegrain.installation row-level security, forced
 --   only_row boolean not null default true
 --   cursor_secret bytea not null
+-- table finegrain.llm_editors row-level security, forced
+--   project_id uuid not null
+--   edit_request_id uuid not null
+--   settings jsonb not null
+--   input_price double precision
+--   output_price double precision
+--   max_total_tokens bigint
+--   max_cost double precision
+--   requests bigint not null default 0
+--   retries bigint not null default 0
+--   refused bigint not null default 0
+--   input_tokens bigint not null default 0
+--   output_tokens bigint not null default 0
+--   reserved_input bigint not null default 0
+--   reserved_output bigint not null default 0
+--   fence integer not null default 0
+--   troubles integer not null default 0
+--   due_at timestamp with time zone default clock_timestamp()
+--   stopped jsonb
 -- table finegrain.models row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -341,17 +363,18 @@
 -- finegrain.edit_skips edit_skips_pkey: PRIMARY KEY (project_id, pair_id, editor_name)
 -- finegrain.edit_skips edit_skips_project_id_edit_request_id_fkey: FOREIGN KEY (project_id, edit_request_id) REFERENCES finegrain.edit_requests(project_id, id)
 -- finegrain.edit_skips edit_skips_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
--- finegrain.edit_tasks edit_tasks_check: CHECK (((state = ANY (ARRAY['leased'::text, 'submitted'::text])) = (num_nulls(editor_kind, editor_name, lease_sha256, lease_seconds, lease_expires_at) = 0)))
--- finegrain.edit_tasks edit_tasks_check1: CHECK (((state = ANY (ARRAY['open'::text, 'cancelled'::text])) = (num_nonnulls(editor_kind, editor_name, lease_sha256, lease_seconds, lease_expires_at) = 0)))
 -- finegrain.edit_tasks edit_tasks_editor_kind_check: CHECK ((editor_kind = ANY (ARRAY['person'::text, 'llm'::text, 'program'::text])))
+-- finegrain.edit_tasks edit_tasks_failed: CHECK (((state = 'failed'::text) = (failure IS NOT NULL)))
+-- finegrain.edit_tasks edit_tasks_free: CHECK (((state = ANY (ARRAY['open'::text, 'cancelled'::text])) = (num_nonnulls(editor_kind, editor_name, lease_sha256, lease_seconds, lease_expires_at) = 0)))
+-- finegrain.edit_tasks edit_tasks_held: CHECK (((state = ANY (ARRAY['leased'::text, 'submitted'::text, 'failed'::text])) = (num_nulls(editor_kind, editor_name, lease_sha256, lease_seconds, lease_expires_at) = 0)))
 -- finegrain.edit_tasks edit_tasks_lease_sha256_check: CHECK ((length(lease_sha256) = 32))
 -- finegrain.edit_tasks edit_tasks_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.edit_tasks edit_tasks_project_id_edit_request_id_fkey: FOREIGN KEY (project_id, edit_request_id) REFERENCES finegrain.edit_requests(project_id, id)
 -- finegrain.edit_tasks edit_tasks_project_id_pair_id_fkey: FOREIGN KEY (project_id, pair_id) REFERENCES finegrain.pairs(project_id, id) ON DELETE CASCADE
 -- finegrain.edit_tasks edit_tasks_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
--- finegrain.edit_tasks edit_tasks_state_check: CHECK ((state = ANY (ARRAY['open'::text, 'leased'::text, 'submitted'::text, 'cancelled'::text])))
+-- finegrain.edit_tasks edit_tasks_state_check: CHECK ((state = ANY (ARRAY['open'::text, 'leased'::text, 'submitted'::text, 'failed'::text, 'cancelled'::text])))
 -- finegrain.edit_tasks task_deleted: TRIGGER DEFERRABLE INITIALLY DEFERRED
--- finegrain.edit_tasks task_submitted: TRIGGER DEFERRABLE INITIALLY DEFERRED
+-- finegrain.edit_tasks task_ended: TRIGGER DEFERRABLE INITIALLY DEFERRED
 -- finegrain.edits edits_editor_kind_check: CHECK ((editor_kind = ANY (ARRAY['person'::text, 'llm'::text, 'program'::text])))
 -- finegrain.edits edits_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.edits edits_project_id_edit_task_id_fkey: FOREIGN KEY (project_id, edit_task_id) REFERENCES finegrain.edit_tasks(project_id, id) ON DELETE SET NULL (edit_task_id)
@@ -367,6 +390,11 @@
 -- finegrain.installation installation_cursor_secret_check: CHECK ((length(cursor_secret) = 32))
 -- finegrain.installation installation_only_row_check: CHECK (only_row)
 -- finegrain.installation installation_pkey: PRIMARY KEY (only_row)
+-- finegrain.llm_editors llm_editors_check: CHECK ((num_nulls(input_price, output_price) = ANY (ARRAY[0, 2])))
+-- finegrain.llm_editors llm_editors_check1: CHECK (((max_cost IS NULL) OR (input_price IS NOT NULL)))
+-- finegrain.llm_editors llm_editors_check2: CHECK (((stopped IS NULL) OR (due_at IS NULL)))
+-- finegrain.llm_editors llm_editors_pkey: PRIMARY KEY (project_id, edit_request_id)
+-- finegrain.llm_editors llm_editors_project_id_edit_request_id_fkey: FOREIGN KEY (project_id, edit_request_id) REFERENCES finegrain.edit_requests(project_id, id)
 -- finegrain.models models_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.models models_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.models models_role_check: CHECK ((role = ANY (ARRAY['policy'::text, 'token_reward'::text, 'sequence_reward'::text])))
@@ -457,7 +485,8 @@
 
 -- ## Triggers
 -- CREATE CONSTRAINT TRIGGER task_deleted AFTER DELETE ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((old.state = ANY (ARRAY['open'::text, 'leased'::text]))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
--- CREATE CONSTRAINT TRIGGER task_submitted AFTER UPDATE OF state ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = 'submitted'::text))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
+-- CREATE CONSTRAINT TRIGGER task_ended AFTER UPDATE OF state ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['submitted'::text, 'failed'::text])))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
+-- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF due_at ON finegrain.llm_editors FOR EACH ROW EXECUTE FUNCTION finegrain.keep_llm_job()
 -- CREATE TRIGGER model_registered AFTER INSERT ON finegrain.models FOR EACH ROW EXECUTE FUNCTION finegrain.on_model_registered()
 -- CREATE TRIGGER run_begins BEFORE INSERT ON finegrain.runs FOR EACH ROW EXECUTE FUNCTION finegrain.check_run_move()
 -- CREATE TRIGGER run_ended AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.on_run_ended()
@@ -493,6 +522,8 @@
 -- finegrain.idempotency_keys: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.idempotency_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.installation: system_reads for SELECT to {finegrain_system} using true check -
+-- finegrain.llm_editors: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.llm_editors: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.models: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.models: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.pair_votes: every_project for ALL to {finegrain_system} using true check true
@@ -543,6 +574,7 @@
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
 -- finegrain.is_live(runner finegrain.runners) returns boolean, owner finegrain_system
 -- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
+-- finegrain.keep_llm_job() returns trigger security definer, owner finegrain_system
 -- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
 -- finegrain.label_key(labels text[]) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
@@ -599,6 +631,8 @@
 -- idempotency_keys: INSERT, SELECT to finegrain_api
 -- idempotency_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- installation: SELECT to finegrain_system
+-- llm_editors: INSERT, SELECT, UPDATE to finegrain_api
+-- llm_editors: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- models: DELETE, INSERT, SELECT to finegrain_api
 -- models: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- pair_votes: DELETE, INSERT, SELECT, UPDATE to finegrain_api
@@ -657,6 +691,7 @@
 -- holds_run: finegrain_system
 -- is_live: finegrain_api, finegrain_system
 -- keep_delivery_job: finegrain_system
+-- keep_llm_job: finegrain_system
 -- key_state: PUBLIC
 -- label_key: finegrain_api, finegrain_system
 -- list_projects: finegrain_api, finegrain_system

@@ -6,6 +6,7 @@ import { openDatabase } from './db/pool.ts';
 import * as collecting from './jobs/collect-artifacts.ts';
 import * as deleting from './jobs/delete-old-deliveries.ts';
 import { deliverWebhookTask } from './jobs/deliver-webhook.ts';
+import { editWithLlmTask } from './jobs/edit-with-llm.ts';
 import * as forgetting from './jobs/forget-answers.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
 import * as trimming from './jobs/trim-runs.ts';
@@ -13,6 +14,7 @@ import { openOutgoingClient } from './outgoing/client.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { collectArtifacts } from './services/artifact-collection.ts';
 import { forgetAnswers } from './services/idempotency.ts';
+import { editSlice } from './services/llm-editing.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
 import { trimRuns } from './services/run-retention.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
@@ -28,9 +30,9 @@ async function main(): Promise<void> {
   const log = createLogger('worker', logLevel);
   const stopped = untilStopped();
   const onError = (err: Error) => log.warn({ err }, 'a database connection broke');
-  const db = openDatabase(databaseDirectUrl, 'finegrain_system', { max: 4, onError });
+  const db = openDatabase(databaseDirectUrl, 'finegrain_system', { max: 8, onError });
   const outgoing = openOutgoingClient({ allow: outgoingAllow });
-  const delivery = { db, outgoing, secretKeys: secretKey && secretKeys(secretKey, previousSecretKeys) };
+  const calling = { db, outgoing, secretKeys: secretKey && secretKeys(secretKey, previousSecretKeys) };
   const artifacts = await openArtifacts(config.artifacts, config.artifactCache);
   const { crontab: collectionTimes, graceHours } = config.artifactCollection;
   const sample = await openSampleModel(shippedSampleFolder, artifacts);
@@ -48,6 +50,7 @@ async function main(): Promise<void> {
   pool.on('error', onError);
   pool.on('connect', (client) => client.on('error', onError));
   try {
+    const logger = new JobLogger(logWith(log));
     const worker = await run({
       pgPool: pool,
       concurrency: 8, // most of a webhook's job is waiting for its receiver
@@ -55,9 +58,9 @@ async function main(): Promise<void> {
       taskList: {
         'reap-lost-attempts': reaping.reapLostAttemptsTask(() => reapLostAttempts(db)),
         'forget-answers': forgetting.forgetAnswersTask(() => forgetAnswers(db)),
-        'deliver-webhook': deliverWebhookTask((key) => attemptDelivery(delivery, key)),
+        'deliver-webhook': deliverWebhookTask((key) => attemptDelivery(calling, key)),
         'trim-runs': trimming.trimRunsTask(() => trimRuns(db, runRetention)),
-        'delete-old-deliveries': deleting.deleteOldDeliveriesTask(() => deleteOldDeliveries(delivery)),
+        'delete-old-deliveries': deleting.deleteOldDeliveriesTask(() => deleteOldDeliveries(calling)),
         'collect-artifacts': collecting.collectArtifactsTask(() =>
           collectArtifacts({ db, artifacts }, collection),
         ),
@@ -66,16 +69,25 @@ async function main(): Promise<void> {
         ...[reaping, forgetting, trimming, deleting].map(({ crontab }) => crontab),
         ...(collectionTimes === null ? [] : [collecting.crontab(collectionTimes)]),
       ].join('\n'),
-      logger: new JobLogger(logWith(log)),
+      logger,
+    });
+    // beside the others, which would wait for a slice of half a minute to end
+    const editor = await run({
+      pgPool: pool,
+      concurrency: 4,
+      noHandleSignals: true,
+      taskList: { 'edit-with-llm': editWithLlmTask((key, signal) => editSlice(calling, key, signal)) },
+      parsedCronItems: [],
+      logger,
     });
     log.info('the worker takes jobs');
-    const ended = worker.promise.then(() => {
+    const ended = Promise.race([worker.promise, editor.promise]).then(() => {
       throw new Error('The worker ended by itself.'); // and not with 0: whoever watches must start it again
     });
     log.info({ reason: await Promise.race([stopped, ended]) }, 'stopping');
     ended.catch(() => {}); // from here on it is asked to
-    await worker.stop();
-    await worker.promise;
+    await Promise.all([worker.stop(), editor.stop()]);
+    await Promise.all([worker.promise, editor.promise]);
   } finally {
     await pool.end();
     await outgoing.close();

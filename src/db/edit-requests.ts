@@ -2,6 +2,8 @@
 import { fitsPairFilter, type PairFilterValues, pairFilterParameters } from './pairs.ts';
 import type { Transaction } from './pool.ts';
 
+export type EditRequestState = 'open' | 'stopped' | 'expired' | 'finished' | 'cancelled';
+
 export interface EditRequestRow {
   id: string;
   dataset_id: string;
@@ -9,18 +11,22 @@ export interface EditRequestRow {
   editor: string;
   redundancy: number;
   instructions: string | null;
+  deadline: Date | null;
   pairs: number;
   skipped: unknown;
-  state: 'open' | 'finished' | 'cancelled';
+  state: EditRequestState;
   created_at: Date;
   cancelled_at: Date | null;
 }
 
-const columns = `r.id, r.dataset_id, r.filter, r.editor, r.redundancy, r.instructions, r.pairs, r.skipped, r.created_at, r.cancelled_at,
+const columns = `r.id, r.dataset_id, r.filter, r.editor, r.redundancy, r.instructions, r.deadline, r.pairs, r.skipped, r.created_at, r.cancelled_at,
   case when r.cancelled_at is not null then 'cancelled'
-    when exists (select from finegrain.edit_tasks t
-      where t.project_id = r.project_id and t.edit_request_id = r.id and t.state in ('open', 'leased')) then 'open'
-    else 'finished' end as state`;
+    when not exists (select from finegrain.edit_tasks t
+      where t.project_id = r.project_id and t.edit_request_id = r.id and t.state in ('open', 'leased')) then 'finished'
+    when r.deadline <= clock_timestamp() then 'expired'
+    when exists (select from finegrain.llm_editors l
+      where l.project_id = r.project_id and l.edit_request_id = r.id and l.stopped is not null) then 'stopped'
+    else 'open' end as state`;
 
 export interface NewEditRequest {
   projectId: string;
@@ -34,6 +40,7 @@ export interface NewEditRequest {
   editor: string;
   redundancy: number;
   instructions: string | null;
+  deadline: Date | null;
 }
 
 /**
@@ -56,8 +63,8 @@ export async function insertEditRequest(tx: Transaction, request: NewEditRequest
          case c.preference when 'a' then 'b' else 'a' end
        from chosen c cross join generate_series(1, $11::int) as slot
      )
-     insert into finegrain.edit_requests (project_id, id, dataset_id, filter, editor, redundancy, instructions, pairs, skipped)
-     select $1, $2, $3, $12, $13, $11, $14, (select count(*) from chosen),
+     insert into finegrain.edit_requests (project_id, id, dataset_id, filter, editor, redundancy, instructions, deadline, pairs, skipped)
+     select $1, $2, $3, $12, $13, $11, $14, $15, (select count(*) from chosen),
        jsonb_build_object(
          'no_preference', (select count(*) from matching where preference is null),
          'over_limit', (select count(*) from matching where preference is not null) - (select count(*) from chosen),
@@ -74,6 +81,7 @@ export async function insertEditRequest(tx: Transaction, request: NewEditRequest
       JSON.stringify(request.filter),
       request.editor,
       request.instructions,
+      request.deadline,
     ],
   );
 }
@@ -113,6 +121,7 @@ export interface EditProgressRow {
   open: number;
   leased: number;
   submitted: number;
+  failed: number;
   cancelled: number;
   total: number;
   skipped: number;
@@ -124,6 +133,7 @@ export async function selectEditProgress(tx: Transaction, requestId: string): Pr
     `select count(*) filter (where state = 'open' or (state = 'leased' and lease_expires_at <= now.at)) as open,
             count(*) filter (where state = 'leased' and lease_expires_at > now.at) as leased,
             count(*) filter (where state = 'submitted') as submitted,
+            count(*) filter (where state = 'failed') as failed,
             count(*) filter (where state = 'cancelled') as cancelled,
             count(*) as total,
             (select count(*) from finegrain.edit_skips where edit_request_id = $1) as skipped
@@ -139,6 +149,7 @@ export interface EditorProgressRow {
   name: string;
   submitted: number;
   leased: number;
+  failed: number;
   skipped: number;
 }
 
@@ -146,14 +157,25 @@ export interface EditorProgressRow {
 export function selectEditorProgress(tx: Transaction, requestId: string): Promise<EditorProgressRow[]> {
   return tx.query<EditorProgressRow>(
     `select kind, name, count(*) filter (where what = 'submitted') as submitted,
-       count(*) filter (where what = 'leased') as leased, count(*) filter (where what = 'skipped') as skipped
+       count(*) filter (where what = 'leased') as leased, count(*) filter (where what = 'failed') as failed,
+       count(*) filter (where what = 'skipped') as skipped
      from (
        select editor_kind as kind, editor_name as name, state as what from finegrain.edit_tasks
-       where edit_request_id = $1 and (state = 'submitted' or (state = 'leased' and lease_expires_at > clock_timestamp()))
+       where edit_request_id = $1 and (state in ('submitted', 'failed') or (state = 'leased' and lease_expires_at > clock_timestamp()))
        union all
        select editor_kind, editor_name, 'skipped' from finegrain.edit_skips where edit_request_id = $1
      ) as done
      group by kind, name order by submitted desc, name collate "C", kind`,
+    [requestId],
+  );
+}
+
+/** Opens the tasks that failed again: every editor may get them, the one that failed too. */
+export async function reopenFailedTasks(tx: Transaction, requestId: string): Promise<void> {
+  await tx.query(
+    `update finegrain.edit_tasks set state = 'open', editor_kind = null, editor_name = null,
+       lease_sha256 = null, lease_seconds = null, lease_expires_at = null, failure = null
+     where edit_request_id = $1 and state = 'failed'`,
     [requestId],
   );
 }

@@ -2,7 +2,15 @@
 import type { PairRow } from './pairs.ts';
 import type { Transaction } from './pool.ts';
 
-export type EditTaskState = 'open' | 'leased' | 'submitted' | 'cancelled';
+export type EditTaskState = 'open' | 'leased' | 'submitted' | 'failed' | 'cancelled';
+
+/** Why the service gave a task up. */
+export interface TaskFailure {
+  reason: string;
+  detail: string;
+  /** the model's last answer; null when it gave none */
+  last_output: string | null;
+}
 
 export interface EditTaskRow {
   id: string;
@@ -17,11 +25,12 @@ export interface EditTaskRow {
   lease_expires_at: Date | null;
   /** a lease that nobody has taken over */
   lease_is_over: boolean;
+  failure: TaskFailure | null;
   /** bare UUID */
   edit_id: string | null;
 }
 
-const columns = `t.id, t.edit_request_id, t.pair_id, t.slot, t.side, t.state, t.editor_kind, t.editor_name, t.lease_sha256, t.lease_expires_at,
+const columns = `t.id, t.edit_request_id, t.pair_id, t.slot, t.side, t.state, t.editor_kind, t.editor_name, t.lease_sha256, t.lease_expires_at, t.failure,
   t.state = 'leased' and t.lease_expires_at <= clock_timestamp() as lease_is_over,
   (select e.id from finegrain.edits e where e.project_id = t.project_id and e.edit_task_id = t.id) as edit_id`;
 
@@ -38,7 +47,7 @@ export interface ClaimableRequestRow {
   instructions: string | null;
 }
 
-/** Requests with work left that is given to editors of these kinds, oldest first. */
+/** Requests with work left, and time for it, that is given to editors of these kinds, oldest first. */
 export function selectClaimableRequests(
   tx: Transaction,
   filter: { requestId: string | null; editors: string[] },
@@ -47,7 +56,7 @@ export function selectClaimableRequests(
     `select r.id, r.instructions from finegrain.edit_requests r
      join finegrain.datasets d on d.project_id = r.project_id and d.id = r.dataset_id
      where ($1::uuid is null or r.id = $1) and r.editor = any ($2::text[])
-       and r.cancelled_at is null and d.archived_at is null
+       and r.cancelled_at is null and (r.deadline is null or r.deadline > clock_timestamp()) and d.archived_at is null
        and exists (select from finegrain.edit_tasks t
          where t.project_id = r.project_id and t.edit_request_id = r.id and t.state in ('open', 'leased'))
      order by r.id`,
@@ -214,6 +223,20 @@ export async function releaseTask(
          lease_sha256 = null, lease_seconds = null, lease_expires_at = null
        where ${held} returning ${columns}`,
       [taskId, leaseHash],
+    )
+  )[0];
+}
+
+/** Gives the task up; it keeps its editor. undefined when the lease is not held. */
+export async function failTask(
+  tx: Transaction,
+  { taskId, leaseHash }: Lease,
+  failure: TaskFailure,
+): Promise<EditTaskRow | undefined> {
+  return (
+    await tx.query<EditTaskRow>(
+      `update finegrain.edit_tasks t set state = 'failed', failure = $3 where ${held} returning ${columns}`,
+      [taskId, leaseHash, JSON.stringify(failure)],
     )
   )[0];
 }

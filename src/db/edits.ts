@@ -18,20 +18,22 @@ export interface EditRow {
   /** when a reviewer decided last */
   decided_at: Date | null;
   superseded_by: string | null;
+  /** of the prompt that the service's own editor was asked with; null for all others */
+  prompt_version: string | null;
   created_at: Date;
 }
 
 export type NewEdit = Omit<EditRow, 'decided_at' | 'superseded_by' | 'created_at'>;
 
 const columns =
-  'id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id, decided_at, superseded_by, created_at';
+  'id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id, prompt_version, decided_at, superseded_by, created_at';
 
 export async function insertEdits(tx: Transaction, projectId: string, edits: NewEdit[]): Promise<void> {
   await tx.query(
-    `insert into finegrain.edits (project_id, id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id)
-     select $1, n.id, n.pair_id, n.side, n.edited_response, n.editor_kind, n.editor_name, n.comment, n.status, n.alignment::jsonb, n.alignment_version, n.edit_task_id
-     from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::int[], $12::uuid[])
-       as n (id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id)`,
+    `insert into finegrain.edits (project_id, id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id, prompt_version)
+     select $1, n.id, n.pair_id, n.side, n.edited_response, n.editor_kind, n.editor_name, n.comment, n.status, n.alignment::jsonb, n.alignment_version, n.edit_task_id, n.prompt_version
+     from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::int[], $12::uuid[], $13::text[])
+       as n (id, pair_id, side, edited_response, editor_kind, editor_name, comment, status, alignment, alignment_version, edit_task_id, prompt_version)`,
     [
       projectId,
       edits.map((edit) => edit.id),
@@ -45,6 +47,7 @@ export async function insertEdits(tx: Transaction, projectId: string, edits: New
       edits.map((edit) => JSON.stringify(edit.alignment)),
       edits.map((edit) => edit.alignment_version),
       edits.map((edit) => edit.edit_task_id),
+      edits.map((edit) => edit.prompt_version),
     ],
   );
 }

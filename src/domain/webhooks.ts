@@ -6,7 +6,7 @@ export const webhookEvents = {
   'run.succeeded': 'A run ended well; its model, if it made one, is registered',
   'run.failed': 'A run failed for good: its attempts are used up, or its trainer gave up',
   'run.cancelled': 'A run was cancelled and has stopped',
-  'edit_request.completed': 'Every task of an edit request is done',
+  'edit_request.completed': 'Every task of an edit request is done, or was given up',
   'model.registered': 'A model was registered',
 } as const;
 
@@ -49,12 +49,4 @@ const longestRetryAfterSeconds = 6 * 3600;
 export function retryDelaySeconds(tries: number, random: number, retryAfterSeconds: number | null): number {
   const delay = firstDelaySeconds * 2 ** (tries - 1) * (0.8 + 0.4 * random);
   return Math.max(delay, Math.min(retryAfterSeconds ?? 0, longestRetryAfterSeconds));
-}
-
-/** RFC 9110 section 10.2.3: seconds, or a date. null when it is neither. */
-export function readRetryAfter(header: string | undefined, nowMs: number): number | null {
-  if (header === undefined) return null;
-  if (/^\d{1,9}$/.test(header)) return Number(header);
-  const at = Date.parse(header);
-  return Number.isNaN(at) ? null : Math.max(0, (at - nowMs) / 1000);
 }

@@ -9,6 +9,12 @@ export const Nullable = <T extends TSchema>(schema: T, options: Record<string, u
 
 export const Id = (example: string, description = 'Id') => Type.String({ description, examples: [example] });
 
+/** The description of an enum of codes, from a table of what they mean. */
+export const describeCodes = (table: Record<string, string>): string =>
+  Object.entries(table)
+    .map(([code, meaning]) => `\`${code}\`: ${meaning}.`)
+    .join(' ');
+
 export const Timestamp = Type.String({
   format: 'date-time',
   description: 'RFC 3339, UTC',

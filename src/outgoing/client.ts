@@ -22,6 +22,8 @@ export interface OutgoingRequest {
   timeoutMs: number;
   /** a longer answer is too_large; 0: the status says all, and the body is thrown away */
   maxAnswerBytes: number;
+  /** breaks the request off: its reason is thrown */
+  signal?: AbortSignal;
 }
 
 export interface OutgoingAnswer {
@@ -55,10 +57,11 @@ export function openOutgoingClient(options: { allow: readonly string[]; resolve?
   });
   return {
     check: (url) => void checkUrl(policy, url),
-    async request(text, { method, headers = {}, body, timeoutMs, maxAnswerBytes }) {
+    async request(text, { method, headers = {}, body, timeoutMs, maxAnswerBytes, signal: given }) {
       const url = checkUrl(policy, text);
       if ('host' in headers) throw new Error('The host of a request is that of its URL.');
-      const signal = AbortSignal.timeout(timeoutMs);
+      const timeout = AbortSignal.timeout(timeoutMs);
+      const signal = given ? AbortSignal.any([timeout, given]) : timeout;
       try {
         const answer = await agent.request({
           origin: url.origin,
@@ -74,6 +77,7 @@ export function openOutgoingClient(options: { allow: readonly string[]; resolve?
             : await readUpTo(answer.body, maxAnswerBytes);
         return { status: answer.statusCode, headers: answer.headers, body: content };
       } catch (error) {
+        if (given?.aborted) throw given.reason;
         throw requestError(error as NodeJS.ErrnoException, signal, url.host);
       }
     },

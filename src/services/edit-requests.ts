@@ -1,11 +1,21 @@
 // Edit requests: how many edits of which pairs are wanted, from whom, and how far that is.
 import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/edit-requests.ts';
+import { type Limits, selectLlmEditor } from '../db/llm-editors.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
+import {
+  createLlmEditor,
+  type LlmEditor,
+  type LlmUsage,
+  type NewLlmEditor,
+  renderLlmEditor,
+  resumeLlmEditor,
+  type Stopped,
+} from './llm-editors.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { filterValues, type PairFilter } from './pair-filter.ts';
 import { checkPrecondition, isConditional, type Precondition } from './preconditions.ts';
@@ -20,6 +30,9 @@ export interface NewEditRequest {
   editor: 'person' | 'program' | 'llm';
   redundancy?: number;
   instructions?: string | null;
+  deadline?: string | null;
+  /** with the editor `llm` only, and always then */
+  llm?: NewLlmEditor;
 }
 
 /** A request as lists show it. */
@@ -30,6 +43,7 @@ export interface EditRequestSummary {
   editor: string;
   redundancy: number;
   instructions: string | null;
+  deadline: string | null;
   state: db.EditRequestRow['state'];
   pairs: number;
   skipped: { no_preference: number; over_limit: number; unknown_external_ids: number };
@@ -40,6 +54,9 @@ export interface EditRequestSummary {
 export interface EditRequest extends EditRequestSummary {
   progress: db.EditProgressRow;
   editors: db.EditorProgressRow[];
+  llm: LlmEditor | null;
+  usage: LlmUsage | null;
+  stopped: Stopped | null;
 }
 
 function renderSummary(row: db.EditRequestRow): EditRequestSummary {
@@ -50,6 +67,7 @@ function renderSummary(row: db.EditRequestRow): EditRequestSummary {
     editor: row.editor,
     redundancy: row.redundancy,
     instructions: row.instructions,
+    deadline: row.deadline?.toISOString() ?? null,
     state: row.state,
     pairs: row.pairs,
     skipped: row.skipped as EditRequestSummary['skipped'],
@@ -63,24 +81,41 @@ async function readEditRequest(tx: Transaction, uuid: string): Promise<EditReque
     ...renderSummary((await db.selectEditRequest(tx, uuid))!),
     progress: await db.selectEditProgress(tx, uuid),
     editors: await db.selectEditorProgress(tx, uuid),
+    ...renderLlmEditor(await selectLlmEditor(tx, uuid)),
   };
 }
 
-/** Makes the tasks at once, for the pairs that are there now. @throws Problem not_found, conflict, unprocessable */
+const refused = (pointer: string, detail: string) =>
+  new Problem('unprocessable', `${pointer} ${detail}`, { errors: [{ pointer, detail, in: 'body' }] });
+
+/** A time that a client gave. @throws Problem unprocessable for the 31st of February and its like */
+function readTime(text: string, pointer: string): Date {
+  const time = new Date(text);
+  if (Number.isNaN(time.getTime())) throw refused(pointer, 'is no time.');
+  return time;
+}
+
+/**
+ * Makes the tasks at once, for the pairs that are there now; with the editor `llm` its work begins with the commit.
+ * @throws Problem not_found, conflict, unprocessable, missing_scope
+ */
 export function createEditRequest(
-  { db: database }: Services,
+  services: Services,
   caller: Caller,
-  { filter = {}, ...input }: NewEditRequest,
+  { filter = {}, llm, ...input }: NewEditRequest,
 ): Promise<EditRequest> {
-  if (input.editor === 'llm') {
-    const detail =
-      'the service has no LLM editor of its own yet; ask for "program", and let a program of yours claim the tasks as an editor of the kind llm';
-    throw new Problem('unprocessable', `/editor: ${detail}.`, {
-      errors: [{ pointer: '/editor', detail, in: 'body' }],
-    });
-  }
+  if (input.editor === 'llm' && llm === undefined)
+    throw refused(
+      '/llm',
+      'is required with the editor "llm": at least the base_url of a chat endpoint and a model.',
+    );
+  if (input.editor !== 'llm' && llm !== undefined)
+    throw refused('/llm', `is for the editor "llm" only, and this request is for a "${input.editor}".`);
   const values = filterValues(filter, { pointer: '/filter', in: 'body' });
-  return database.transaction(caller.projectId, async (tx) => {
+  const deadline = input.deadline ? readTime(input.deadline, '/deadline') : null;
+  if (deadline && deadline.getTime() <= Date.now())
+    throw refused('/deadline', 'is over already: give a time in the future.');
+  return services.db.transaction(caller.projectId, async (tx) => {
     const dataset = await findDataset(tx, input.dataset_id, '/dataset_id');
     if (dataset.archived_at)
       throw new Problem(
@@ -98,7 +133,9 @@ export function createEditRequest(
       editor: input.editor,
       redundancy: input.redundancy ?? 1,
       instructions: input.instructions ?? null,
+      deadline,
     });
+    if (llm) await createLlmEditor(services, tx, caller, id, llm);
     return readEditRequest(tx, id);
   });
 }
@@ -155,6 +192,38 @@ export function cancelEditRequest(
       checkPrecondition(condition, await readEditRequest(tx, uuid));
     }
     await db.cancelEditRequest(tx, uuid);
+    return readEditRequest(tx, uuid);
+  });
+}
+
+export interface Resumption {
+  limits?: Limits | null;
+  retry_failed?: boolean;
+}
+
+/**
+ * Lets the service's own editor go on, under new limits where they are given. Where it has not stopped nothing changes but
+ * the limits. @throws Problem not_found, conflict, precondition_failed, unprocessable, missing_scope
+ */
+export function resumeEditRequest(
+  { db: database }: Services,
+  caller: Caller,
+  id: string,
+  { limits = null, retry_failed: retryFailed = false }: Resumption,
+  condition: Precondition,
+): Promise<EditRequest> {
+  return database.transaction(caller.projectId, async (tx) => {
+    const { id: uuid } = await findEditRequest(tx, id);
+    await db.lockEditRequest(tx, uuid);
+    const current = await readEditRequest(tx, uuid);
+    if (isConditional(condition)) checkPrecondition(condition, current);
+    if (current.state === 'cancelled' || current.state === 'expired')
+      throw new Problem(
+        'conflict',
+        `The edit request is ${current.state}: ask anew for the pairs that are left, with the filter has_edit false for one.`,
+      );
+    if (retryFailed) await db.reopenFailedTasks(tx, uuid);
+    await resumeLlmEditor(tx, caller, uuid, limits);
     return readEditRequest(tx, uuid);
   });
 }

@@ -7,13 +7,16 @@ import { lockPair } from '../db/pairs.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
-import type { Caller, Services } from './context.ts';
+import type { Caller as KeyCaller, Services } from './context.ts';
 import { findEditRequest } from './edit-requests.ts';
 import { addEdits, type EditOfPair, type Editor, renderSubmitted, type SubmittedEdit } from './edits.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { type Pair, renderPair } from './pairs.ts';
 
 export const defaultLeaseSeconds = 600;
+
+/** The project alone: the service's own editor takes the way of everybody, and has no key. */
+type Caller = Pick<KeyCaller, 'projectId'>;
 
 /** Kinds of requests that are given to an editor of a kind: an outside LLM is a program to the one who asks. */
 const requestsFor = { person: ['person'], program: ['program'], llm: ['program'] };
@@ -28,6 +31,7 @@ export interface EditTask {
   editor: Editor | null;
   lease_expires_at: string | null;
   edit_id: string | null;
+  failure: db.TaskFailure | null;
 }
 
 function render(row: db.EditTaskRow): EditTask {
@@ -40,9 +44,10 @@ function render(row: db.EditTaskRow): EditTask {
     side: row.side,
     state,
     editor:
-      state === 'leased' || state === 'submitted' ? { kind: row.editor_kind!, name: row.editor_name! } : null,
+      state === 'open' || state === 'cancelled' ? null : { kind: row.editor_kind!, name: row.editor_name! },
     lease_expires_at: state === 'leased' ? row.lease_expires_at!.toISOString() : null,
     edit_id: row.edit_id && formatId('edit', row.edit_id),
+    failure: row.failure,
   };
 }
 
@@ -71,13 +76,17 @@ export interface ClaimResult {
   open: number | null;
 }
 
-/** Oldest request first, and in the order of its tasks. Nothing to give is no error. @throws Problem not_found, conflict */
+/**
+ * Oldest request first, and in the order of its tasks. Nothing to give is no error.
+ * @param editors kinds of requests to give of; those for an outside editor of its kind unless given
+ * @throws Problem not_found, conflict
+ */
 export function claimTasks(
-  { db: database }: Services,
+  { db: database }: Pick<Services, 'db'>,
   caller: Caller,
   { editor, edit_request_id, lease_seconds: leaseSeconds = defaultLeaseSeconds, limit = 1 }: ClaimRequest,
+  editors: string[] = requestsFor[editor.kind],
 ): Promise<ClaimResult> {
-  const editors = requestsFor[editor.kind];
   return database.transaction(caller.projectId, async (tx) => {
     let requestId: string | null = null;
     if (edit_request_id !== undefined) {
@@ -144,7 +153,11 @@ async function findTask(tx: Transaction, id: string): Promise<db.EditTaskRow> {
   return row;
 }
 
-export function getTask({ db: database }: Services, caller: Caller, id: string): Promise<EditTask> {
+export function getTask(
+  { db: database }: Pick<Services, 'db'>,
+  caller: Caller,
+  id: string,
+): Promise<EditTask> {
   return database.transaction(caller.projectId, async (tx) => render(await findTask(tx, id)));
 }
 
@@ -178,6 +191,8 @@ async function notHeld(tx: Transaction, id: string, leaseHash: Buffer): Promise<
       'conflict',
       `The task is done: it brought the edit ${formatId('edit', task.edit_id!)}.`,
     );
+  if (task.state === 'failed')
+    return new Problem('conflict', 'The task was given up; resuming its edit request opens it again.');
   if (task.state === 'cancelled')
     return new Problem('conflict', 'The edit request of this task was cancelled.');
   if (task.lease_sha256?.equals(leaseHash))
@@ -193,7 +208,7 @@ async function notHeld(tx: Transaction, id: string, leaseHash: Buffer): Promise<
 
 /** The lease from now on again, for as many seconds as before unless told otherwise. @throws Problem not_found, conflict */
 export function heartbeatTask(
-  { db: database }: Services,
+  { db: database }: Pick<Services, 'db'>,
   caller: Caller,
   id: string,
   { lease_token, lease_seconds }: { lease_token: string; lease_seconds?: number },
@@ -209,7 +224,7 @@ export function heartbeatTask(
 
 /** Gives a task back: every editor may get it again, this one too. @throws Problem not_found, conflict */
 export function releaseTask(
-  { db: database }: Services,
+  { db: database }: Pick<Services, 'db'>,
   caller: Caller,
   id: string,
   { lease_token }: { lease_token: string },
@@ -225,7 +240,7 @@ export function releaseTask(
 
 /** Gives a task back for others: this editor does not get its pair again. @throws Problem not_found, conflict */
 export function skipTask(
-  { db: database }: Services,
+  { db: database }: Pick<Services, 'db'>,
   caller: Caller,
   id: string,
   { lease_token, reason }: { lease_token: string; reason?: string | null },
@@ -249,10 +264,28 @@ export function skipTask(
   });
 }
 
+/** Gives a task up for everybody. @throws Problem not_found, conflict */
+export function failTask(
+  { db: database }: Pick<Services, 'db'>,
+  caller: Caller,
+  id: string,
+  { lease_token, failure }: { lease_token: string; failure: db.TaskFailure },
+): Promise<EditTask> {
+  const leaseHash = hashOf(lease_token);
+  return database.transaction(caller.projectId, async (tx) => {
+    const { id: taskId } = await findTask(tx, id);
+    const row = await db.failTask(tx, { taskId, leaseHash }, failure);
+    if (!row) throw await notHeld(tx, id, leaseHash);
+    return render(row);
+  });
+}
+
 export interface Submission {
   lease_token: string;
   edited_response: string;
   comment?: string | null;
+  /** of the service's own editor only */
+  prompt_version?: string | null;
 }
 
 /**
@@ -260,10 +293,10 @@ export interface Submission {
  * lost the first answer. @throws Problem not_found, conflict; edit_refused, and the task is still held
  */
 export function submitTask(
-  { db: database }: Services,
+  { db: database }: Pick<Services, 'db'>,
   caller: Caller,
   id: string,
-  { lease_token, edited_response, comment = null }: Submission,
+  { lease_token, edited_response, comment = null, prompt_version: promptVersion = null }: Submission,
 ): Promise<SubmittedEdit> {
   const leaseHash = hashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
@@ -277,6 +310,7 @@ export function submitTask(
       editor: { kind: pair.editor_kind, name: pair.editor_name },
       comment,
       taskId,
+      promptVersion,
     };
     const [submitted] = await addEdits(tx, caller.projectId, [edit], () => '/edited_response');
     return submitted!;

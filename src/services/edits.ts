@@ -45,6 +45,7 @@ export interface Edit {
   /** when a reviewer decided last */
   decided_at: string | null;
   superseded_by: string | null;
+  prompt_version: string | null;
   created_at: string;
 }
 
@@ -61,6 +62,7 @@ export function renderEdit(row: db.EditRow): Edit {
     edit_task_id: row.edit_task_id && formatId('editTask', row.edit_task_id),
     decided_at: row.decided_at?.toISOString() ?? null,
     superseded_by: row.superseded_by && formatId('edit', row.superseded_by),
+    prompt_version: row.prompt_version,
     created_at: row.created_at.toISOString(),
   };
 }
@@ -187,6 +189,8 @@ export interface EditOfPair {
   taskId: string | null;
   /** it is a reviewer's own, and waits for nobody */
   reviewed?: boolean;
+  /** of the service's own editor */
+  promptVersion?: string | null;
 }
 
 /**
@@ -229,7 +233,16 @@ export async function prepareEdits(tx: Transaction, edits: EditOfPair[]): Promis
 }
 
 function prepareEdit(
-  { pair, side, edited_response, editor, comment, taskId, reviewed = false }: EditOfPair,
+  {
+    pair,
+    side,
+    edited_response,
+    editor,
+    comment,
+    taskId,
+    promptVersion = null,
+    reviewed = false,
+  }: EditOfPair,
   policy: EditPolicy,
 ): PreparedEdit {
   const original = side === 'a' ? pair.response_a : pair.response_b;
@@ -252,6 +265,7 @@ function prepareEdit(
     alignment,
     alignment_version: ALIGNMENT_VERSION,
     edit_task_id: taskId,
+    prompt_version: promptVersion,
   };
   return { row, refusal: refusalOf(alignment, policy) };
 }

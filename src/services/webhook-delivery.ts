@@ -3,7 +3,8 @@
 import * as deliveries from '../db/webhook-deliveries.ts';
 import * as webhooks from '../db/webhooks.ts';
 import { formatId } from '../domain/ids.ts';
-import { maxTries, pingEvent, readRetryAfter, retryDelaySeconds, signedHeaders } from '../domain/webhooks.ts';
+import { readRetryAfter } from '../domain/retry-after.ts';
+import { maxTries, pingEvent, retryDelaySeconds, signedHeaders } from '../domain/webhooks.ts';
 import { OutgoingError } from '../outgoing/errors.ts';
 import type { Services } from './context.ts';
 import { seal, UnreadableSecret, unseal } from './sealing.ts';

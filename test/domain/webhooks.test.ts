@@ -1,5 +1,6 @@
 import t from 'tap';
-import { maxTries, readRetryAfter, retryDelaySeconds, signedHeaders } from '../../src/domain/webhooks.ts';
+import { readRetryAfter } from '../../src/domain/retry-after.ts';
+import { maxTries, retryDelaySeconds, signedHeaders } from '../../src/domain/webhooks.ts';
 
 t.test('a signature is the one of the Standard Webhooks specification', async (t) => {
   // the example that its reference libraries are tested with

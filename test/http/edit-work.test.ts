@@ -92,13 +92,15 @@ t.test('edit requests', async (t) => {
         state: 'open',
         pairs: 3,
         skipped: { no_preference: 1, over_limit: 0, unknown_external_ids: 0 },
-        progress: { open: 6, leased: 0, submitted: 0, cancelled: 0, total: 6, skipped: 0 },
+        deadline: null,
+        progress: { open: 6, leased: 0, submitted: 0, failed: 0, cancelled: 0, total: 6, skipped: 0 },
         editors: [],
         cancelled_at: null,
       },
     });
     t.same((await call('GET', `/v1/edit-requests/${answer.body.id}`)).body, answer.body);
-    const { progress, editors, ...summary } = answer.body;
+    const { progress, editors, llm, usage, stopped, ...summary } = answer.body;
+    t.same([llm, usage, stopped], [null, null, null], 'for the service’s own editor only');
     t.same((await call('GET', `/v1/edit-requests?dataset_id=${id}`)).body, {
       items: [summary],
       next_cursor: null,
@@ -151,10 +153,6 @@ t.test('edit requests', async (t) => {
   t.test('error', async (t) => {
     const { id } = await newDataset(server, 1);
     const post = (json: object) => call('POST', '/v1/edit-requests', { json });
-    t.match(await post({ dataset_id: id, editor: 'llm' }), {
-      status: 422,
-      body: { code: 'unprocessable', detail: /no LLM editor/, errors: [{ pointer: '/editor' }] },
-    });
     for (const [json, pointer] of [
       [{ editor: 'person' }, '/dataset_id'],
       [{ dataset_id: id }, '/editor'],
@@ -163,6 +161,7 @@ t.test('edit requests', async (t) => {
       [{ dataset_id: id, editor: 'person', filter: { external_id: 'x' } }, '/filter/external_id'],
       [{ dataset_id: id, editor: 'person', filter: { created_after: 'noon' } }, '/filter/created_after'],
       [{ dataset_id: id, editor: 'person', filter: { limit: 0 } }, '/filter/limit'],
+      [{ dataset_id: id, editor: 'person', deadline: 'noon' }, '/deadline'],
     ] as const)
       t.match(await post(json), { status: 400, body: { errors: [{ pointer }] } }, pointer);
     t.match(await post({ dataset_id: id, editor: 'person', instructions: 'a\0' }), {
@@ -197,6 +196,147 @@ t.test('edit requests', async (t) => {
     const annotator = await server.keyWith('read', 'edits:write');
     t.match(await call('POST', '/v1/edit-requests', { key: annotator, json }), { status: 403 });
     t.match(await call('POST', `${request}/cancel`, { key: annotator }), { status: 403 });
+  });
+});
+
+t.test('edit requests for the editor of the service', async (t) => {
+  const server = await startTestServer(t);
+  const { call } = server;
+  await call('PUT', '/v1/secrets/llm', { json: { value: 'sk-of-the-endpoint' } });
+  const { id } = await newDataset(server, 2);
+  const good = { base_url: 'https://llm.example/v1', model: 'tiny' };
+  const post = (llm: object | undefined, more: object = {}) =>
+    call('POST', '/v1/edit-requests', { json: { dataset_id: id, editor: 'llm', llm, ...more } });
+  const resume = (request: string, json: object = {}, options: object = {}) =>
+    call('POST', `/v1/edit-requests/${request}/resume`, { json, ...options });
+
+  t.test('the settings come out as they went in, with what was left out', async (t) => {
+    const { status, body } = await post(good);
+    t.equal(status, 202);
+    t.same(body.llm, {
+      ...good,
+      secret: null,
+      temperature: null,
+      max_tokens: null,
+      concurrency: 4,
+      requests_per_minute: null,
+      price: null,
+      limits: { max_total_tokens: null, max_cost: null },
+    });
+    t.same(body.usage, {
+      requests: 0,
+      retries: 0,
+      refused: 0,
+      input_tokens: 0,
+      output_tokens: 0,
+      cost: null,
+    });
+    const whole = {
+      ...good,
+      secret: 'llm',
+      temperature: 0,
+      max_tokens: 500,
+      concurrency: 16,
+      requests_per_minute: 60,
+      price: { input_per_million: 0.5, output_per_million: 1.5 },
+      limits: { max_total_tokens: 1000, max_cost: 0.5 },
+    };
+    const full = await post(whole);
+    t.same(full.body.llm, whole);
+    t.notMatch(full.text, 'sk-of-the-endpoint');
+    t.same((await call('GET', `/v1/edit-requests/${full.body.id}`)).body, full.body);
+  });
+
+  t.test(
+    'resume: new limits, then the old ones stay; on what has not stopped nothing else changes',
+    async (t) => {
+      const limits = { max_total_tokens: 1000 };
+      const { body } = await post({ ...good, limits });
+      const raised = await resume(body.id, { limits: { max_total_tokens: 2000 } });
+      t.match(raised, { status: 200, body: { ...body, llm: { limits: { max_total_tokens: 2000 } } } });
+      t.same((await resume(body.id)).body, raised.body);
+      t.match((await resume(body.id, { limits: {} })).body.llm.limits, { max_total_tokens: null });
+      const headers = { 'if-match': raised.headers.get('etag')! };
+      t.match(await resume(body.id, {}, { headers }), { status: 412 });
+    },
+  );
+
+  t.test('nobody else is given its tasks', async (t) => {
+    const { body } = await post(good);
+    for (const kind of ['person', 'program', 'llm']) {
+      const json = { editor: { kind, name: 'me' }, edit_request_id: body.id };
+      t.match(await call('POST', '/v1/edit-tasks/claim', { json }), conflict(/by a llm/), kind);
+      t.same((await call('POST', '/v1/edit-tasks/claim', { json: { editor: json.editor } })).body.items, []);
+    }
+  });
+
+  t.test('error', async (t) => {
+    for (const [llm, pointer, detail] of [
+      [undefined, '/llm', /is required with the editor "llm"/],
+      [{ ...good, base_url: 'ftp://llm.example' }, '/llm/base_url', /must begin with https/],
+      [{ ...good, base_url: 'not a url' }, '/llm/base_url', /cannot be parsed/],
+      [{ ...good, base_url: 'http://10.0.0.1/v1' }, '/llm/base_url', /not a public address/],
+      [{ ...good, base_url: 'https://a:b@llm.example/v1' }, '/llm/base_url', /user name or password/],
+      [{ ...good, secret: 'nobody' }, '/llm/secret', /PUT \/v1\/secrets\/nobody/],
+      [{ ...good, limits: { max_cost: 1 } }, '/llm/limits/max_cost', /needs \/llm\/price/],
+    ] as const)
+      t.match(await post(llm), {
+        status: 422,
+        body: { code: 'unprocessable', errors: [{ pointer, detail }] },
+      });
+    t.match(await post(good, { editor: 'person' }), {
+      status: 422,
+      body: { errors: [{ pointer: '/llm', detail: /for the editor "llm" only/ }] },
+    });
+    for (const [llm, pointer] of [
+      [{ model: 'tiny' }, '/llm/base_url'],
+      [{ ...good, model: '' }, '/llm/model'],
+      [{ ...good, concurrency: 17 }, '/llm/concurrency'],
+      [{ ...good, secret: 'No Name' }, '/llm/secret'],
+      [{ ...good, api_key: 'sk' }, '/llm/api_key'],
+      [{ ...good, price: { input_per_million: 1 } }, '/llm/price/output_per_million'],
+      [{ ...good, limits: { max_tokens: 1 } }, '/llm/limits/max_tokens'],
+    ] as const)
+      t.match(await post(llm), { status: 400, body: { errors: [{ pointer }] } }, pointer);
+    t.match(await resume('ereq_1'), { status: 404 });
+    t.match(await resume(await newRequest(server, id)), conflict(/Only the work of an `llm`/));
+    const { body } = await post(good);
+    t.match(await resume(body.id, { limits: { max_cost: 1 } }), {
+      status: 422,
+      body: { errors: [{ pointer: '/limits/max_cost' }] },
+    });
+    t.match(await resume(body.id, { force: true }), {
+      status: 400,
+      body: { errors: [{ pointer: '/force' }] },
+    });
+    await call('POST', `/v1/edit-requests/${body.id}/cancel`);
+    t.match(await resume(body.id), conflict(/is cancelled: ask anew/));
+    const { items } = (await call('GET', `/v1/edit-requests?dataset_id=${id}&limit=500`)).body;
+    t.ok(items.length < 10, 'what was refused has left no request behind');
+  });
+
+  t.test('security', async (t) => {
+    const { body } = await post({ ...good, secret: 'llm' });
+    const writer = await server.keyWith('read', 'pairs:write');
+    const as = { key: writer };
+    const json = { dataset_id: id, editor: 'llm', llm: { ...good, secret: 'llm' } };
+    const refusal = { status: 403, body: { code: 'missing_scope', detail: /"admin"/ } };
+    t.match(
+      await call('POST', '/v1/edit-requests', { json, ...as }),
+      refusal,
+      'it could send the key anywhere',
+    );
+    t.match(await resume(body.id, { limits: {} }, as), refusal, 'it could spend what it likes');
+    t.equal((await resume(body.id, {}, as)).status, 200);
+    t.equal((await call('POST', '/v1/edit-requests', { json: { ...json, llm: good }, ...as })).status, 202);
+    t.match(await resume(body.id, {}, { key: await server.keyWith('read', 'edits:write') }), { status: 403 });
+    t.match(await resume(body.id, {}, { key: await server.otherProjectKey() }), { status: 404 });
+    const without = await startTestServer(t, { keys: null });
+    const { id: dataset } = await newDataset(without, 1);
+    t.match(await without.call('POST', '/v1/edit-requests', { json: { ...json, dataset_id: dataset } }), {
+      status: 422,
+      body: { errors: [{ pointer: '/llm/secret', detail: /FINEGRAIN_SECRET_KEY/ }] },
+    });
   });
 });
 
@@ -447,6 +587,37 @@ t.test('edit tasks', async (t) => {
       cancelled_at: null,
     });
   });
+
+  t.test(
+    'after the deadline nothing is given out; who holds a task then may renew and submit it',
+    async (t) => {
+      const { id } = await newDataset(server, 2);
+      const deadline = new Date(Date.now() + 3_600_000).toISOString();
+      const mine = { edit_request_id: await newRequest(server, id, { deadline }) };
+      t.match(await progress(mine.edit_request_id), { state: 'open', deadline });
+      const [task] = (await claim(server, 'ann', mine)).items as [Claimed];
+      const client = new pg.Client({ connectionString: server.database.superuserUrl });
+      await client.connect();
+      await client.query(
+        "update finegrain.edit_requests set deadline = now() - interval '1 s' where deadline is not null",
+      );
+      await client.end();
+      t.match(await progress(mine.edit_request_id), { state: 'expired', progress: { open: 1, leased: 1 } });
+      t.same(await claim(server, 'bob', mine), { items: [], open: 0 });
+      t.match(await act(server, task, 'heartbeat'), { status: 200 });
+      t.match(await submit(server, task, 'right'), { status: 201 });
+      t.match(await call('POST', `/v1/edit-requests/${mine.edit_request_id}/cancel`), {
+        body: { state: 'cancelled', progress: { cancelled: 1, submitted: 1 } },
+      });
+      const past = { dataset_id: id, editor: 'person', deadline: '2020-01-01T00:00:00Z' };
+      t.match(await call('POST', '/v1/edit-requests', { json: past }), {
+        status: 422,
+        body: { errors: [{ pointer: '/deadline', detail: /is over already/ }] },
+      });
+      const done = await newRequest(server, id, { deadline, filter: { external_ids: ['nobody'] } });
+      t.match(await progress(done), { state: 'finished' });
+    },
+  );
 
   t.test('a dataset that is archived meanwhile: leases go on, nothing new is given out', async (t) => {
     const { id } = await newDataset(server, 2);

@@ -276,3 +276,20 @@ t.test('certificates are checked, against the host too', async (t) => {
   t.equal(await outcome('right.test'), 'secure');
   t.equal(await outcome('wrong.test'), 'tls_failed');
 });
+
+t.test('a request that its caller breaks off ends with the reason, and its connection with it', async (t) => {
+  let closed: Promise<unknown> | undefined;
+  const port = await serve(t, (request, response) => {
+    closed = once(request.socket, 'close');
+    response.write('half');
+  });
+  const client = open(t, ['127.0.0.1']);
+  const abort = new AbortController();
+  const reason = new Error('not wanted any more');
+  const asked = client.request(`http://127.0.0.1:${port}/`, { ...get, signal: abort.signal });
+  while (closed === undefined) await new Promise((done) => setTimeout(done, 5));
+  abort.abort(reason);
+  await t.rejects(asked, reason);
+  await closed;
+  await t.rejects(client.request(`http://127.0.0.1:${port}/`, { ...get, signal: abort.signal }), reason);
+});

@@ -1,8 +1,9 @@
 // /v1/edit-requests: ask for edits of the pairs of a dataset, see how far they are, cancel.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
-import { Type } from 'typebox';
+import { type TSchema, Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as requests from '../../services/edit-requests.ts';
+import { stopReasons } from '../../services/llm-editors.ts';
 import {
   IfMatch,
   ifNoneMatchHeaders,
@@ -13,9 +14,10 @@ import {
   tagged,
 } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
+import { describeCodes, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { datasetExample, Editor } from './edits.ts';
 import { pairFilterFields } from './pairs.ts';
+import { SecretName } from './secrets.ts';
 
 export const requestExample = 'ereq_019356f0c8f17a2b9c3d4e5f6a7b8c9d';
 
@@ -49,6 +51,139 @@ export const Instructions = Nullable(Type.String({ maxLength: 100_000 }), {
   examples: ['Change as little as possible. Correct facts, remove insults.'],
 });
 
+const Deadline = Nullable(
+  Type.String({ format: 'date-time', description: 'RFC 3339', examples: ['2027-01-31T17:00:00Z'] }),
+  {
+    description:
+      'No task is given out after it; whoever holds one then may renew its lease and submit. What is left makes the request `expired`.',
+  },
+);
+
+const limit = (description: string, schema: TSchema) => Type.Optional(Nullable(schema, { description }));
+const Limits = Type.Object(
+  {
+    max_total_tokens: limit(
+      'Input and output tokens together, of all calls',
+      Type.Integer({ minimum: 1, maximum: 1_000_000_000_000 }),
+    ),
+    max_cost: limit(
+      'Of all calls, in the currency of `price`, which it needs',
+      Type.Number({ minimum: 0, maximum: 1_000_000_000 }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    $id: 'LlmLimits',
+    description:
+      'Checked before each call against the most that it and the calls under way can take: a byte of the messages is at most a token, an answer at most `max_tokens`. When there is no room for a call the work stops with the reason `budget`.',
+    examples: [{ max_total_tokens: 2_000_000, max_cost: 5 }],
+  },
+);
+const price = Type.Number({ minimum: 0, maximum: 1_000_000 });
+const settings = {
+  base_url: Type.String({
+    minLength: 1,
+    maxLength: 2000,
+    description:
+      'Of an OpenAI-compatible endpoint; `/chat/completions` is added to its path. Everybody who may read the project sees it: put no key in it',
+    examples: ['https://llm.example/v1'],
+  }),
+  model: Type.String({
+    minLength: 1,
+    maxLength: 190,
+    description: 'As the endpoint calls it; the edits carry it as the name of their editor',
+    examples: ['qwen3-8b'],
+  }),
+  secret: Type.Optional(
+    Nullable(SecretName, {
+      description: 'The secret that holds the key of the endpoint. Naming one needs the scope `admin`',
+    }),
+  ),
+  temperature: Type.Optional(
+    Nullable(Type.Number({ minimum: 0, maximum: 2 }), { description: 'Left to the endpoint unless given' }),
+  ),
+  max_tokens: Type.Optional(
+    Nullable(Type.Integer({ minimum: 16, maximum: 1_000_000 }), {
+      description: 'Of an answer, thoughts included; unless given as many as the response can have, and 1024',
+    }),
+  ),
+  concurrency: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: 16, default: 4, description: 'Calls at a time' }),
+  ),
+  requests_per_minute: Type.Optional(
+    Nullable(Type.Integer({ minimum: 1, maximum: 60_000 }), {
+      description: 'Calls begin at even distances, retries too',
+    }),
+  ),
+  price: Type.Optional(
+    Nullable(
+      Type.Object({ input_per_million: price, output_per_million: price }, { additionalProperties: false }),
+      {
+        description: 'Of a million tokens, in any currency; for `usage.cost` and `limits.max_cost`',
+        examples: [{ input_per_million: 0.2, output_per_million: 0.8 }],
+      },
+    ),
+  ),
+};
+const llmExample = {
+  base_url: 'https://llm.example/v1',
+  model: 'qwen3-8b',
+  secret: 'llm-api-key',
+  concurrency: 8,
+  price: { input_per_million: 0.2, output_per_million: 0.8 },
+  limits: { max_cost: 5 },
+};
+const NewLlmEditor = Type.Object(
+  { ...settings, limits: Type.Optional(Nullable(Type.Ref('LlmLimits'))) },
+  { $id: 'NewLlmEditor', additionalProperties: false, examples: [llmExample] },
+);
+const LlmEditor = Type.Object(
+  { ...settings, limits: Type.Ref('LlmLimits') },
+  { $id: 'LlmEditor', description: 'The service’s own editor, as it was asked for', examples: [llmExample] },
+);
+
+const Usage = Type.Object(
+  {
+    requests: Type.Integer({ description: 'Calls of the endpoint' }),
+    retries: Type.Integer({ description: 'Calls among them that repeated a failed one' }),
+    refused: Type.Integer({ description: 'Answers that were no minimal edit' }),
+    input_tokens: Type.Integer({
+      description:
+        'As the endpoint counts. A call that broke off, or an answer that does not say, counts with the most that it can have taken',
+    }),
+    output_tokens: Type.Integer(),
+    cost: Nullable(Type.Number(), { description: 'By `price`; null without one' }),
+  },
+  {
+    $id: 'LlmUsage',
+    examples: [
+      {
+        requests: 3720,
+        retries: 40,
+        refused: 96,
+        input_tokens: 1_480_000,
+        output_tokens: 610_000,
+        cost: 0.784,
+      },
+    ],
+  },
+);
+
+const Stopped = Type.Object(
+  {
+    reason: Type.Enum(Object.keys(stopReasons), {
+      description: describeCodes(stopReasons),
+      examples: ['credentials'],
+    }),
+    detail: Type.String({
+      description: 'What happened, as far as the endpoint said it',
+      examples: ['The endpoint answered 401: Incorrect API key'],
+    }),
+    at: Timestamp,
+  },
+  { $id: 'LlmStopped' },
+);
+
 const summary = {
   id: Id(requestExample),
   dataset_id: Id(datasetExample),
@@ -56,9 +191,10 @@ const summary = {
   editor: Type.Enum(['person', 'program', 'llm'], { description: 'Whose edits are wanted' }),
   redundancy: Redundancy,
   instructions: Instructions,
-  state: Type.Enum(['open', 'finished', 'cancelled'], {
+  deadline: Deadline,
+  state: Type.Enum(['open', 'stopped', 'expired', 'finished', 'cancelled'], {
     description:
-      '`open`: tasks are open or leased. `finished`: every task is submitted. `cancelled`: by somebody, with tasks left.',
+      '`open`: tasks are open or leased. `stopped`: so they are, and the service’s own editor does not go on before it is resumed; `stopped` says why. `expired`: so they are, and the deadline is over. `finished`: every task is submitted or failed. `cancelled`: by somebody, with tasks left.',
   }),
   pairs: Type.Integer({ description: 'That became tasks', examples: [3600] }),
   skipped: Type.Object(
@@ -86,6 +222,7 @@ const EditRequest = Type.Object(
         open: Type.Integer({ description: 'Free to be claimed; a task whose lease ran out is among them' }),
         leased: Type.Integer({ description: 'In the hands of an editor' }),
         submitted: Type.Integer(),
+        failed: Type.Integer({ description: 'Given up by the service’s own editor' }),
         cancelled: Type.Integer(),
         total: Type.Integer({
           description: 'Pairs × redundancy; a pair that is deleted takes its tasks along',
@@ -96,7 +233,9 @@ const EditRequest = Type.Object(
       },
       {
         description: 'Tasks by state',
-        examples: [{ open: 5120, leased: 80, submitted: 2000, cancelled: 0, total: 7200, skipped: 12 }],
+        examples: [
+          { open: 5120, leased: 80, submitted: 2000, failed: 0, cancelled: 0, total: 7200, skipped: 12 },
+        ],
       },
     ),
     editors: Type.Array(
@@ -104,13 +243,21 @@ const EditRequest = Type.Object(
         ...Editor.properties,
         submitted: Type.Integer(),
         leased: Type.Integer(),
+        failed: Type.Integer(),
         skipped: Type.Integer(),
       }),
       {
         description: 'What each editor has done; the busiest first',
-        examples: [[{ kind: 'person', name: 'annotator-7', submitted: 412, leased: 10, skipped: 3 }]],
+        examples: [
+          [{ kind: 'person', name: 'annotator-7', submitted: 412, leased: 10, failed: 0, skipped: 3 }],
+        ],
       },
     ),
+    llm: Nullable(Type.Ref('LlmEditor'), { description: 'Of the editor `llm`; null for others' }),
+    usage: Nullable(Type.Ref('LlmUsage'), { description: 'What `llm` has used so far' }),
+    stopped: Nullable(Type.Ref('LlmStopped'), {
+      description: 'Why `llm` does not go on; null while it does',
+    }),
   },
   { $id: 'EditRequest' },
 );
@@ -121,7 +268,17 @@ export const editRequestRoutes: FastifyPluginAsyncTypebox<{ services: Services }
   app,
   { services },
 ) => {
-  for (const schema of [EditFilter, EditRequestSummary, EditRequest]) app.addSchema(schema);
+  for (const schema of [
+    EditFilter,
+    Limits,
+    NewLlmEditor,
+    LlmEditor,
+    Usage,
+    Stopped,
+    EditRequestSummary,
+    EditRequest,
+  ])
+    app.addSchema(schema);
 
   app.post(
     '/v1/edit-requests',
@@ -133,18 +290,25 @@ export const editRequestRoutes: FastifyPluginAsyncTypebox<{ services: Services }
         summary: 'Ask for edits of the pairs of a dataset',
         description: `Makes tasks of the pairs that are there now: \`redundancy\` of them for each pair whose preference is known. An editor
 works on the less-preferred response. Tasks are done through \`POST /v1/edit-tasks/claim\` with the scope \`edits:write\`; those of a request for a \`person\` are given to
-editors of the kind \`person\`, those for a \`program\` to the kinds \`program\` and \`llm\`. The editor \`llm\`, the service's own, is not there yet (422). A dataset that is archived
-takes no request (409); when it is archived later, its tasks are not given out until it is restored.`,
+editors of the kind \`person\`, those for a \`program\` to the kinds \`program\` and \`llm\`. A dataset that is archived takes no request (409); when it is archived later, its tasks are not given
+out until it is restored.
+
+Those for an \`llm\` are done by the service's own editor: it asks the endpoint of \`llm\` for the smallest edit that makes the response at least as good as the
+preferred one, takes no rewrite, and asks once more before it gives a task up (\`failed\`). Its edits name the model as their editor, \`{kind: "llm", name: MODEL}\`; a further sample
+of the same pair, for the redundancy or another request, is \`MODEL#2\`, \`MODEL#3\` and so on, so that no editor gets a pair twice. An endpoint that is busy or
+fails is asked again later; where only a person can help, or a limit is reached, the request is \`stopped\` until \`/resume\`.`,
         body: Type.Object(
           {
             dataset_id: Id(datasetExample),
             filter: Type.Optional(Type.Ref('EditFilter')),
             editor: Type.Enum(['person', 'program', 'llm'], {
-              description: 'Whose edits are wanted; `llm` is not there yet',
+              description: 'Whose edits are wanted; `llm` is the service’s own editor, and needs `llm`',
               examples: ['person'],
             }),
             redundancy: Type.Optional(Redundancy),
             instructions: Type.Optional(Instructions),
+            deadline: Type.Optional(Deadline),
+            llm: Type.Optional(Type.Ref('NewLlmEditor')),
           },
           {
             additionalProperties: false,
@@ -237,6 +401,48 @@ takes no request (409); when it is archived later, its tasks are not given out u
             services,
             request.caller,
             request.params.edit_request_id,
+            preconditionOf(request),
+          ),
+        ),
+      ),
+  );
+
+  app.post(
+    '/v1/edit-requests/:edit_request_id/resume',
+    {
+      config: { scope: 'pairs:write', idempotency: 'accepted' },
+      schema: {
+        operationId: 'resumeEditRequest',
+        tags: ['editing work'],
+        summary: 'Let the service’s own editor go on',
+        description: `After the cause of \`stopped\` is mended: a secret is set again, an endpoint is back, a limit is raised. \`limits\` take the place of the old ones,
+at any time (with a secret that needs the scope \`admin\`); without them they stay. \`retry_failed\` opens failed tasks again. 409 for a request that is cancelled or expired, or not for an \`llm\`.`,
+        params,
+        headers: Type.Object(IfMatch),
+        body: Type.Object(
+          {
+            limits: Type.Optional(Nullable(Type.Ref('LlmLimits'))),
+            retry_failed: Type.Optional(
+              Type.Boolean({
+                default: false,
+                description: 'Failed tasks too; on a finished request these alone',
+              }),
+            ),
+          },
+          { additionalProperties: false, examples: [{ limits: { max_cost: 10 } }] },
+        ),
+        response: { 200: Tagged(Type.Ref('EditRequest')), ...problemResponses(404, 409, 412, 413, 415) },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await requests.resumeEditRequest(
+            services,
+            request.caller,
+            request.params.edit_request_id,
+            request.body as requests.Resumption,
             preconditionOf(request),
           ),
         ),

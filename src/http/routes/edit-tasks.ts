@@ -1,16 +1,17 @@
 // /v1/edit-tasks: claim pairs under a lease, renew it, submit the edit, give back, skip; list and get.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
+import { failureReasons } from '../../domain/edit-answers.ts';
 import type { Services } from '../../services/context.ts';
 import * as tasks from '../../services/edit-tasks.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
+import { describeCodes, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { Instructions, requestExample } from './edit-requests.ts';
 import { Comment, EditedResponse, Editor, editExample, pairExample, taskExample } from './edits.ts';
 
-const State = Type.Enum(['open', 'leased', 'submitted', 'cancelled'], {
+const State = Type.Enum(['open', 'leased', 'submitted', 'failed', 'cancelled'], {
   description:
-    '`open`: free to be claimed, at first, after a release, a skip, or when the lease ran out. `leased`: an editor holds it. `submitted`: it has its edit. `cancelled`: its request was.',
+    '`open`: free to be claimed, at first, after a release, a skip, or when the lease ran out. `leased`: an editor holds it. `submitted`: it has its edit. `failed`: the service’s own editor gave it up; resuming its request with `retry_failed` opens it again. `cancelled`: its request was.',
 });
 const LeaseSeconds = (options: Record<string, unknown>) =>
   Type.Integer({ minimum: 5, maximum: 86_400, ...options });
@@ -35,9 +36,21 @@ const EditTask = Type.Object(
       description: 'The less-preferred response when the task was made or last claimed',
     }),
     state: State,
-    editor: Nullable(Editor, { description: 'Who holds or has submitted it' }),
+    editor: Nullable(Editor, { description: 'Who holds it, has submitted it, or gave it up' }),
     lease_expires_at: Nullable(Timestamp),
     edit_id: Nullable(Id(editExample), { description: 'The edit that it brought' }),
+    failure: Nullable(
+      Type.Object({
+        reason: Type.Enum(Object.keys(failureReasons), {
+          description: describeCodes(failureReasons),
+        }),
+        detail: Type.String({ description: 'What was wrong, as the model was told' }),
+        last_output: Nullable(Type.String(), {
+          description: 'The last answer of the model, up to 200,000 characters; null when it gave none',
+        }),
+      }),
+      { description: 'Why a `failed` task was given up', examples: [null] },
+    ),
   },
   { $id: 'EditTask' },
 );
@@ -86,7 +99,7 @@ Nothing to give is no error: \`items\` is empty, and \`open\` says what that mea
             edit_request_id: Type.Optional(
               Id(
                 requestExample,
-                'Of this request only. One that is finished, cancelled or of an archived dataset gives nothing; one for another kind of editor is a 409',
+                'Of this request only. One that is finished, cancelled, past its deadline or of an archived dataset gives nothing; one for another kind of editor is a 409',
               ),
             ),
             lease_seconds: Type.Optional(

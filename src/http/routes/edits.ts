@@ -147,6 +147,11 @@ const Edit = Type.Object(
     edit_task_id: Nullable(Id(taskExample), {
       description: 'The task that it answered; null for one that was posted',
     }),
+    prompt_version: Nullable(Type.String(), {
+      description:
+        'The prompt that the service’s own editor was asked with; null for the edits of all others',
+      examples: [null],
+    }),
     decided_at: Nullable(Timestamp, { description: 'When a reviewer decided last' }),
     superseded_by: Nullable(Id(editExample), {
       description: 'The edit that a reviewer put in its place',

@@ -6,7 +6,7 @@ import * as secrets from '../../services/secrets.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { problemResponses, Timestamp } from '../schemas.ts';
 
-const SecretName = Type.String({
+export const SecretName = Type.String({
   pattern: '^[a-z0-9][a-z0-9_-]{0,62}$',
   description: 'Small letters, digits, `_` and `-`',
   examples: ['llm-api-key'],

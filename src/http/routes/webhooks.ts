@@ -5,7 +5,7 @@ import { pingEvent, type WebhookEvent, webhookEvents } from '../../domain/webhoo
 import type { Services } from '../../services/context.ts';
 import * as webhooks from '../../services/webhooks.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
+import { describeCodes, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 
 const webhookExample = 'wh_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 const deliveryExample = 'whd_019356f0b2c37d4e8f5a6b7c8d9e0f1a';
@@ -21,9 +21,7 @@ const Url = Type.String({
 const Events = Type.Array(Type.Enum(eventNames), {
   minItems: 1,
   uniqueItems: true,
-  description: Object.entries(webhookEvents)
-    .map(([name, meaning]) => `\`${name}\`: ${meaning}.`)
-    .join(' '),
+  description: describeCodes(webhookEvents),
   examples: [['run.succeeded', 'run.failed']],
 });
 const Description = Nullable(Type.String({ maxLength: 1000 }), {
@@ -82,9 +80,7 @@ const WebhookDelivery = Type.Object(
           examples: [200],
         }),
         error: Nullable(Type.String(), {
-          description: Object.entries(webhooks.deliveryErrors)
-            .map(([code, meaning]) => `\`${code}\`: ${meaning}.`)
-            .join(' '),
+          description: describeCodes(webhooks.deliveryErrors),
           examples: [null],
         }),
         duration_ms: Type.Integer({ examples: [84] }),
