@@ -31,7 +31,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": ("FastGelu", {}),
 }
 LANES = 16
-# Whoever scores may put a token behind a sequence of full length, and throw its reward away (src/scoring/reward-graph.ts).
+# Scorers may put a token behind a sequence of full length, whose reward they throw away (src/scoring/reward-graph.ts).
 SPARE = 1
 # A protobuf holds at most 2 GiB; larger weights lie beside the graph.
 INLINE_BYTES = 1 << 30
@@ -216,7 +216,7 @@ def _side_by_side(*layers: nn.Linear) -> Affine:
 
 
 def _rotary(model: nn.Module) -> tuple[np.ndarray, np.ndarray] | None:
-    """Cosines and sines of every position that the model can have, and SPARE more; None for what GroupQueryAttention cannot turn by."""
+    """Cosines and sines of every position; None for what GroupQueryAttention cannot turn by."""
     rotary = model.rotary_emb
     frequencies = rotary.inv_freq.detach().cpu().double().numpy()
     if rotary.rope_type in DYNAMIC_ROTARY or len(frequencies) % 8:
