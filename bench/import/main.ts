@@ -45,8 +45,8 @@ try {
     LOG_LEVEL: 'error',
   });
   const service = { url: await readyAddress(api), key };
+  const memory = await measureMemory(service, api.process.pid!, gigabytes); // of a process that has done nothing yet
   const speed = await measureSpeed(installation, service, { count, rounds });
-  const memory = await measureMemory(service, api.process.pid!, gigabytes);
   const reading = await measureReading(installation, service, count);
   api.process.kill('SIGTERM');
   await api.ended;

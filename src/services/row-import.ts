@@ -43,7 +43,7 @@ export interface ImportResult {
 }
 
 /** What a batch holds at most; it may exceed the bytes by its last row. */
-const fullBatch = { rows: 1000, bytes: 4_000_000 };
+const fullBatch = { rows: 1000, bytes: 2_000_000 };
 const listedErrors = 100;
 
 /**
