@@ -153,7 +153,7 @@ export function selectEditsForExport(
          where p.dataset_id = $1 and ($2::text is null or e.status = $2) and ($3::uuid is null or e.id > $3)
          order by e.id limit $4) e
      )
-     select id, e.pair_id, page.pair_external_id, e.side, e.edited_response, e.editor_kind, e.editor_name, e.comment, e.status, e.created_at
+     select id, e.pair_id, page.pair_external_id, e.side, e.edited_response, e.editor_kind, e.editor_name, e.comment, e.prompt_version, e.status, e.created_at
      from page join finegrain.edits e using (id)
      where page.before < $5
      order by id`,

@@ -4,7 +4,7 @@ import { type TSchema, Type } from 'typebox';
 import { Compile } from 'typebox/compile';
 import type { EditStatus } from '../db/edits.ts';
 import { pointerToken } from '../errors.ts';
-import type { Editor } from './edits.ts';
+import type { Edit, Editor } from './edits.ts';
 import { firstError, maxTextLength, type RowError } from './pair-rows.ts';
 
 export interface EditRowInput {
@@ -15,6 +15,8 @@ export interface EditRowInput {
   edited_response: string;
   editor: Editor;
   comment: string | null;
+  /** of an edit of the service's own editor */
+  prompt_version: string | null;
   /** as it was exported; null for a new one */
   status: EditStatus | null;
 }
@@ -37,6 +39,7 @@ const format = Compile(
       { additionalProperties: false },
     ),
     comment: OrNull(Type.String({ maxLength: 10_000 })),
+    prompt_version: OrNull(Type.String({ maxLength: 200 })),
     status: OrNull(Type.Enum(['pending', 'accepted', 'unchanged', 'stale', 'rejected', 'superseded'])),
   }),
 );
@@ -49,17 +52,25 @@ const columns = new Set([
   'edited_response',
   'editor',
   'comment',
+  'prompt_version',
   'status',
 ]);
 // of an edit as GET /v1/edits/{id} and the export give it
-const passedBy = new Set(['id', 'alignment', 'edit_task_id', 'decided_at', 'superseded_by', 'created_at']);
+const passedBy: Record<Exclude<keyof Edit, keyof EditRowInput>, true> = {
+  id: true,
+  alignment: true,
+  edit_task_id: true,
+  decided_at: true,
+  superseded_by: true,
+  created_at: true,
+};
 
 /** @returns the edit, or the first thing that is wrong with the row */
 export function parseEditRow(row: unknown): EditRowInput | RowError {
   if (typeof row !== 'object' || row === null || Array.isArray(row))
     return { code: 'invalid_row', pointer: '', detail: 'is not a JSON object' };
   if (!format.Check(row)) return firstError(format.Errors(row));
-  const strange = Object.keys(row).find((name) => !columns.has(name) && !passedBy.has(name));
+  const strange = Object.keys(row).find((name) => !columns.has(name) && !Object.hasOwn(passedBy, name));
   if (strange !== undefined)
     return { code: 'invalid_row', pointer: `/${pointerToken(strange)}`, detail: 'is no column of an edit' };
   const given = row as Partial<EditRowInput> & Pick<EditRowInput, 'edited_response' | 'editor'>;
@@ -71,6 +82,7 @@ export function parseEditRow(row: unknown): EditRowInput | RowError {
     edited_response: given.edited_response,
     editor: given.editor,
     comment: given.comment ?? null,
+    prompt_version: given.prompt_version ?? null,
     status: given.status ?? null,
   };
 }

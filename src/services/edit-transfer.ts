@@ -44,11 +44,11 @@ async function storeEdits(
   const outcomes = rows.map((row, index): RowOutcome | { edit: EditOfPair; row: EditRowInput } => {
     const pair = found[index]!;
     if ('code' in pair) return pair;
-    const { edited_response, editor, comment } = row;
+    const { edited_response, editor, comment, prompt_version: promptVersion } = row;
     const side = row.side ?? (pair.preference && (pair.preference === 'a' ? 'b' : 'a'));
     if (side === null)
       return invalid('invalid_row', '/side', 'is required while the preference of the pair is null');
-    return { edit: { pair, side, edited_response, editor, comment, taskId: null }, row };
+    return { edit: { pair, side, edited_response, editor, comment, promptVersion, taskId: null }, row };
   });
   const edits = outcomes.flatMap((outcome) =>
     typeof outcome === 'object' && 'edit' in outcome ? [outcome] : [],
@@ -174,6 +174,7 @@ function render(row: db.ExportedEditRow): ExportedEdit {
     edited_response: row.edited_response,
     editor: { kind: row.editor_kind, name: row.editor_name },
     comment: row.comment,
+    prompt_version: row.prompt_version,
     status: row.status,
     created_at: row.created_at.toISOString(),
   };

@@ -3,6 +3,8 @@
 import t from 'tap';
 import { startTestServer } from '../support/server.ts';
 
+t.setTimeout(180_000);
+
 const ndjson = { 'content-type': 'application/x-ndjson' };
 const editor = { kind: 'person', name: 'ann' };
 
@@ -164,7 +166,7 @@ const cases: Case[] = [
   },
 ];
 
-t.test('bad input', { timeout: 120_000 }, async (t) => {
+t.test('bad input', async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
   const good = (external_id: string) =>

@@ -48,7 +48,7 @@ t.test('import and export of edits', async (t) => {
     const { body } = await call('GET', `/v1/datasets/${dataset}/pairs?limit=1`);
     const rows = [
       edit(0),
-      { ...edit(1), dataset_id: dataset, comment: null, side: null },
+      { ...edit(1), dataset_id: dataset, comment: null, side: null, prompt_version: 'minimal-edit/1' },
       { pair_id: body.items[0].id, edited_response: 'The nice answer number 0', editor },
       edit(0),
       { ...edit(2), pair_external_id: 'nobody' },

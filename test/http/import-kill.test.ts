@@ -6,7 +6,7 @@ import t from 'tap';
 import { startApiProcess } from '../support/api-process.ts';
 import { createTestDatabase } from '../support/database.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(180_000);
 
 const key = 'fg_the-key-of-the-killed-service';
 const total = 6000;

@@ -3,6 +3,8 @@ import t from 'tap';
 import { registerTinyModel } from '../support/models.ts';
 import { startTestServer } from '../support/server.ts';
 
+t.setTimeout(180_000);
+
 const editor = { kind: 'person', name: 'ann' };
 const parsed = (text: string) =>
   text
@@ -10,7 +12,7 @@ const parsed = (text: string) =>
     .filter((line) => line !== '')
     .map((line) => JSON.parse(line));
 
-t.test('filters and exports of pairs', { timeout: 120_000 }, async (t) => {
+t.test('filters and exports of pairs', async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
   await registerTinyModel(server, { alias: 'tiny' });

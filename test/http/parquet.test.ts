@@ -5,6 +5,8 @@ import { parquetWriteBuffer } from 'hyparquet-writer';
 import t from 'tap';
 import { startTestServer } from '../support/server.ts';
 
+t.setTimeout(180_000);
+
 const parquet = { 'content-type': 'application/vnd.apache.parquet' };
 const texts = (name: string, data: (string | null)[]) => ({ name, data, type: 'STRING' as const });
 type Options = Partial<Parameters<typeof parquetWriteBuffer>[0]>;
@@ -34,7 +36,7 @@ const schema = [
   leaf('value'),
 ];
 
-t.test('Parquet', { timeout: 120_000 }, async (t) => {
+t.test('Parquet', async (t) => {
   const server = await startTestServer(t);
   const { call } = server;
   const newDataset = async () => (await call('POST', '/v1/datasets', { json: { name: 'parquet' } })).body.id;
