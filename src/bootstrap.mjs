@@ -35,6 +35,7 @@ const programs = {
   'bench:loop': { entry: 'dist/bench/loop/main.js', needsPython: true },
   'bench:queue': { entry: 'dist/bench/queue/main.js', needsPython: false },
   'bench:import': { entry: 'dist/bench/import/main.js', needsPython: false },
+  'bench:claims': { entry: 'dist/bench/edit-work/main.js', needsPython: false },
   'bench:alignment': { entry: 'dist/bench/alignment/main.js', needsPython: true },
   'bench:controls': { entry: 'dist/bench/loop/controls.js', needsPython: true },
 };

@@ -42,43 +42,40 @@ export async function lockEditor(tx: Transaction, projectId: string, editorName:
   ]);
 }
 
-export interface ClaimableRequestRow {
-  id: string;
-  instructions: string | null;
-}
+// What bars the editor named $1 from a task t with its pair p: a pair that this editor has skipped, holds or has submitted, and one
+// whose less-preferred response has a posted edit of the same name. An own lease that is over bars the other tasks of its
+// pair, not its own: a submit that commits in that moment cannot make two edits of one pair.
+const bars = [
+  `finegrain.edit_skips s
+    where s.project_id = t.project_id and s.pair_id = t.pair_id and s.editor_name = $1`,
+  `finegrain.edit_tasks o
+    where o.project_id = t.project_id and o.pair_id = t.pair_id and o.editor_name = $1 and o.id <> t.id`,
+  `finegrain.edits e
+    where e.project_id = t.project_id and e.pair_id = t.pair_id and e.editor_name = $1 and e.side <> p.preference`,
+];
+const mayGet = (notBarred: (bar: string) => string): string =>
+  [`t.state in ('open', 'leased') and p.preference is not null`, ...bars.map(notBarred)].join('\n  and ');
 
-/** Requests with work left, and time for it, that is given to editors of these kinds, oldest first. */
-export function selectClaimableRequests(
-  tx: Transaction,
-  filter: { requestId: string | null; editors: string[] },
-): Promise<ClaimableRequestRow[]> {
-  return tx.query<ClaimableRequestRow>(
-    `select r.id, r.instructions from finegrain.edit_requests r
-     join finegrain.datasets d on d.project_id = r.project_id and d.id = r.dataset_id
-     where ($1::uuid is null or r.id = $1) and r.editor = any ($2::text[])
-       and r.cancelled_at is null and (r.deadline is null or r.deadline > clock_timestamp()) and d.archived_at is null
-       and exists (select from finegrain.edit_tasks t
-         where t.project_id = r.project_id and t.edit_request_id = r.id and t.state in ('open', 'leased'))
-     order by r.id`,
-    [filter.requestId, filter.editors],
-  );
-}
+// For all tasks at once. For the first ones in their order instead, a scalar, which Postgres looks up task by task until there
+// are enough; of `not exists` it makes joins, at times for all tasks of a request before one is given. (It takes `is not true`
+// to hold for every second row, `is null` for one in 200: then it would sort all tasks first, as if that were nothing.)
+const joined = (bar: string): string => `not exists (select from ${bar})`;
+const oneByOne = (bar: string): string => `(select true from ${bar} limit 1) is not true`;
 
-// What the editor named $1 may be given of the tasks t with their pairs p: no pair that this editor has skipped, holds or
-// has submitted, and none whose less-preferred response has a posted edit of the same name. An own lease that is over
-// bars the other tasks of its pair, not its own: a submit that commits in that moment cannot make two edits of one pair.
-const mayGet = `t.state in ('open', 'leased') and p.preference is not null
-  and not exists (select from finegrain.edit_skips s
-    where s.project_id = t.project_id and s.pair_id = t.pair_id and s.editor_name = $1)
-  and not exists (select from finegrain.edit_tasks o
-    where o.project_id = t.project_id and o.pair_id = t.pair_id and o.editor_name = $1 and o.id <> t.id)
-  and not exists (select from finegrain.edits e
-    where e.project_id = t.project_id and e.pair_id = t.pair_id and e.editor_name = $1 and e.side <> p.preference)`;
+// Requests r with their datasets d whose work is given to editors of the kinds $3, while there is time for it.
+const isOffered = `r.editor = any ($3::text[]) and r.cancelled_at is null
+  and (r.deadline is null or r.deadline > clock_timestamp()) and d.archived_at is null`;
 
-export interface Claim {
-  requestId: string;
-  editorKind: string;
+export interface ClaimFilter {
+  /** null: any */
+  requestId: string | null;
   editorName: string;
+  /** kinds of requests that are given to the editor */
+  editors: string[];
+}
+
+export interface Claim extends ClaimFilter {
+  editorKind: string;
   leaseSeconds: number;
   /** hashes of the tokens to give out: as many tasks are claimed at most */
   leaseHashes: Buffer[];
@@ -87,52 +84,86 @@ export interface Claim {
 /** A claimed task with its pair. */
 export interface ClaimedTaskRow extends PairRow {
   task_id: string;
+  edit_request_id: string;
+  instructions: string | null;
   side: 'a' | 'b';
   lease_expires_at: Date;
   /** which of the tokens it got */
   token: number;
+  /** a free task was passed over, as another one of the same pair was claimed */
+  passed_over: boolean;
 }
 
 /**
- * Leases the first tasks that the editor may get and that nobody is claiming at this moment, each of another pair: where
- * the first ones hold a pair twice, fewer than asked for. Needs lockEditor before it.
+ * Leases the first tasks that the editor may get and that nobody is claiming at this moment, oldest request first, each of
+ * another pair: where the first ones hold a pair twice, fewer than asked for. Needs lockEditor before it.
+ *
+ * Requests without work left cost nothing: `busy` jumps from one request that has some to the next, through the index of what is left,
+ * and only as far as it is read. The laterals keep that order; `offset 0` keeps them from becoming joins of another order.
+ * Instead, with a statement for each request that is not finished, an hour of work made a claim take a second.
  */
 export function claimTasks(tx: Transaction, claim: Claim): Promise<ClaimedTaskRow[]> {
   return tx.query<ClaimedTaskRow>(
-    `with free as materialized (
-       select t.id, t.pair_id from finegrain.edit_tasks t
-       join finegrain.pairs p on p.project_id = t.project_id and p.id = t.pair_id
-       where t.edit_request_id = $2 and (t.state = 'open' or t.lease_expires_at <= clock_timestamp()) and ${mayGet}
-       order by t.id limit cardinality($5::bytea[])
-       for update of t skip locked
+    `with recursive busy as (
+       (select edit_request_id as id from finegrain.edit_tasks
+        where state in ('open', 'leased') and ($2::uuid is null or edit_request_id = $2)
+        order by edit_request_id limit 1)
+       union all
+       select next.id from busy cross join lateral (
+         select edit_request_id as id from finegrain.edit_tasks
+         where state in ('open', 'leased') and edit_request_id > busy.id
+         order by edit_request_id limit 1) next
+       where $2::uuid is null
+     ), free as materialized (
+       select task.id, task.pair_id, request.id as edit_request_id, request.instructions
+       from busy
+       cross join lateral (
+         select r.id, r.instructions from finegrain.edit_requests r
+         join finegrain.datasets d on d.project_id = r.project_id and d.id = r.dataset_id
+         where r.id = busy.id and ${isOffered} offset 0) request
+       cross join lateral (
+         select t.id, t.pair_id from finegrain.edit_tasks t
+         cross join lateral (
+           select preference from finegrain.pairs where project_id = t.project_id and id = t.pair_id offset 0) p
+         where t.edit_request_id = request.id and (t.state = 'open' or t.lease_expires_at <= clock_timestamp())
+           and ${mayGet(oneByOne)}
+         order by t.id limit cardinality($6::bytea[])
+         for update of t skip locked) task
+       limit cardinality($6::bytea[])
      ), numbered as (
-       select id, row_number() over (order by id) as token
-       from (select distinct on (pair_id) id from free order by pair_id, id) as of_each_pair
+       select *, row_number() over (order by edit_request_id, id) as token
+       from (select distinct on (pair_id) * from free order by pair_id, edit_request_id, id) as of_each_pair
      )
-     update finegrain.edit_tasks t set state = 'leased', editor_kind = $3, editor_name = $1,
+     update finegrain.edit_tasks t set state = 'leased', editor_kind = $4, editor_name = $1,
        side = case p.preference when 'a' then 'b' else 'a' end,
-       lease_sha256 = ($5::bytea[])[n.token], lease_seconds = $4::int,
-       lease_expires_at = clock_timestamp() + make_interval(secs => $4::int)
+       lease_sha256 = ($6::bytea[])[n.token], lease_seconds = $5::int,
+       lease_expires_at = clock_timestamp() + make_interval(secs => $5::int)
      from numbered n, finegrain.pairs p
      where t.id = n.id and p.project_id = t.project_id and p.id = t.pair_id
      returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.votes_a, p.votes_b, p.votes_tie, p.created_at,
-       t.id as task_id, t.side, t.lease_expires_at, n.token - 1 as token`,
-    [claim.editorName, claim.requestId, claim.editorKind, claim.leaseSeconds, claim.leaseHashes],
+       t.id as task_id, t.edit_request_id, n.instructions, t.side, t.lease_expires_at, n.token - 1 as token,
+       (select count(*) from free) > (select count(*) from numbered) as passed_over`,
+    [
+      claim.editorName,
+      claim.requestId,
+      claim.editors,
+      claim.editorKind,
+      claim.leaseSeconds,
+      claim.leaseHashes,
+    ],
   );
 }
 
 /** Pairs that the editor may still be given: those that are free, and those that others hold. */
-export async function countPairsLeft(
-  tx: Transaction,
-  requestIds: string[],
-  editorName: string,
-): Promise<number> {
+export async function countPairsLeft(tx: Transaction, filter: ClaimFilter): Promise<number> {
   const rows = await tx.query<{ pairs: number }>(
-    `select count(distinct t.pair_id) as pairs from finegrain.edit_tasks t
+    `select count(distinct t.pair_id) as pairs from finegrain.edit_requests r
+     join finegrain.datasets d on d.project_id = r.project_id and d.id = r.dataset_id
+     join finegrain.edit_tasks t on t.project_id = r.project_id and t.edit_request_id = r.id
      join finegrain.pairs p on p.project_id = t.project_id and p.id = t.pair_id
-     where t.edit_request_id = any ($2::uuid[])
-       and (t.editor_name is distinct from $1 or t.lease_expires_at <= clock_timestamp()) and ${mayGet}`,
-    [editorName, requestIds],
+     where ($2::uuid is null or r.id = $2) and ${isOffered}
+       and (t.editor_name is distinct from $1 or t.lease_expires_at <= clock_timestamp()) and ${mayGet(joined)}`,
+    [filter.editorName, filter.requestId, filter.editors],
   );
   return rows[0]!.pairs;
 }

@@ -99,50 +99,32 @@ export function claimTasks(
       requestId = request.id;
     }
     await db.lockEditor(tx, caller.projectId, editor.name);
-    const requests = await db.selectClaimableRequests(tx, { requestId, editors });
+    const filter = { requestId, editorName: editor.name, editors };
     const items: ClaimedTask[] = [];
-    for (const request of requests) {
-      if (items.length === limit) break;
-      items.push(
-        ...(await claimOfRequest(tx, request, { editor, leaseSeconds, limit: limit - items.length })),
-      );
+    for (let more = true; more && items.length < limit; ) {
+      const tokens = Array.from({ length: limit - items.length }, newLeaseToken);
+      const leaseHashes = tokens.map(hashOf);
+      const rows = await db.claimTasks(tx, { ...filter, editorKind: editor.kind, leaseSeconds, leaseHashes });
+      rows.sort((one, other) => one.token - other.token);
+      items.push(...rows.map((row) => renderClaimed(row, tokens[row.token]!)));
+      more = rows.some((row) => row.passed_over);
     }
-    const open =
-      items.length === limit
-        ? null
-        : await db.countPairsLeft(
-            tx,
-            requests.map(({ id }) => id),
-            editor.name,
-          );
-    return { items, open };
+    return { items, open: items.length === limit ? null : await db.countPairsLeft(tx, filter) };
   });
 }
 
-async function claimOfRequest(
-  tx: Transaction,
-  request: db.ClaimableRequestRow,
-  { editor, leaseSeconds, limit }: { editor: Editor; leaseSeconds: number; limit: number },
-): Promise<ClaimedTask[]> {
-  const tokens = Array.from({ length: limit }, () => randomBytes(32).toString('base64url'));
-  const rows = await db.claimTasks(tx, {
-    requestId: request.id,
-    editorKind: editor.kind,
-    editorName: editor.name,
-    leaseSeconds,
-    leaseHashes: tokens.map(hashOf),
-  });
-  return rows
-    .sort((one, other) => one.token - other.token)
-    .map((row) => ({
-      id: formatId('editTask', row.task_id),
-      edit_request_id: formatId('editRequest', request.id),
-      lease_token: tokens[row.token]!,
-      lease_expires_at: row.lease_expires_at.toISOString(),
-      pair: renderPair(row),
-      side: row.side,
-      instructions: request.instructions,
-    }));
+const newLeaseToken = (): string => randomBytes(32).toString('base64url');
+
+function renderClaimed(row: db.ClaimedTaskRow, leaseToken: string): ClaimedTask {
+  return {
+    id: formatId('editTask', row.task_id),
+    edit_request_id: formatId('editRequest', row.edit_request_id),
+    lease_token: leaseToken,
+    lease_expires_at: row.lease_expires_at.toISOString(),
+    pair: renderPair(row),
+    side: row.side,
+    instructions: row.instructions,
+  };
 }
 
 /** @throws Problem not_found */

@@ -34,13 +34,13 @@ const submit = (server: TestServer, task: Claimed, edited_response: string) =>
     json: { lease_token: task.lease_token, edited_response },
   });
 
-t.test('sixteen claimants share 200 tasks: none is given out twice, all are done once', async (t) => {
+t.test('64 claimants share 200 tasks: none is given out twice, all are done once', async (t) => {
   const server = await startTestServer(t);
   const request = await newRequest(server, 100, 2);
   const given: { task: string; pair: string; editor: string }[] = [];
-  // two processes of each of eight editors: the same name twice is the same editor
+  // two processes of each of 32 editors: the same name twice is the same editor
   const work = async (index: number): Promise<void> => {
-    const editor = `editor-${index % 8}`;
+    const editor = `editor-${index % 32}`;
     for (;;) {
       const { status, body } = await claim(server, request, editor, { limit: 1 + (index % 3) });
       t.equal(status, 200);
@@ -53,7 +53,7 @@ t.test('sixteen claimants share 200 tasks: none is given out twice, all are done
       if (body.items.length === 0) await sleep(200);
     }
   };
-  await Promise.all(Array.from({ length: 16 }, (_, index) => work(index)));
+  await Promise.all(Array.from({ length: 64 }, (_, index) => work(index)));
   t.equal(given.length, 200);
   t.equal(new Set(given.map(({ task }) => task)).size, 200, 'no task within a lease of another');
   t.equal(new Set(given.map(({ pair, editor }) => `${pair} ${editor}`)).size, 200, 'no editor a pair twice');

@@ -489,6 +489,26 @@ t.test('edit tasks', async (t) => {
     t.match(await call('POST', '/v1/edit-tasks/claim', { json }), conflict(/by a program/));
   });
 
+  t.test('a pair that several requests have is claimed once, and others make up for it', async (t) => {
+    for (const { id } of (await call('GET', '/v1/edit-requests')).body.items)
+      await call('POST', `/v1/edit-requests/${id}/cancel`); // of the tests before
+    const one = await newDataset(server, 2);
+    const requests = [await newRequest(server, one.id), await newRequest(server, one.id, { redundancy: 3 })];
+    requests.push(await newRequest(server, (await newDataset(server, 3)).id));
+    const { items, open } = await claim(server, 'eve', { limit: 4 });
+    t.same(
+      items.map(({ edit_request_id, pair }) => [requests.indexOf(edit_request_id), pair.external_id]),
+      [
+        [0, 'p0'],
+        [0, 'p1'],
+        [2, 'p0'],
+        [2, 'p1'],
+      ],
+    );
+    t.equal(open, null);
+    t.match(await claim(server, 'eve', { limit: 4 }), { items: [{ pair: { external_id: 'p2' } }], open: 0 });
+  });
+
   t.test('heartbeat renews a lease', async (t) => {
     const { id } = await newDataset(server, 1);
     const edit_request_id = await newRequest(server, id);
