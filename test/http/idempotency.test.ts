@@ -441,6 +441,13 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
       method: 'POST',
       path: `/v1/edit-requests/${await editRequest()}/cancel`,
     }),
+    resumeEditRequest: async () => {
+      const dataset_id = await dataset();
+      await pair(dataset_id);
+      const llm = { base_url: 'http://127.0.0.1:8099/v1', model: 'm' };
+      const { id } = await post('/v1/edit-requests', { dataset_id, editor: 'llm', llm });
+      return { method: 'POST', path: `/v1/edit-requests/${id}/resume`, json: {} };
+    },
     heartbeatEditTask: () => onTask('heartbeat'),
     submitEditTask: () => onTask('submit', { edited_response: 'better' }),
     releaseEditTask: () => onTask('release'),

@@ -61,7 +61,7 @@ t.test('whatever names a digest keeps its content', async (t) => {
     ],
     [
       'finegrain.snapshots.digest',
-      "insert into finegrain.snapshots values ($1, $2, $3, '{}', '{}', '{}')",
+      "insert into finegrain.snapshots (project_id, id, digest, dataset_ids, split, counts, rules) values ($1, $2, $3, '{}', '{}', '{}', '{}')",
       [project, id, digestOf('finegrain.snapshots.digest')],
     ],
     [
