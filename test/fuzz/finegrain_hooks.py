@@ -4,7 +4,6 @@ import json
 
 import schemathesis
 
-
 STREAMED = ["application/x-ndjson", "application/jsonl", "application/vnd.apache.parquet", "application/octet-stream"]
 
 
