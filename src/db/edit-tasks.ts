@@ -98,34 +98,36 @@ export interface ClaimedTaskRow extends PairRow {
  * Leases the first tasks that the editor may get and that nobody is claiming at this moment, oldest request first, each of
  * another pair: where the first ones hold a pair twice, fewer than asked for. Needs lockEditor before it.
  *
- * Requests without work left cost nothing: `busy` jumps from one request that has some to the next, through the index of what is left,
- * and only as far as it is read. The laterals keep that order; `offset 0` keeps them from becoming joins of another order.
- * Instead, with a statement for each request that is not finished, an hour of work made a claim take a second.
+ * Requests without work left cost nothing: `busy` jumps from one that has some to the next, through the index of what is left,
+ * and only as far as it is read. The laterals keep that order; `offset 0` keeps them from becoming joins of another one. The
+ * project is named for the worker, whose role sees all. (A statement for each request that is not finished is as many round
+ * trips as there are requests whose tasks this editor may not have.)
  */
 export function claimTasks(tx: Transaction, claim: Claim): Promise<ClaimedTaskRow[]> {
   return tx.query<ClaimedTaskRow>(
     `with recursive busy as (
-       (select edit_request_id as id from finegrain.edit_tasks
-        where state in ('open', 'leased') and ($2::uuid is null or edit_request_id = $2)
+       (select project_id, edit_request_id as id from finegrain.edit_tasks
+        where project_id = finegrain.current_project() and state in ('open', 'leased') and ($2::uuid is null or edit_request_id = $2)
         order by edit_request_id limit 1)
        union all
-       select next.id from busy cross join lateral (
+       select busy.project_id, next.id from busy cross join lateral (
          select edit_request_id as id from finegrain.edit_tasks
-         where state in ('open', 'leased') and edit_request_id > busy.id
+         where project_id = busy.project_id and state in ('open', 'leased') and edit_request_id > busy.id
          order by edit_request_id limit 1) next
        where $2::uuid is null
      ), free as materialized (
-       select task.id, task.pair_id, request.id as edit_request_id, request.instructions
+       select busy.project_id, task.id, task.pair_id, request.id as edit_request_id, request.instructions
        from busy
        cross join lateral (
          select r.id, r.instructions from finegrain.edit_requests r
          join finegrain.datasets d on d.project_id = r.project_id and d.id = r.dataset_id
-         where r.id = busy.id and ${isOffered} offset 0) request
+         where r.project_id = busy.project_id and r.id = busy.id and ${isOffered} offset 0) request
        cross join lateral (
          select t.id, t.pair_id from finegrain.edit_tasks t
          cross join lateral (
            select preference from finegrain.pairs where project_id = t.project_id and id = t.pair_id offset 0) p
-         where t.edit_request_id = request.id and (t.state = 'open' or t.lease_expires_at <= clock_timestamp())
+         where t.project_id = busy.project_id and t.edit_request_id = request.id
+           and (t.state = 'open' or t.lease_expires_at <= clock_timestamp())
            and ${mayGet(oneByOne)}
          order by t.id limit cardinality($6::bytea[])
          for update of t skip locked) task
@@ -139,7 +141,7 @@ export function claimTasks(tx: Transaction, claim: Claim): Promise<ClaimedTaskRo
        lease_sha256 = ($6::bytea[])[n.token], lease_seconds = $5::int,
        lease_expires_at = clock_timestamp() + make_interval(secs => $5::int)
      from numbered n, finegrain.pairs p
-     where t.id = n.id and p.project_id = t.project_id and p.id = t.pair_id
+     where t.project_id = n.project_id and t.id = n.id and p.project_id = t.project_id and p.id = t.pair_id
      returning p.id, p.dataset_id, p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata, p.votes_a, p.votes_b, p.votes_tie, p.created_at,
        t.id as task_id, t.edit_request_id, n.instructions, t.side, t.lease_expires_at, n.token - 1 as token,
        (select count(*) from free) > (select count(*) from numbered) as passed_over`,
@@ -161,7 +163,7 @@ export async function countPairsLeft(tx: Transaction, filter: ClaimFilter): Prom
      join finegrain.datasets d on d.project_id = r.project_id and d.id = r.dataset_id
      join finegrain.edit_tasks t on t.project_id = r.project_id and t.edit_request_id = r.id
      join finegrain.pairs p on p.project_id = t.project_id and p.id = t.pair_id
-     where ($2::uuid is null or r.id = $2) and ${isOffered}
+     where r.project_id = finegrain.current_project() and ($2::uuid is null or r.id = $2) and ${isOffered}
        and (t.editor_name is distinct from $1 or t.lease_expires_at <= clock_timestamp()) and ${mayGet(joined)}`,
     [filter.editorName, filter.requestId, filter.editors],
   );
