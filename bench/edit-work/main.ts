@@ -64,7 +64,7 @@ try {
     '# Editing work',
     `Made by \`npm run bench:claims\`; ${os.cpus()[0]!.model.trim()}, ${os.cpus().length} cores, load ${load} at the start, Node ${process.versions.node}.`,
     `Medians of ${rounds} claims of one task, and of their submissions, over one connection; 1,000 tasks against 200,000, one Postgres with fsync,
-in turn. Of the large tables half is finished, or what the row says.`,
+in turn.`,
     `| | claim, 1,000 | 200,000 | ratio | submit, 1,000 | 200,000 | ratio |
 | --- | --- | --- | --- | --- | --- | --- |
 ${rows.join('\n')}`,
