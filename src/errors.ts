@@ -68,6 +68,16 @@ export function notFound(what: string, id: string, pointer?: string): Problem {
   );
 }
 
+/** 422 for one thing that is wrong. @param detail begins with a verb; a full stop is put behind it unless it has one */
+export function unprocessable(
+  pointer: string,
+  detail: string,
+  place: NonNullable<ProblemDetail['in']> = 'body',
+): Problem {
+  const sentence = `${pointer} ${detail}${detail.endsWith('.') ? '' : '.'}`;
+  return new Problem('unprocessable', sentence, { errors: [{ pointer, detail, in: place }] });
+}
+
 /** RFC 6901 escaping of one reference token. */
 export function pointerToken(token: string | number): string {
   return String(token).replaceAll('~', '~0').replaceAll('/', '~1');

@@ -1,5 +1,6 @@
 // The statement that reads competing edits, for their agreement.
 import type { Span } from '../domain/text.ts';
+import { readByCursor } from './cursor.ts';
 import type { Transaction } from './pool.ts';
 
 export interface EditedResponseRow {
@@ -19,15 +20,15 @@ export interface EditedResponseRow {
 
 /**
  * Responses of a dataset or of one pair that two editors or more have edited, with the last edit of each. Edits that a reviewer
- * rejected or superseded do not count; unchanged ones do. One cursor, hence one consistent view; fetched in pages,
- * hence constant memory.
+ * rejected or superseded do not count; unchanged ones do.
  */
-export async function* selectCompetingEdits(
+export function selectCompetingEdits(
   tx: Transaction,
   where: { datasetId: string | null; pairId: string | null; alignmentVersion: number },
 ): AsyncGenerator<EditedResponseRow> {
-  await tx.query(
-    `declare competing_edits no scroll cursor for
+  return readByCursor(tx, {
+    name: 'competing_edits',
+    statement: `
      select p.id as pair_id, e.side, case e.side when 'a' then p.response_a else p.response_b end as response, e.edits
      from finegrain.pairs p
      cross join lateral (
@@ -44,12 +45,7 @@ export async function* selectCompetingEdits(
        group by side having count(*) > 1) e
      where ($1::uuid is null or p.dataset_id = $1) and ($2::uuid is null or p.id = $2)
      order by p.id, e.side`,
-    [where.datasetId, where.pairId, where.alignmentVersion],
-  );
-  for (;;) {
-    const rows = await tx.query<EditedResponseRow>('fetch 100 from competing_edits');
-    if (rows.length === 0) break;
-    yield* rows;
-  }
-  await tx.query('close competing_edits');
+    parameters: [where.datasetId, where.pairId, where.alignmentVersion],
+    pageRows: 100,
+  });
 }

@@ -1,7 +1,8 @@
 // Statements on minimal edits.
 import type { Transaction } from './pool.ts';
 
-export type EditStatus = 'pending' | 'accepted' | 'unchanged' | 'stale' | 'rejected' | 'superseded';
+export const editStatuses = ['pending', 'accepted', 'unchanged', 'stale', 'rejected', 'superseded'] as const;
+export type EditStatus = (typeof editStatuses)[number];
 
 export interface EditRow {
   id: string;

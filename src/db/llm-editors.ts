@@ -1,5 +1,5 @@
 // Statements on the service's own editors: what a request for an `llm` asks for, has used, and the slices of its work.
-// Migration 0017 keeps a job at due_at.
+// Migration 0018 keeps a job at due_at.
 import type { Transaction } from './pool.ts';
 
 export interface LlmEditorRow {

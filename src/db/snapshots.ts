@@ -1,5 +1,6 @@
 // Statements on snapshots, and the one that reads what a snapshot holds.
 import type { Votes } from '../domain/votes.ts';
+import { readByCursor } from './cursor.ts';
 import { fitsPairFilter, type PairFilterValues, pairFilterParameters } from './pairs.ts';
 import type { Transaction } from './pool.ts';
 
@@ -78,17 +79,15 @@ export interface SnapshotSourceEdit {
   no_common_text: boolean;
 }
 
-/**
- * Pairs with their accepted edits, ordered by identity and external id. One cursor, hence one consistent view; fetched in
- * pages, hence constant memory.
- */
-export async function* selectSnapshotSource(
+/** Pairs with their accepted edits, ordered by identity and external id. */
+export function selectSnapshotSource(
   tx: Transaction,
   datasetIds: string[],
   filter: PairFilterValues,
 ): AsyncGenerator<SnapshotSourceRow> {
-  await tx.query(
-    `declare snapshot_source no scroll cursor for
+  return readByCursor(tx, {
+    name: 'snapshot_source',
+    statement: `
      select p.external_id, p.prompt, p.response_a, p.response_b, p.preference, p.metadata,
        jsonb_build_object('a', p.votes_a, 'b', p.votes_b, 'tie', p.votes_tie) as votes,
        encode(p.identity_sha256, 'hex') as identity, d.edit_policy, coalesce(e.edits, '[]') as edits
@@ -105,12 +104,7 @@ export async function* selectSnapshotSource(
        from finegrain.edits where project_id = p.project_id and pair_id = p.id and status = 'accepted') e on true
      where p.dataset_id = any ($1::uuid[]) and ${fitsPairFilter(2)}
      order by p.identity_sha256, p.external_id collate "C" nulls first`,
-    [datasetIds, ...pairFilterParameters(filter)],
-  );
-  for (;;) {
-    const rows = await tx.query<SnapshotSourceRow>('fetch 50 from snapshot_source');
-    if (rows.length === 0) break;
-    yield* rows;
-  }
-  await tx.query('close snapshot_source');
+    parameters: [datasetIds, ...pairFilterParameters(filter)],
+    pageRows: 50,
+  });
 }

@@ -1,4 +1,4 @@
-// A slice of the work of the service's own editor on one edit request. Migration 0017 makes the job, and the one of the
+// A slice of the work of the service's own editor on one edit request. Migration 0018 makes the job, and the one of the
 // next slice.
 import type { Task } from 'graphile-worker';
 

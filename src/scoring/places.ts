@@ -1,4 +1,4 @@
-// The places for scorer processes: a bounded number, handed on in the order in which they were asked for.
+// Places for processes that take much memory: a bounded number, handed on in the order in which they were asked for.
 
 export interface Places {
   take(): Promise<void>;
@@ -8,7 +8,7 @@ export interface Places {
 }
 
 /** @param makeRoom called when somebody has to wait */
-export function openPlaces(count: number, makeRoom: () => void): Places {
+export function openPlaces(count: number, makeRoom: () => void = () => {}): Places {
   const waiting: (() => void)[] = [];
   let free = count;
   return {

@@ -41,7 +41,7 @@ export async function openRewardGraph(graph: RewardGraphFile): Promise<RewardGra
   ];
   if (missing.length > 0)
     throw new Error(`it has inputs ${inputNames} and outputs ${outputNames}, and lacks ${missing}`);
-  const score = graph.past ? withPast(session, graph) : whole(session, graph);
+  const score = graph.past ? withPast(session, graph, graph.past) : whole(session, graph);
   return { score, release: () => session.release() };
 }
 
@@ -84,17 +84,21 @@ const leastShared = 8;
 const keptBytes = 128 * 1024 * 1024;
 const rememberedPrompts = 4096;
 
-function withPast(session: { run: Run }, graph: RewardGraphFile): RewardGraph['score'] {
-  const { input, output, past: shape } = graph as Required<RewardGraphFile>;
+function withPast(
+  session: { run: Run },
+  graph: RewardGraphFile,
+  shape: NonNullable<RewardGraphFile['past']>,
+): RewardGraph['score'] {
+  const { input, output } = graph;
   const [taken, given] = [pastNames(graph, 'past'), pastNames(graph, 'present')];
   const emptyTensor = new ort.Tensor('float32', new Float32Array(0), [
     1,
-    shape!.key_value_heads,
+    shape.key_value_heads,
     0,
-    shape!.head_size,
+    shape.head_size,
   ]);
   const none: Past = { length: 0, values: Object.fromEntries(taken.map((name) => [name, emptyTensor])) };
-  const bytesPerToken = 2 * 4 * shape!.layers * shape!.key_value_heads * shape!.head_size;
+  const bytesPerToken = 2 * 4 * shape.layers * shape.key_value_heads * shape.head_size;
   const kept = new Map<string, Past>(); // the last used at the end
   let keptTokens = 0;
   const seen = new Set<string>();

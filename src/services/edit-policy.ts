@@ -13,6 +13,9 @@ const defaultEditPolicy: EditPolicy = { ...defaultMinimality, on_excess: 'warn',
 /** @param stored the keys that were ever set */
 export const completePolicy = (stored: object): EditPolicy => ({ ...defaultEditPolicy, ...stored });
 
+export const hasDefaultThresholds = (policy: EditPolicy): boolean =>
+  Object.entries(defaultMinimality).every(([name, limit]) => policy[name as keyof Minimality] === limit);
+
 /** Its thresholds alone. */
 export const thresholdsOf = ({
   max_changed_fraction,

@@ -4,7 +4,7 @@ import * as db from '../db/edit-requests.ts';
 import { type Limits, selectLlmEditor } from '../db/llm-editors.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
-import { notFound, Problem } from '../errors.ts';
+import { notFound, Problem, unprocessable } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
 import {
@@ -85,13 +85,10 @@ async function readEditRequest(tx: Transaction, uuid: string): Promise<EditReque
   };
 }
 
-const refused = (pointer: string, detail: string) =>
-  new Problem('unprocessable', `${pointer} ${detail}`, { errors: [{ pointer, detail, in: 'body' }] });
-
 /** A time that a client gave. @throws Problem unprocessable for the 31st of February and its like */
 function readTime(text: string, pointer: string): Date {
   const time = new Date(text);
-  if (Number.isNaN(time.getTime())) throw refused(pointer, 'is no time.');
+  if (Number.isNaN(time.getTime())) throw unprocessable(pointer, 'is no time.');
   return time;
 }
 
@@ -105,16 +102,16 @@ export function createEditRequest(
   { filter = {}, llm, ...input }: NewEditRequest,
 ): Promise<EditRequest> {
   if (input.editor === 'llm' && llm === undefined)
-    throw refused(
+    throw unprocessable(
       '/llm',
       'is required with the editor "llm": at least the base_url of a chat endpoint and a model.',
     );
   if (input.editor !== 'llm' && llm !== undefined)
-    throw refused('/llm', `is for the editor "llm" only, and this request is for a "${input.editor}".`);
+    throw unprocessable('/llm', `is for the editor "llm" only, and this request is for a "${input.editor}".`);
   const values = filterValues(filter, { pointer: '/filter', in: 'body' });
   const deadline = input.deadline ? readTime(input.deadline, '/deadline') : null;
   if (deadline && deadline.getTime() <= Date.now())
-    throw refused('/deadline', 'is over already: give a time in the future.');
+    throw unprocessable('/deadline', 'is over already: give a time in the future.');
   return services.db.transaction(caller.projectId, async (tx) => {
     const dataset = await findDataset(tx, input.dataset_id, '/dataset_id');
     if (dataset.archived_at)

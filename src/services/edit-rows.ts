@@ -2,7 +2,7 @@
 // nowhere to keep it.
 import { type TSchema, Type } from 'typebox';
 import { Compile } from 'typebox/compile';
-import type { EditStatus } from '../db/edits.ts';
+import { type EditStatus, editStatuses } from '../db/edits.ts';
 import { pointerToken } from '../errors.ts';
 import type { Edit, Editor } from './edits.ts';
 import { firstError, maxTextLength, type RowError } from './pair-rows.ts';
@@ -40,7 +40,7 @@ const format = Compile(
     ),
     comment: OrNull(Type.String({ maxLength: 10_000 })),
     prompt_version: OrNull(Type.String({ maxLength: 200 })),
-    status: OrNull(Type.Enum(['pending', 'accepted', 'unchanged', 'stale', 'rejected', 'superseded'])),
+    status: OrNull(Type.Enum([...editStatuses])),
   }),
 );
 

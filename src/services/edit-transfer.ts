@@ -7,8 +7,9 @@ import { formatId, parseId } from '../domain/ids.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
 import { type EditRowInput, parseEditRow } from './edit-rows.ts';
-import { type EditOfPair, prepareEdits } from './edits.ts';
+import { type EditOfPair, lessPreferred, prepareEdits } from './edits.ts';
 import { writeNdjson } from './ndjson.ts';
+import { exportPage, readPages } from './paging.ts';
 import type { RowError } from './pair-rows.ts';
 import { type ImportResult, importRows, type RowOutcome, type RowStream } from './row-import.ts';
 
@@ -45,7 +46,7 @@ async function storeEdits(
     const pair = found[index]!;
     if ('code' in pair) return pair;
     const { edited_response, editor, comment, prompt_version: promptVersion } = row;
-    const side = row.side ?? (pair.preference && (pair.preference === 'a' ? 'b' : 'a'));
+    const side = row.side ?? lessPreferred(pair);
     if (side === null)
       return invalid('invalid_row', '/side', 'is required while the preference of the pair is null');
     return { edit: { pair, side, edited_response, editor, comment, promptVersion, taskId: null }, row };
@@ -180,9 +181,6 @@ function render(row: db.ExportedEditRow): ExportedEdit {
   };
 }
 
-const pageRows = 500;
-const pageBytes = 4_000_000;
-
 /** NDJSON of the edits of a dataset, oldest first. @throws Problem not_found */
 export async function exportEdits(
   { db: database }: Services,
@@ -190,18 +188,14 @@ export async function exportEdits(
   { dataset_id, status = null }: { dataset_id: string; status?: db.EditStatus | null },
 ): Promise<AsyncGenerator<string>> {
   const { id } = await database.transaction(projectId, (tx) => findDataset(tx, dataset_id, '/dataset_id'));
-  async function* rows(): AsyncGenerator<ExportedEdit> {
-    let after: string | null = null;
-    for (;;) {
-      const page = { after, limit: pageRows, bytes: pageBytes };
-      const read: db.ExportedEditRow[] = await database.transaction(projectId, (tx) =>
-        db.selectEditsForExport(tx, { datasetId: id, status }, page),
-      );
-      yield* read.map(render);
-      const last = read.at(-1);
-      if (!last) return;
-      after = last.id;
-    }
-  }
-  return writeNdjson(rows());
+  const rows = readPages((after) =>
+    database.transaction(projectId, (tx) =>
+      db.selectEditsForExport(tx, { datasetId: id, status }, { ...exportPage, after }),
+    ),
+  );
+  return writeNdjson(rendered(rows));
+}
+
+async function* rendered(rows: AsyncIterable<db.ExportedEditRow>): AsyncGenerator<ExportedEdit> {
+  for await (const row of rows) yield render(row);
 }

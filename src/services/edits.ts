@@ -16,6 +16,8 @@ import { resolveModel } from './models.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { findPair } from './pairs.ts';
 
+export const { editStatuses } = db;
+
 export interface NewEdit {
   pair_id?: string;
   dataset_id?: string;
@@ -161,9 +163,13 @@ async function findEditedPairs(tx: Transaction, inputs: NewEdit[]): Promise<Pair
   return found;
 }
 
-function editedSide({ side }: Pick<NewEdit, 'side'>, { preference }: PairRow, index: number): 'a' | 'b' {
-  if (side !== undefined) return side;
-  if (preference !== null) return preference === 'a' ? 'b' : 'a';
+/** The side that an edit is of, unless it says so; null while nobody knows. */
+export const lessPreferred = ({ preference }: Pick<PairRow, 'preference'>): 'a' | 'b' | null =>
+  preference && (preference === 'a' ? 'b' : 'a');
+
+function editedSide({ side: given }: Pick<NewEdit, 'side'>, pair: PairRow, index: number): 'a' | 'b' {
+  const side = given ?? lessPreferred(pair);
+  if (side !== null) return side;
   throw new Problem(
     'unprocessable',
     `The pair of /edits/${index} has no preference yet: say which side was edited.`,

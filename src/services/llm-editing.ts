@@ -1,5 +1,5 @@
 // The service's own editor at work on one edit request: claims tasks as every editor does, asks a chat endpoint for the
-// smallest edit, submits it or gives the task up. Works for a slice of time under a lease (migration 0017), so that a job
+// smallest edit, submits it or gives the task up. Works for a slice of time under a lease (migration 0018), so that a job
 // is short, a cancelled request stops within a heartbeat, and a worker that dies costs leases and nothing else.
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';

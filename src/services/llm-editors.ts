@@ -3,7 +3,7 @@
 import * as db from '../db/llm-editors.ts';
 import type { Transaction } from '../db/pool.ts';
 import { selectSealedSecret } from '../db/secrets.ts';
-import { Problem } from '../errors.ts';
+import { Problem, unprocessable } from '../errors.ts';
 import { OutgoingError } from '../outgoing/errors.ts';
 import { chatUrl } from './chat-endpoint.ts';
 import { type Caller, requireScope, type Services } from './context.ts';
@@ -63,9 +63,6 @@ const defaultConcurrency = 4;
 export const sampleName = (model: string, sample: number): string =>
   sample === 1 ? model : `${model}#${sample}`;
 
-const refused = (pointer: string, detail: string) =>
-  new Problem('unprocessable', `${pointer} ${detail}`, { errors: [{ pointer, detail, in: 'body' }] });
-
 /** @throws Problem unprocessable; missing_scope, as whoever names an endpoint for a secret could read it there */
 export async function createLlmEditor(
   { outgoing, secretKeys }: Services,
@@ -87,17 +84,17 @@ export async function createLlmEditor(
     outgoing.check(chatUrl(settings.base_url));
   } catch (error) {
     if (!(error instanceof OutgoingError)) throw error;
-    throw refused('/llm/base_url', `cannot be used. ${error.message}`);
+    throw unprocessable('/llm/base_url', `cannot be used. ${error.message}`);
   }
   if (settings.secret !== null) {
     requireScope(caller, 'admin');
     if (secretKeys === null)
-      throw refused(
+      throw unprocessable(
         '/llm/secret',
         'cannot be read: the operator of this service has set no FINEGRAIN_SECRET_KEY.',
       );
     if (!(await selectSealedSecret(tx, caller.projectId, settings.secret)))
-      throw refused(
+      throw unprocessable(
         '/llm/secret',
         `names no secret of this project: PUT /v1/secrets/${settings.secret} sets it.`,
       );
@@ -114,7 +111,7 @@ export async function createLlmEditor(
 
 function checkLimits(limits: db.Limits, hasPrice: boolean, pointer: string): void {
   if (typeof limits.max_cost === 'number' && !hasPrice)
-    throw refused(
+    throw unprocessable(
       `${pointer}/max_cost`,
       'needs /llm/price: without it the service cannot know what a call costs.',
     );

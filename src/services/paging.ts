@@ -13,6 +13,22 @@ export interface Page<T> {
   next_cursor: string | null;
 }
 
+/** What an export reads at a time, in a transaction of its own: constant memory for any size. */
+export const exportPage = { limit: 500, bytes: 4_000_000 };
+
+/** Page after page until one is empty. @param read the rows after an id, in the order of their ids */
+export async function* readPages<Row extends { id: string }>(
+  read: (after: string | null) => Promise<Row[]>,
+): AsyncGenerator<Row> {
+  for (let after: string | null = null; ; ) {
+    const rows = await read(after);
+    const last = rows.at(-1);
+    if (!last) return;
+    yield* rows;
+    after = last.id;
+  }
+}
+
 /**
  * Reads the page that a request asks for; what else the request holds are the filters of the list.
  * @param projectId null for a list of the operator's

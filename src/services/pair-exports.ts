@@ -2,13 +2,14 @@
 // each in a transaction of its own, bounded in bytes: constant memory for any size.
 import * as db from '../db/pairs.ts';
 import type { LabelRule } from '../domain/token-labels.ts';
-import { Problem } from '../errors.ts';
+import { unprocessable } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
 import { completePolicy, thresholdsOf } from './edit-policy.ts';
 import { type LabelSource, labelRows } from './label-rows.ts';
 import { resolveModel } from './models.ts';
 import { writeNdjson } from './ndjson.ts';
+import { exportPage, readPages } from './paging.ts';
 import { filterOfQuery, filterValues, type PairFilterQuery } from './pair-filter.ts';
 import type { Prompt } from './pair-rows.ts';
 import { renderPair } from './pairs.ts';
@@ -24,9 +25,6 @@ export interface ExportFormat {
   /** what `trl` gives for a pair without an edit: nothing, or its two responses where one is preferred */
   without_edit?: 'skip' | 'preferred';
 }
-
-const pageRows = 500;
-const pageBytes = 4_000_000;
 
 /** NDJSON of the pairs of a dataset. @throws Problem not_found, unprocessable */
 export async function exportPairs(
@@ -62,29 +60,21 @@ export function formatOf({
     model === undefined
       ? 'is missing: token labels need the tokenizer of a model'
       : `belongs to the format labels, not to ${format}`;
-  throw new Problem('unprocessable', `/model ${detail}.`, {
-    errors: [{ pointer: '/model', detail, in: 'query' }],
-  });
+  throw unprocessable('/model', detail, 'query');
 }
 
-async function* allPairs(
+function allPairs(
   { db: database }: Services,
   { projectId }: Caller,
   datasetId: string,
   filter: db.PairFilterValues,
   withEdits: boolean,
 ): AsyncGenerator<db.ExportedPairRow> {
-  let after: string | null = null;
-  for (;;) {
-    const page = { after, limit: pageRows, bytes: pageBytes, withEdits };
-    const rows: db.ExportedPairRow[] = await database.transaction(projectId, (tx) =>
-      db.selectPairsForExport(tx, datasetId, filter, page),
-    );
-    yield* rows;
-    const last = rows.at(-1);
-    if (!last) return;
-    after = last.id;
-  }
+  return readPages((after) =>
+    database.transaction(projectId, (tx) =>
+      db.selectPairsForExport(tx, datasetId, filter, { ...exportPage, after, withEdits }),
+    ),
+  );
 }
 
 async function* rendered(rows: AsyncIterable<db.PairRow>) {

@@ -1,6 +1,6 @@
 // Which pairs are meant: one filter for lists, exports, edit requests and snapshots.
 import type { PairFilterValues } from '../db/pairs.ts';
-import { Problem, type ProblemDetail } from '../errors.ts';
+import { unprocessable } from '../errors.ts';
 import { parseJson } from './json-input.ts';
 
 /** All of it must hold. */
@@ -41,8 +41,8 @@ export function filterOfQuery({ external_ids, metadata, ...rest }: PairFilterQue
 
 function jsonOf<T>(name: string, text: string, fits: (value: unknown) => value is T, what: string): T {
   const parsed = parseJson(Buffer.from(text));
-  if ('error' in parsed) throw wrong(`/${name}${parsed.error.pointer}`, parsed.error.detail, 'query');
-  if (!fits(parsed.value)) throw wrong(`/${name}`, `must be ${what}`, 'query');
+  if ('error' in parsed) throw unprocessable(`/${name}${parsed.error.pointer}`, parsed.error.detail, 'query');
+  if (!fits(parsed.value)) throw unprocessable(`/${name}`, `must be ${what}`, 'query');
   return parsed.value;
 }
 
@@ -55,7 +55,7 @@ export function filterValues(
     const given = filter[name];
     if (given === undefined) return null;
     const at = new Date(given);
-    if (Number.isNaN(at.getTime())) throw wrong(`${pointer}/${name}`, 'is no time', place); // a leap second, say
+    if (Number.isNaN(at.getTime())) throw unprocessable(`${pointer}/${name}`, 'is no time', place); // a leap second, say
     return at;
   };
   return {
@@ -66,9 +66,4 @@ export function filterValues(
     createdBefore: time('created_before'),
     metadata: filter.metadata === undefined ? null : JSON.stringify(filter.metadata),
   };
-}
-
-function wrong(pointer: string, detail: string, place: 'query' | 'body'): Problem {
-  const error: ProblemDetail = { pointer, detail, in: place };
-  return new Problem('unprocessable', `${pointer} ${detail}.`, { errors: [error] });
 }

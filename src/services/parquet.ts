@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { Problem } from '../errors.ts';
+import { openPlaces } from '../scoring/places.ts';
 import { type NdjsonLine, readNdjsonChunks } from './ndjson.ts';
 
 export const mostParquetBytes = 2 * 1024 ** 3;
@@ -17,8 +18,7 @@ const heapMegabytes = 1024;
 const silenceMs = 120_000;
 const refusedCode = 3;
 
-// two at a time: each may take a gigabyte
-const turns = [Promise.resolve(), Promise.resolve()];
+const places = openPlaces(2); // each process may take a gigabyte
 
 /**
  * Its rows, several at a time; `line` is the number of the row, from 1.
@@ -31,26 +31,15 @@ export async function* readParquet(
   const file = await openNameless();
   try {
     await fill(file, source);
-    const before = turns.shift()!;
-    const { promise: mine, resolve: done } = withResolvers();
-    turns.push(mine);
+    await places.take();
     try {
-      await before;
       yield* readNdjsonChunks(linesOf(file), maxRowBytes);
     } finally {
-      done();
+      places.give();
     }
   } finally {
     await file.close();
   }
-}
-
-function withResolvers(): { promise: Promise<void>; resolve: () => void } {
-  let resolve = () => {};
-  const promise = new Promise<void>((settle) => {
-    resolve = settle;
-  });
-  return { promise, resolve };
 }
 
 async function openNameless(): Promise<FileHandle> {

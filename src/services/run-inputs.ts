@@ -9,7 +9,7 @@ import type { CheckpointFile } from '../db/run-execution.ts';
 import { type RunRow, selectRun } from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { hasEnded, type RunState } from '../domain/run-states.ts';
-import { notFound, Problem } from '../errors.ts';
+import { notFound, unprocessable } from '../errors.ts';
 import type { ModelFile } from '../storage/model-folder.ts';
 import { type Caller, requireScope, type Services } from './context.ts';
 import { findModelByAlias, findModelById, scoringAlias } from './models.ts';
@@ -322,8 +322,4 @@ function resolvePrompts(
     `${pointer}/snapshot_id`,
     ({ splits }) => splits[split].pairs === 0 && `has no pair in its ${split} part`,
   );
-}
-
-function unprocessable(pointer: string, detail: string): Problem {
-  return new Problem('unprocessable', `${pointer} ${detail}.`, { errors: [{ pointer, detail, in: 'body' }] });
 }

@@ -3,10 +3,10 @@
 import { createHash } from 'node:crypto';
 import canonicalize from 'canonicalize';
 import type { SnapshotSourceEdit, SnapshotSourceRow } from '../db/snapshots.ts';
-import { defaultMinimality, type Minimality } from '../domain/minimality.ts';
+import type { Minimality } from '../domain/minimality.ts';
 import { type Votes, voteCount } from '../domain/votes.ts';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
-import { completePolicy, thresholdsOf } from './edit-policy.ts';
+import { completePolicy, hasDefaultThresholds, thresholdsOf } from './edit-policy.ts';
 import { readNdjson } from './ndjson.ts';
 import type { PairInput } from './pair-rows.ts';
 import { type SelectedPair, type SnapshotRules, selectOfPair } from './snapshot-rules.ts';
@@ -100,8 +100,7 @@ function snapshotRow(
 ): SnapshotRow {
   const { external_id, prompt, response_a, response_b, metadata, votes } = pair;
   const identity = canonicalize([external_id, prompt, response_a, response_b])!;
-  const minimality = thresholdsOf(completePolicy(pair.edit_policy));
-  const isDefault = canonicalize(minimality) === canonicalize(defaultMinimality);
+  const policy = completePolicy(pair.edit_policy);
   return {
     key: createHash('sha256').update(identity).digest('hex').slice(0, 32),
     split: splitOf(prompt, split),
@@ -113,7 +112,7 @@ function snapshotRow(
     metadata,
     edits: edits.map(({ side, edited_response, editor }) => ({ side, edited_response, editor })),
     ...(voteCount(votes) === 0 ? {} : { votes }),
-    ...(isDefault ? {} : { minimality }),
+    ...(hasDefaultThresholds(policy) ? {} : { minimality: thresholdsOf(policy) }),
   };
 }
 

@@ -40,7 +40,7 @@ const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
   default: 'utf16',
   description: 'What offsets count: UTF-16 code units, Unicode code points or UTF-8 bytes',
 });
-const Status = Type.Enum(['pending', 'accepted', 'unchanged', 'stale', 'rejected', 'superseded'], {
+const Status = Type.Enum([...edits.editStatuses], {
   description:
     '`pending`: waits for a reviewer, as its dataset asks for reviews. `accepted`: snapshots take it. `unchanged`: equal to its original, kept out. `stale`: the preference of its pair is now on its side; it is `accepted` again when the preference moves back. `rejected`: by a reviewer. `superseded`: a reviewer put another edit in its place.',
 });
