@@ -1,7 +1,15 @@
 // bench/RESULTS.md holds the parts of several benchmarks; each writes its own and leaves the others as they are.
 import { readFile, writeFile } from 'node:fs/promises';
+import os from 'node:os';
 
 const file = new URL('RESULTS.md', import.meta.url);
+
+/** Where figures come from. Ask it before the work begins, as it says the load. */
+export function describeMachine(): string {
+  const cores = os.cpus();
+  const load = os.loadavg()[0]!.toFixed(1);
+  return `${cores[0]!.model.trim()}, ${cores.length} cores, load ${load} at the start, Node ${process.versions.node}`;
+}
 
 export async function writePart(name: string, markdown: string): Promise<void> {
   const text = await readFile(file, 'utf8').catch((error) => {

@@ -2,10 +2,9 @@
 // how long it takes, beside Myers and Python's difflib on the same words. DATA is NDJSON with `rejected`, `chosen` and
 // `error_spans`. Writes its part of bench/RESULTS.md.
 import { readFile } from 'node:fs/promises';
-import os from 'node:os';
 import { join } from 'node:path';
 import { ALIGNMENT_VERSION } from '../../src/domain/alignment.ts';
-import { writePart } from '../report.ts';
+import { describeMachine, writePart } from '../report.ts';
 import { bootstrap, countHits, type Hits, type HumanEdit, parseHumanEdits, scoreOf } from './human-spans.ts';
 import { type Method, type Methods, openMethods } from './methods.ts';
 import { measureSpeed } from './speed.ts';
@@ -23,10 +22,10 @@ if (path === undefined) {
 const edits = parseHumanEdits(await readFile(path, 'utf8'));
 const python =
   process.env.FINEGRAIN_PYTHON || join(process.env.FINEGRAIN_DATA_DIR || '.finegrain', 'python/bin/python');
-const load = os.loadavg()[0]!.toFixed(1);
+const machine = describeMachine();
 const methods = await openMethods(python);
 try {
-  const where = `${os.cpus()[0]!.model.trim()}, ${os.cpus().length} cores, load ${load} at the start, Node ${process.versions.node}, ${methods.pythonVersion}`;
+  const where = `${machine}, ${methods.pythonVersion}`;
   const part = [
     '# Alignment',
     `Made by \`npm run bench:alignment\` with version ${ALIGNMENT_VERSION} of the algorithm; ${where}.`,

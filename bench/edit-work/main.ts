@@ -1,27 +1,17 @@
 // `npm run bench:claims`: what a claim and its submission cost as tables grow. The same work on a small and on a large
 // database of one Postgres, in turn. Writes its part of bench/RESULTS.md.
-import { mkdtemp, rm } from 'node:fs/promises';
-import os from 'node:os';
-import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import pg from 'pg';
 import { openDatabase, type PooledDatabase } from '../../src/db/pool.ts';
-import type { Caller, Services } from '../../src/services/context.ts';
 import { claimTasks, submitTask } from '../../src/services/edit-tasks.ts';
 import { quantile } from '../../test/soak/trend.ts';
-import { type Installation, installFinegrain } from '../../test/support/installation.ts';
-import { writePart } from '../report.ts';
-import { fill, type Scale, scenarios } from './tables.ts';
+import type { Installation } from '../../test/support/installation.ts';
+import { onInstallation } from '../installation.ts';
+import { describeMachine, writePart } from '../report.ts';
+import { fill, project, type Scale, scenarios } from './tables.ts';
 
 const flatWithin = 2;
-const projectId = '00000000-0000-7000-8000-000000000000';
-const caller: Caller = {
-  projectId,
-  keyId: null,
-  scopes: ['admin'],
-  requestId: 'bench',
-  address: '127.0.0.1',
-};
+const caller = { projectId: project };
 const editor = { kind: 'program', name: 'bench' } as const;
 const scales: Scale[] = ['small', 'large'];
 
@@ -32,12 +22,8 @@ if (!(rounds >= 10)) {
   process.exit(2);
 }
 
-const folder = await mkdtemp(join(os.tmpdir(), 'finegrain-bench-'));
-// as durable as an operator's
-const settings = { fsync: 'on', synchronous_commit: 'on' };
-const installation = await installFinegrain(folder, { poolSize: 5, settings });
-try {
-  const load = os.loadavg()[0]!.toFixed(1);
+await onInstallation(async (installation) => {
+  const where = describeMachine();
   const rows: string[] = [];
   let worst = 0;
   for (const { name, expected, ...scenario } of scenarios) {
@@ -62,7 +48,7 @@ try {
   }
   const part = [
     '# Editing work',
-    `Made by \`npm run bench:claims\`; ${os.cpus()[0]!.model.trim()}, ${os.cpus().length} cores, load ${load} at the start, Node ${process.versions.node}.`,
+    `Made by \`npm run bench:claims\`; ${where}.`,
     `Medians of ${rounds} claims of one task, and of their submissions, over one connection; 1,000 tasks against 200,000, one Postgres with fsync,
 in turn.`,
     `| | claim, 1,000 | 200,000 | ratio | submit, 1,000 | 200,000 | ratio |
@@ -71,10 +57,7 @@ ${rows.join('\n')}`,
     `- **${worst <= flatWithin ? 'reached' : 'missed'}**: flat, that is within a factor of ${flatWithin}, in the rows without a star: ${worst.toFixed(1)} at worst`,
   ].join('\n\n');
   await writePart('edit work', part);
-} finally {
-  await installation.stop();
-  await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
-}
+});
 
 /** A database of its own, made anew from the migrated one. */
 async function prepare(
@@ -99,13 +82,12 @@ async function prepare(
 }
 
 async function work(db: PooledDatabase): Promise<{ claim: number; submit: number }> {
-  const services = { db } as unknown as Services; // they use the database alone
   const begun = performance.now();
-  const { items } = await claimTasks(services, caller, { editor });
+  const { items } = await claimTasks({ db }, caller, { editor });
   const claimed = performance.now();
   const [task] = items;
   if (!task) throw new Error('There was no task to claim.');
   const edit = { lease_token: task.lease_token, edited_response: 'Dear Anna, the harbor is open.' };
-  await submitTask(services, caller, task.id, edit);
+  await submitTask({ db }, caller, task.id, edit);
   return { claim: claimed - begun, submit: performance.now() - claimed };
 }

@@ -54,7 +54,7 @@ export const scenarios: (Scenario & { name: string; expected: 'flat' | 'grows' }
   },
 ];
 
-const project = '00000000-0000-7000-8000-000000000000';
+export const project = '00000000-0000-7000-8000-000000000000';
 /** An id that sorts by a number. */
 const id = (number: string): string =>
   `('00000000-0000-7000-8000-' || lpad(to_hex(${number}), 12, '0'))::uuid`;

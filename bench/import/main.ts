@@ -1,12 +1,10 @@
 // `npm run bench:import`: how fast pairs come in, against psql's \copy, and what an import of a gigabyte needs of memory and
 // leaves of the event loop. Writes its part of bench/RESULTS.md.
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import os from 'node:os';
-import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { installFinegrain, readyAddress } from '../../test/support/installation.ts';
-import { writePart } from '../report.ts';
+import { readyAddress } from '../../test/support/installation.ts';
+import { onInstallation } from '../installation.ts';
+import { describeMachine, writePart } from '../report.ts';
 import { measureMemory } from './memory.ts';
 import { measureReading } from './reading.ts';
 import { measureSpeed } from './speed.ts';
@@ -30,12 +28,8 @@ if (!(count >= 1000 && rounds >= 1 && gigabytes > 0)) {
   process.exit(2);
 }
 
-const folder = await mkdtemp(join(os.tmpdir(), 'finegrain-bench-'));
-// as durable as an operator's, for both sides
-const settings = { fsync: 'on', synchronous_commit: 'on' };
-const installation = await installFinegrain(folder, { poolSize: 5, settings });
-try {
-  const load = os.loadavg()[0]!.toFixed(1);
+await onInstallation(async (installation) => {
+  const where = describeMachine();
   const key = randomBytes(24).toString('hex');
   const api = installation.run('main-api.js', [], {
     DATABASE_URL: installation.directUrl('finegrain_api'),
@@ -50,13 +44,9 @@ try {
   const reading = await measureReading(installation, service, count);
   api.process.kill('SIGTERM');
   await api.ended;
-  const where = `${os.cpus()[0]!.model.trim()}, ${os.cpus().length} cores, load ${load} at the start, Node ${process.versions.node}`;
   const part = ['# Import', `Made by \`npm run bench:import\`; ${where}.`, speed, memory, reading].join(
     '\n\n',
   );
   console.log(`\n${part}`);
   await writePart('import', part);
-} finally {
-  await installation.stop();
-  await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
-}
+});
