@@ -87,8 +87,10 @@ t.test('npm start: embedded Postgres, API and worker in one process tree', async
         for (let waited = 0; waited < 60_000; waited += 100, await sleep(100)) if (await look()) return;
         throw new Error(`${what} did not come back:\n${first.stderr()}`);
       };
-      await until('Postgres', async () => (await request(first, 'GET', '/readyz', null)).status === 200);
-      t.not(findPostmaster(join(dataDir, 'postgres', 'pgdata'))!.pid, server);
+      await until('Postgres', async () => {
+        const now = findPostmaster(join(dataDir, 'postgres', 'pgdata'))?.pid ?? server;
+        return now !== server && (await request(first, 'GET', '/readyz', null)).status === 200;
+      });
       await until('the worker', async () => find(/main-worker/).some((pid) => pid !== worker));
       t.match(first.stderr(), /main-worker.*ended by itself/);
       const receiver = await startReceiver(t);
