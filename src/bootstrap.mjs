@@ -37,6 +37,7 @@ const programs = {
   'bench:import': { entry: 'dist/bench/import/main.js', needsPython: false },
   'bench:claims': { entry: 'dist/bench/edit-work/main.js', needsPython: false },
   'bench:alignment': { entry: 'dist/bench/alignment/main.js', needsPython: true },
+  'bench:score': { entry: 'dist/bench/score/main.js', needsPython: true, needsScorePeer: true },
   'bench:controls': { entry: 'dist/bench/loop/controls.js', needsPython: true },
 };
 
@@ -59,6 +60,10 @@ async function main([command, ...rest]) {
   const fuzzPython = path.join(dataDir, 'fuzz-python');
   if (program.needsFuzzer)
     await ensurePythonEnvironment(fuzzPython, 'test/fuzz/requirements.lock', 'the fuzzer');
+  if (program.needsScorePeer) {
+    const peer = path.join(dataDir, 'score-peer-python');
+    await ensurePythonEnvironment(peer, 'bench/score/requirements.lock', "bench:score's peer");
+  }
   const lintPython = path.join(dataDir, 'lint-python');
   if (program.needsLinters)
     await ensurePythonEnvironment(lintPython, 'test/images/requirements.lock', 'the linters of docker/');

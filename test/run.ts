@@ -1,6 +1,8 @@
 // `npm test`: every check of the repository, each with its count, closed by the line `N passed, N failed`.
 // `npm test -- FILE…` runs only those test files (*.test.ts with tap, *.py with pytest); `--postgres BIN_FOLDER` before them
-// takes the `initdb` and `postgres` of that folder instead of the embedded ones: any version from 15 on.
+// takes the `initdb` and `postgres` of that folder instead of the embedded ones: any version from 15 on; `--slow` runs
+// the slow tests too (*.slow.test.ts, pytest's marker `slow`, all phases of the fuzzer), which repeat at length what
+// quicker ones show.
 // All files share one embedded Postgres (FINEGRAIN_TEST_DATABASE_URL), a pgbouncer before it that the API goes through
 // (FINEGRAIN_TEST_POOLER; without FINEGRAIN_PGBOUNCER there is none), an S3 server where one is installed
 // (FINEGRAIN_TEST_S3) and one temporary folder (TMPDIR); all are gone at the end, also after Ctrl-C, and so is every
@@ -49,10 +51,10 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'disconnect']) {
 
 try {
   const { values, positionals } = parseArgs({
-    options: { postgres: { type: 'string' } },
+    options: { postgres: { type: 'string' }, slow: { type: 'boolean', default: false } },
     allowPositionals: true,
   });
-  await main(positionals, values.postgres);
+  await main(positionals, values);
 } catch (error) {
   totals.failed += 1;
   console.log(error instanceof Error ? error.stack : error);
@@ -64,7 +66,10 @@ const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : '';
 console.log(`${totals.passed} passed, ${totals.failed} failed${skipped}`);
 process.exit(interrupted ? 130 : totals.failed > 0 ? 1 : 0);
 
-async function main(files: string[], binaries: string | undefined): Promise<void> {
+async function main(
+  files: string[],
+  { postgres: binaries, slow }: { postgres?: string | undefined; slow: boolean },
+): Promise<void> {
   const unknown = files.filter((file) => !/\.(test\.ts|py)$/.test(file) || !existsSync(file));
   if (unknown.length > 0) {
     console.log(`Not a test file (*.test.ts or *.py): ${unknown.join(', ')}`);
@@ -82,13 +87,17 @@ async function main(files: string[], binaries: string | undefined): Promise<void
       ? withPostgres(binaries, (url) =>
           withPooler(url, (pooler) =>
             withS3Server((s3) =>
-              runTap(typescriptFiles, { ...pooler, ...s3, ...servers, FINEGRAIN_TEST_DATABASE_URL: url }),
+              runTap(
+                typescriptFiles,
+                { ...pooler, ...s3, ...servers, FINEGRAIN_TEST_DATABASE_URL: url },
+                slow,
+              ),
             ),
           ),
         )
       : undefined,
-    everything ? runAll([...staticChecks(), fuzzCheck(), pytestCheck([])]) : undefined,
-    pythonFiles.length > 0 ? runAll([pytestCheck(pythonFiles)]) : undefined,
+    everything ? runAll([...staticChecks(), fuzzCheck(slow), pytestCheck([], slow)]) : undefined,
+    pythonFiles.length > 0 ? runAll([pytestCheck(pythonFiles, slow)]) : undefined,
   ]);
 }
 
@@ -106,20 +115,23 @@ function staticChecks(): Check[] {
   ];
 }
 
-function pytestCheck(files: string[]): Check {
-  const run = () => pytest(python, files, { ...testEnvironment(), OMP_NUM_THREADS: '1' }, temporary);
-  return { name: 'Python tests', run };
+function pytestCheck(files: string[], slow: boolean): Check {
+  const environment = { ...testEnvironment(), OMP_NUM_THREADS: '1' };
+  return { name: 'Python tests', run: () => pytest(python, files, environment, { slow, temporary }) };
 }
 
-/** One seed, few examples; `npm run test:fuzz` takes its time. */
-function fuzzCheck(): Check {
+/** What follows from the document without chance; `npm run test:fuzz` takes its time for the rest. */
+function fuzzCheck(slow: boolean): Check {
   const environment = { ...testEnvironment(), FINEGRAIN_DATA_DIR: dataDir };
-  return { name: 'Fuzzer', run: () => fuzzer(['--seeds', '1', '--examples', '3'], environment) };
+  const options = slow
+    ? ['--seeds', '1', '--examples', '3']
+    : ['--seeds', '1', '--phases', 'examples,coverage'];
+  return { name: 'Fuzzer', run: () => fuzzer(options, environment) };
 }
 
-function runTap(files: string[], servers: NodeJS.ProcessEnv): Promise<void> {
+function runTap(files: string[], servers: NodeJS.ProcessEnv, slow: boolean): Promise<void> {
   const environment = { ...testEnvironment(), ...servers };
-  return runAll([{ name: 'TypeScript tests', run: () => runTestFiles(files, environment) }]);
+  return runAll([{ name: 'TypeScript tests', run: () => runTestFiles(files, environment, { slow }) }]);
 }
 
 async function runAll(checks: Check[]): Promise<void> {

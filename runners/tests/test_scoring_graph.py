@@ -89,6 +89,7 @@ def test_what_it_has_no_operators_for_is_left_to_the_standard_exporter(config, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_standard_exporter_takes_its_place(tmp_path):
     model = reward_model(MistralConfig(**LLAMA))
     assert "past" not in export_onnx(model, tmp_path / "reward.onnx")

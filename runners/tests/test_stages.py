@@ -120,6 +120,7 @@ def test_sigterm_checkpoints_at_once_and_the_run_goes_on_to_the_same_end(kind, s
     assert outcome_digest(tmp_path) == outcome_digest(undisturbed(kind)[0])
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_at_random_instants_it_still_ends_the_same(specs, undisturbed, tmp_path):
     rng = random.Random(1)
     killed = 0
@@ -207,7 +208,9 @@ def test_reward_learns_which_tokens_are_wrong(data, policy_folder, tmp_path):
     assert result["test"]["bad_token_auc"]["low"] > 0.75
 
 
-@pytest.mark.parametrize("loss", ["bt_hunk", "bt_sum", "seq_edits", "seq_pairs"])
+@pytest.mark.parametrize(
+    "loss", ["bt_hunk", "seq_pairs", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("bt_sum", "seq_edits"))]
+)
 def test_every_other_loss_learns_which_version_is_better(data, policy_folder, tmp_path, loss):
     spec = {
         "base_model": {"path": str(policy_folder)},
@@ -263,7 +266,7 @@ def test_edits_that_are_unusable_unchanged_or_too_long_are_left_out_and_counted(
     assert (training["without_token_labels"], training["unchanged_edits"], training["too_long"]) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("critic", ["shared", pytest.param("separate", marks=pytest.mark.slow)])
 def test_ppo_raises_the_reward_that_it_is_given(specs, tmp_path, critic):
     options = {"steps": 12, "batch_size": 24, "max_new_tokens": 32, "scale_samples": 48, "learning_rate": 3e-3}
     spec = {**specs["ppo"], "hyperparameters": {**options, "critic": critic}}
@@ -274,6 +277,7 @@ def test_ppo_raises_the_reward_that_it_is_given(specs, tmp_path, critic):
     assert metrics[-1]["kl_per_response"] > 0.1
 
 
+@pytest.mark.slow
 def test_ppo_raises_the_reward_of_a_sequence_model(specs, policy_folder, data, tmp_path):
     reward_spec = {
         "base_model": {"path": str(policy_folder)},
@@ -298,11 +302,13 @@ def test_ppo_raises_the_reward_of_a_sequence_model(specs, policy_folder, data, t
         assert sum(rewards[-4:]) > sum(rewards[:4]), (placement, rewards)
 
 
-def test_evaluations_leave_the_training_alone_and_survive_a_kill(specs, undisturbed, data, tmp_path):
-    reference = {"path": str(specs["ppo"]["policy"]["path"])}
-    evaluation = {"prompts": str(data / "prompts.ndjson"), "every": 3, "kl_reference": reference}
-    spec = {**specs["ppo"], "evaluation": evaluation}
-    code, lines = run_process("ppo", spec, tmp_path / "whole")
+def evaluated(spec: dict, data: Path) -> dict:
+    reference = {"path": str(spec["policy"]["path"])}
+    return {**spec, "evaluation": {"prompts": str(data / "prompts.ndjson"), "every": 3, "kl_reference": reference}}
+
+
+def test_evaluations_leave_the_training_alone(specs, undisturbed, data, tmp_path):
+    code, lines = run_process("ppo", evaluated(specs["ppo"], data), tmp_path / "whole")
     assert (code, lines[-1]["type"]) == (0, "result")
     weights = [folder / "output/model/model.safetensors" for folder in (undisturbed("ppo")[0], tmp_path / "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -314,6 +320,11 @@ def test_evaluations_leave_the_training_alone_and_survive_a_kill(specs, undistur
     assert any(abs(row["kl"]) > 1e-3 for row in rows[60:])
     assert all(row["reward"] <= 0 and row["kl_to_reference"] == row["kl"] for row in rows)
 
+
+@pytest.mark.slow
+def test_evaluations_survive_a_kill(specs, data, tmp_path):
+    spec = evaluated(specs["ppo"], data)
+    assert run_process("ppo", spec, tmp_path / "whole")[0] == 0
     code, _ = run_process("ppo", spec, tmp_path / "killed", kill_at_step(5))
     assert code == -signal.SIGKILL
     assert run_process("ppo", spec, tmp_path / "killed")[0] == 0

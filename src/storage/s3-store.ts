@@ -43,7 +43,7 @@ const defaultLimits: S3Limits = {
   partBytes: 16 * mebibyte,
   copyBytes: 5 * gibibyte,
   freshSeconds: 3600,
-  attempts: 8,
+  attempts: 9, // the waits between them are drawn at random; fewer may add up to a second only
 };
 
 const mostParts = 10_000;

@@ -1,7 +1,7 @@
 // schemathesis against the running service, authenticated, in all its phases: what is sent follows from the OpenAPI
 // document (also what breaks it), and every answer must keep to the document. Ends with `N passed, N failed`, test cases.
 //
-//   npm run test:fuzz [-- --seeds 1,2,3 --examples 50]       `npm test` runs a short one
+//   npm run test:fuzz [-- --seeds 1,2,3 --examples 50 --phases examples,coverage]       `npm test` runs a short one
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -19,6 +19,7 @@ const { values: options } = parseArgs({
   options: {
     seeds: { type: 'string', default: '1,2,3,4,5' },
     examples: { type: 'string', default: '50' },
+    phases: { type: 'string', default: 'examples,coverage,fuzzing,stateful' },
   },
 });
 const dataDir = path.resolve(process.env.FINEGRAIN_DATA_DIR || '.finegrain');
@@ -54,7 +55,8 @@ async function fuzz({ url }: FuzzedService, config: string, seed: number): Promi
     PYTHONPATH: 'test/fuzz',
     PYTHONDONTWRITEBYTECODE: '1',
   };
-  const ended = await runProgram(schemathesis, [...args, '--max-examples', options.examples, ...output], env);
+  const extent = ['--max-examples', options.examples, '--phases', options.phases];
+  const ended = await runProgram(schemathesis, [...args, ...extent, ...output], env);
   const { test_cases, phases } = await readReport(report, ended);
   const failed = test_cases.with_failures + test_cases.errored;
   totals.passed += test_cases.generated - failed;

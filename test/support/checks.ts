@@ -62,7 +62,7 @@ export async function pytest(
   python: string,
   files: string[],
   env: NodeJS.ProcessEnv,
-  temporary: string,
+  { slow, temporary }: { slow: boolean; temporary: string },
 ): Promise<Result> {
   const report = path.join(temporary, 'pytest.xml');
   const args = [
@@ -71,6 +71,7 @@ export async function pytest(
     '--rootdir=runners',
     '--config-file=runners/pyproject.toml',
     `--junitxml=${report}`,
+    ...(slow ? ['-m', 'slow or not slow'] : []),
   ];
   const ended = await runProgram(python, [...args, ...(files.length > 0 ? files : ['runners/tests'])], env);
   const suite = existsSync(report) ? (/<testsuite [^>]*>/.exec(readFileSync(report, 'utf8'))?.[0] ?? '') : '';

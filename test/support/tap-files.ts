@@ -10,11 +10,16 @@ const jobs = 3; // two cores, and tests that wait
 const limitSeconds = 300; // a file; a busy machine is slow
 
 /**
- * Without `files` all tests run, the quick ones of a folder in one process. Counts are assertions. A file that breaks, or
+ * Without `files` all tests run, those of *.slow.test.ts only with `slow`, the quick ones of a folder in one process. Counts are
+ * assertions. A file that breaks, or
  * asserts nothing, counts as one failure.
  */
-export async function runTestFiles(files: string[], env: NodeJS.ProcessEnv): Promise<Result> {
-  const left = files.length > 0 ? files.map(compiled) : joinQuickTests();
+export async function runTestFiles(
+  files: string[],
+  env: NodeJS.ProcessEnv,
+  { slow }: { slow: boolean },
+): Promise<Result> {
+  const left = files.length > 0 ? files.map(compiled) : joinQuickTests(slow);
   const total: Result = { passed: 0, failed: 0, skipped: 0, output: '' };
   const work = async () => {
     for (let file = left.shift(); file !== undefined; file = left.shift()) {
@@ -66,21 +71,21 @@ function describe(file: string, { name, diag }: TestPoint): string {
 
 // a file of these folders takes less time than its process takes to start; but for those that are slow
 const quickFolders = ['domain', 'http', 'jobs'];
-const slow =
+const notQuick =
   /\/(artifact-uploads|edit-work-concurrency|encoding|hostile|idempotency|operation|run-stream|webhook-delivery)\./;
 
 /** Writes files that import the quick tests, up to twelve each. @returns all that is to run */
-function joinQuickTests(): string[] {
+function joinQuickTests(slow: boolean): string[] {
   const folder = path.join('.tap', 'together');
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   let left = readdirSync('test', { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.endsWith('.test.ts'))
+    .filter((name) => name.endsWith('.test.ts') && (slow || !name.endsWith('.slow.test.ts')))
     .map((name) => compiled(`test/${name}`))
     .sort();
   const together: string[] = [];
   for (const name of quickFolders) {
-    const quick = left.filter((file) => file.startsWith(`dist/test/${name}/`) && !slow.test(file));
+    const quick = left.filter((file) => file.startsWith(`dist/test/${name}/`) && !notQuick.test(file));
     left = left.filter((file) => !quick.includes(file));
     for (let n = 0; n < quick.length; n += 12) {
       const joined = path.join(folder, `${name}-${n}.mjs`);

@@ -1,0 +1,53 @@
+// What is scored: texts of so many tokens, cut at random from a corpus, the same for every server.
+
+import type { Tokenizer } from 'tokenizers';
+import type { ScoreItem } from '../../src/services/scoring.ts';
+
+export interface Workloads {
+  /** 60 + 60 tokens */
+  short: ScoreItem[];
+  /** 20 to 512 tokens, half of them the prompt's */
+  mixed: ScoreItem[];
+  /** 16 responses of 60 tokens to a prompt of 300 */
+  bestOf: ScoreItem[][];
+}
+
+export async function makeWorkloads(tokenizer: Tokenizer, corpus: string, seed = 9): Promise<Workloads> {
+  const ids = (await tokenizer.encode(corpus, null, { addSpecialTokens: false })).getIds();
+  const random = randomNumbers(seed);
+  const between = (low: number, high: number): number => low + Math.floor(random() * (high - low + 1));
+  const text = (tokens: number): Promise<string> => {
+    const start = between(0, ids.length - tokens - 1);
+    return tokenizer.decode(ids.slice(start, start + tokens), false);
+  };
+  const item = async (prompt: number, response: number): Promise<ScoreItem> => ({
+    prompt: await text(prompt),
+    response: await text(response),
+  });
+  const times = <T>(count: number, make: () => Promise<T>): Promise<T[]> =>
+    Promise.all(Array.from({ length: count }, make));
+  return {
+    short: await times(64, () => item(60, 60)),
+    mixed: await times(256, () => {
+      const tokens = between(20, 512);
+      const prompt = Math.max(5, tokens >> 1);
+      return item(prompt, tokens - prompt);
+    }),
+    bestOf: await times(64, async () => {
+      const prompt = await text(300);
+      const responses = await times(16, () => text(60));
+      return responses.map((response) => ({ prompt, response }));
+    }),
+  };
+}
+
+/** mulberry32: 0 to 1, the same for a seed on every machine. */
+function randomNumbers(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
