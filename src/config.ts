@@ -1,5 +1,6 @@
 // The only reader of process.env. Everything else receives what it needs.
 import { isIP } from 'node:net';
+import { availableParallelism, totalmem } from 'node:os';
 import { resolve } from 'node:path';
 import type { ArtifactPlace } from './storage/artifact-place.ts';
 
@@ -43,6 +44,8 @@ export interface Config {
     rolloutDays: number;
     eventDays: number;
   };
+  /** how many processes score at a time, and the memory of all that there are */
+  scoring: { maxScorers: number; memoryBytes: number };
   runner: RunnerConfig;
   /** how many of them the embedded mode starts; each takes one run at a time */
   embeddedRunners: number;
@@ -119,6 +122,10 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       rolloutDays: integer(env, 'FINEGRAIN_ROLLOUT_DAYS', 30, 0, 36_500),
       eventDays: integer(env, 'FINEGRAIN_EVENT_DAYS', 30, 0, 36_500),
     },
+    scoring: {
+      maxScorers: integer(env, 'FINEGRAIN_SCORERS', availableParallelism(), 1, 1024),
+      memoryBytes: integer(env, 'FINEGRAIN_SCORING_MEMORY_MB', halfTheMemory(), 1, 100_000_000) * 1_000_000,
+    },
     embeddedRunners: integer(env, 'FINEGRAIN_RUNNERS', 1, 0, 64),
     runner: {
       name: env.FINEGRAIN_RUNNER_NAME || `${env.HOSTNAME || 'runner'}-${process.pid}`,
@@ -135,6 +142,10 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     },
   };
 }
+
+/** Of what this process may use, which in a container is less than the machine has; megabytes. */
+const halfTheMemory = (): number =>
+  Math.floor(Math.min(totalmem(), process.constrainedMemory() || totalmem()) / 2_000_000);
 
 export interface ConfigInspection {
   /** with the defaults in place of what is wrong */

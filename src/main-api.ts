@@ -40,7 +40,12 @@ async function serve(
     onError: (err) => logger.warn({ err }, 'a database connection broke'),
   });
   const artifacts = await openArtifacts(config.artifacts, config.artifactCache);
-  const scoring = openScoringEngine({ modelCacheFolder: `${config.dataDir}/models`, artifacts, log: logger });
+  const scoring = openScoringEngine({
+    modelCacheFolder: `${config.dataDir}/models`,
+    artifacts,
+    log: logger,
+    ...config.scoring,
+  });
   const outgoing = openOutgoingClient({ allow: config.outgoingAllow });
   const app = await buildApp({
     services: {

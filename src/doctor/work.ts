@@ -75,7 +75,13 @@ async function checkScoring(): Promise<Finding> {
   const folder = await mkdtemp(join(tmpdir(), 'finegrain-doctor-'));
   const artifacts = openArtifactStore(join(folder, 'artifacts'));
   const log = pino({ level: 'silent' });
-  const engine = openScoringEngine({ modelCacheFolder: join(folder, 'models'), artifacts, log });
+  const engine = openScoringEngine({
+    modelCacheFolder: join(folder, 'models'),
+    artifacts,
+    log,
+    maxScorers: 1,
+    memoryBytes: Number.POSITIVE_INFINITY,
+  });
   try {
     const sample = await openSampleModel(shippedSampleFolder, artifacts);
     if (!sample)

@@ -1,5 +1,5 @@
-// Scores token sequences on registered models. Each model in use has its own process and queue (lane.ts); all queues
-// together are bounded in tokens, and so is the number of processes. What a caller gets never depends on what else is
+// Scores token sequences on registered models. Each model in use has its own processes and queue (lane.ts); all queues
+// together are bounded in tokens, and the processes by cores and memory. What a caller gets never depends on what else is
 // queued: sequences are scored one by one.
 import { join } from 'node:path';
 import type { Logger } from 'pino';
@@ -8,6 +8,7 @@ import type { ArtifactStore } from '../storage/artifact-store.ts';
 import { materialiseModel, type StoredModel } from '../storage/model-folder.ts';
 import { checkGoldenRewards, checkGoldenTokens, readGolden } from './golden.ts';
 import { explain, type Job, type Lane, openLane } from './lane.ts';
+import { openMemoryBudget } from './memory-budget.ts';
 import { ModelRefused } from './model-json.ts';
 import { readModelManifest } from './model-manifest.ts';
 import { openPlaces } from './places.ts';
@@ -27,7 +28,7 @@ export interface ScoringFigures {
   refusals: number;
   /** scorer processes that ended while they were needed */
   restarts: number;
-  /** scorer processes there are */
+  /** models that have a scorer process */
   loadedModels: number;
 }
 
@@ -53,9 +54,11 @@ export interface ScoringEngineOptions {
   modelCacheFolder: string;
   artifacts: ArtifactStore;
   log: Logger;
+  /** of one model, and in all that compute at a time; each takes a core */
+  maxScorers: number;
+  /** of all scorer processes, as estimated from the size of their graphs */
+  memoryBytes: number;
   maxQueuedTokens?: number;
-  /** scorer processes, and so models in memory, at a time */
-  maxModels?: number;
   /** a process without work ends after this long */
   idleMs?: number;
   /** for each sequence; a process that takes longer is killed and replaced */
@@ -67,12 +70,19 @@ const lengthOf = ({ promptIds, responseIds }: Sequence): number => promptIds.len
 const maxTokenizers = 8;
 const assumedTokensPerSecond = 3_000; // a model of 14 M parameters on one core
 
+// A process needs its graph twice (as read, and as laid out for its kernels), what a long sequence takes, and the
+// prefixes that it keeps.
+const processBytes = 320 * 1024 ** 2;
+const bytesOf = ({ files }: StoredModel): number =>
+  processBytes + 2 * files.reduce((sum, { path, bytes }) => sum + (/\.onnx\b/.test(path) ? bytes : 0), 0);
+
 export function openScoringEngine({
   modelCacheFolder,
   artifacts,
   log,
-  maxQueuedTokens = 1_000_000,
-  maxModels = 4,
+  maxQueuedTokens = 100_000,
+  maxScorers,
+  memoryBytes,
   idleMs = 600_000,
   answerLimitMs = 120_000,
 }: ScoringEngineOptions): ScoringEngine {
@@ -80,9 +90,11 @@ export function openScoringEngine({
   const tokenizers = new Map<string, Promise<ModelTokenizer>>();
   const counts = { scoredTokens: 0, refusals: 0, restarts: 0 };
   let queuedTokens = 0;
+  let tokensPerSecond = assumedTokensPerSecond; // of one scorer, lately
   let closing = false;
 
-  const places = openPlaces(maxModels, () => {
+  const cores = openPlaces(maxScorers);
+  const memory = openMemoryBudget(memoryBytes, () => {
     const idle = [...lanes.values()]
       .filter((lane) => lane.idleSince !== null)
       .sort((a, b) => a.idleSince! - b.idleSince!);
@@ -110,13 +122,15 @@ export function openScoringEngine({
   }
 
   /** @throws ModelRefused, ScorerDied, Problem */
-  async function start(model: StoredModel): Promise<Scorer> {
+  async function start(model: StoredModel, proven: boolean): Promise<Scorer> {
     const folder = await folderOf(model);
     const { onnx } = await readModelManifest(folder);
     if (!onnx) throw new ModelRefused('finegrain.json names no ONNX graph, as token reward models do');
+    const graph = { ...onnx, file: join(folder, onnx.file) };
+    if (proven) return startScorer(graph, log, answerLimitMs);
     const golden = await readGolden(folder);
     await checkGoldenTokens(golden, await tokenizer(model));
-    const scorer = await startScorer({ ...onnx, file: join(folder, onnx.file) }, log, answerLimitMs);
+    const scorer = await startScorer(graph, log, answerLimitMs);
     try {
       await checkGoldenRewards(golden, scorer.score);
       return scorer;
@@ -130,8 +144,11 @@ export function openScoringEngine({
     const known = lanes.get(model.digest);
     if (known) return known;
     const lane = openLane({
-      start: () => start(model),
-      places,
+      start: (proven) => start(model, proven),
+      bytes: bytesOf(model),
+      memory,
+      cores,
+      maxScorers,
       log: log.child({ model: model.digest }),
       idleMs,
       onRestart() {
@@ -165,7 +182,7 @@ export function openScoringEngine({
       throw new Problem(
         'overloaded',
         `${queuedTokens} tokens are waiting to be scored and these would be ${tokens} more; at most ${maxQueuedTokens} may wait. Try again later or send fewer at a time.`,
-        { retryAfterSeconds: Math.min(60, queuedTokens / assumedTokensPerSecond) },
+        { retryAfterSeconds: Math.min(60, queuedTokens / (tokensPerSecond * maxScorers)) },
       );
     }
     const responsesTo = new Map<unknown, number>();
@@ -175,8 +192,10 @@ export function openScoringEngine({
       sequence.responseIds.length === 0
         ? { rewards: new Float32Array(0) }
         : new Promise((resolve, fail) => {
-            const done = (score: SequenceScore): void => {
-              counts.scoredTokens += lengthOf(sequence);
+            const done = (score: SequenceScore, milliseconds: number): void => {
+              const length = lengthOf(sequence);
+              counts.scoredTokens += length;
+              tokensPerSecond += ((1000 * length) / Math.max(1, milliseconds) - tokensPerSecond) / 32;
               resolve(score);
             };
             const sharesPrompt = responsesTo.get(sequence.promptIds)! > 1;
@@ -205,11 +224,11 @@ export function openScoringEngine({
     figures: () => ({
       ...counts,
       queuedTokens,
-      loadedModels: [...lanes.values()].filter((lane) => lane.loaded).length,
+      loadedModels: [...lanes.values()].filter(({ scorers }) => scorers > 0).length,
     }),
     stateOf(digest) {
       const lane = lanes.get(digest);
-      return lane?.refusal ?? (lane?.loaded ? 'loaded' : 'not_loaded');
+      return lane?.refusal ?? (lane && lane.scorers > 0 ? 'loaded' : 'not_loaded');
     },
     async close() {
       closing = true;

@@ -19,6 +19,8 @@ async function openEngine(t: Test, limits: Limits = {}) {
     modelCacheFolder: join(folder, 'models'),
     artifacts,
     log: pino({ level: 'silent' }),
+    maxScorers: 1,
+    memoryBytes: 4 * 1024 ** 3,
     ...limits,
   });
   t.teardown(async () => {
@@ -223,8 +225,8 @@ t.test('the queue is bounded in tokens, and an abort frees its places', async (t
   });
 });
 
-t.test('models share the places for processes, and an idle process ends', async (t) => {
-  const { engine, store } = await openEngine(t, { maxModels: 1, idleMs: 50 });
+t.test('models share the memory for processes, and an idle process ends', async (t) => {
+  const { engine, store } = await openEngine(t, { memoryBytes: 400 * 1024 ** 2, idleMs: 50 });
   const one = await store();
   const other = await store({ 'report.json': null, 'config.json': (text) => `${text} ` });
   let most = 0;
@@ -237,6 +239,23 @@ t.test('models share the places for processes, and an idle process ends', async 
   for (const score of scores) t.same(score, scores[0]);
   await eventually(() => scorerProcesses().length === 0);
   t.same(await scoreOne(engine, one), scores[0], 'and comes back when there is work');
+});
+
+t.test('several processes work for one request, with the same result', async (t) => {
+  const { engine, store } = await openEngine(t, { maxScorers: 3 });
+  const model = await store();
+  const many = Array.from({ length: 60 }, () => sequences).flat();
+  const alone = await engine.score(model, sequences, never);
+  let most = 0;
+  const watch = setInterval(() => {
+    most = Math.max(most, scorerProcesses().length);
+  }, 20);
+  for (;;) {
+    const scores = await engine.score(model, many, never);
+    for (const [index, score] of scores.entries()) t.same(score, alone[index % sequences.length]);
+    if (most === 3) break; // the first of them were done before the others had started
+  }
+  clearInterval(watch);
 });
 
 t.test('closing finishes what is queued and takes nothing more', async (t) => {

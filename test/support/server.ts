@@ -76,7 +76,13 @@ export async function startTestServer(
   const logger = log
     ? pino({ level: 'trace' }, log)
     : pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
-  const scoring = openScoringEngine({ modelCacheFolder: join(dataDir, 'models'), artifacts, log: logger });
+  const scoring = openScoringEngine({
+    modelCacheFolder: join(dataDir, 'models'),
+    artifacts,
+    log: logger,
+    maxScorers: 2,
+    memoryBytes: 4 * 1024 ** 3,
+  });
   const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
   const outgoing = openOutgoingClient({ allow: ['127.0.0.0/8'] });
   const services = {
