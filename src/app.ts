@@ -44,6 +44,7 @@ import { scoreRoutes } from './http/routes/score.ts';
 import { secretRoutes } from './http/routes/secrets.ts';
 import { serviceRoutes } from './http/routes/service.ts';
 import { snapshotRoutes } from './http/routes/snapshots.ts';
+import { tokenizeRoutes } from './http/routes/tokenize.ts';
 import { webhookRoutes } from './http/routes/webhooks.ts';
 import { winRateRoutes } from './http/routes/win-rates.ts';
 import type { Services } from './services/context.ts';
@@ -146,6 +147,7 @@ export async function buildApp({
     modelRoutes,
     aliasRoutes,
     scoreRoutes,
+    tokenizeRoutes,
     runRoutes,
     runnerRoutes,
     winRateRoutes,

@@ -168,24 +168,31 @@ export async function findScoringModel(
   tx: Transaction,
   idOrAlias: string | undefined,
 ): Promise<ModelRow> {
-  if (idOrAlias === undefined) {
-    const model = await findModelByAlias(services, tx, scoringAlias);
-    if (model) return model;
-    throw new Problem(
-      'not_found',
-      `No model carries the alias ${scoringAlias} yet. Train one with a run of the kind "reward" whose spec names this alias, or give a model the alias: PUT /v1/aliases/${scoringAlias}.`,
-      {
-        errors: [{ pointer: '/model', detail: `is not given, and there is no ${scoringAlias}`, in: 'body' }],
-      },
-    );
-  }
-  const model = await resolveModel(services, tx, idOrAlias, '/model');
+  const model = await findNamedModel(services, tx, idOrAlias);
   if (model.role === 'token_reward') return model;
   throw new Problem(
     'unprocessable',
     `The model ${idOrAlias} has the role ${model.role}; only a token_reward model can score.`,
     {
       errors: [{ pointer: '/model', detail: `is a ${model.role} model`, in: 'body' }],
+    },
+  );
+}
+
+/** As findScoringModel, of any role. @throws Problem not_found */
+export async function findNamedModel(
+  services: Services,
+  tx: Transaction,
+  idOrAlias: string | undefined,
+): Promise<ModelRow> {
+  if (idOrAlias !== undefined) return resolveModel(services, tx, idOrAlias, '/model');
+  const model = await findModelByAlias(services, tx, scoringAlias);
+  if (model) return model;
+  throw new Problem(
+    'not_found',
+    `No model carries the alias ${scoringAlias} yet. Train one with a run of the kind "reward" whose spec names this alias, or give a model the alias: PUT /v1/aliases/${scoringAlias}.`,
+    {
+      errors: [{ pointer: '/model', detail: `is not given, and there is no ${scoringAlias}`, in: 'body' }],
     },
   );
 }
