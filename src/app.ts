@@ -29,6 +29,7 @@ import { aliasRoutes } from './http/routes/aliases.ts';
 import { artifactUploadRoutes } from './http/routes/artifact-uploads.ts';
 import { artifactRoutes } from './http/routes/artifacts.ts';
 import { auditEventRoutes } from './http/routes/audit-events.ts';
+import { compatibleRoutes } from './http/routes/compatible.ts';
 import { datasetRoutes } from './http/routes/datasets.ts';
 import { editRequestRoutes } from './http/routes/edit-requests.ts';
 import { editTaskRoutes } from './http/routes/edit-tasks.ts';
@@ -148,6 +149,7 @@ export async function buildApp({
     aliasRoutes,
     scoreRoutes,
     tokenizeRoutes,
+    compatibleRoutes,
     runRoutes,
     runnerRoutes,
     winRateRoutes,
