@@ -26,11 +26,11 @@ const exceeded = (ms: number): Problem =>
 
 /** What `promise` gives, unless the signal aborts first; the work itself goes on. @throws the signal's reason */
 export async function unlessAborted<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
-  signal.throwIfAborted();
   let leave = (): void => {};
   const aborted = new Promise<never>((_resolve, reject) => {
     leave = () => reject(signal.reason);
-    signal.addEventListener('abort', leave);
+    if (signal.aborted) leave();
+    else signal.addEventListener('abort', leave);
   });
   try {
     return await Promise.race([promise, aborted]);

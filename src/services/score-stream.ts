@@ -1,5 +1,5 @@
-// Token rewards as they come: each result leaves when it is there, whatever is still to be scored. What is not yet given
-// out is kept as the model gave it; its columns are made when the reader takes them.
+// Token rewards as they come: each result leaves when it is there, whatever is still to be scored, and is rendered when
+// the reader takes it.
 import type { ModelRow } from '../db/models.ts';
 import type { Unit } from '../domain/text.ts';
 import type { Caller, Services } from './context.ts';

@@ -6,6 +6,7 @@ import { ScoreEvent } from '../../src/http/routes/score.ts';
 import { Problem as ProblemSchema } from '../../src/http/schemas.ts';
 import type { ScoringEngine, SequenceScore } from '../../src/scoring/engine.ts';
 import { registerTinyModel } from '../support/models.ts';
+import { eventually } from '../support/scorer-processes.ts';
 import { startTestServer } from '../support/server.ts';
 
 const ndjson = { accept: 'application/x-ndjson' };
@@ -248,18 +249,23 @@ t.test('POST /v1/score as a stream', async (t) => {
       });
   });
 
-  await t.test('a client that reads late gets everything', async (t) => {
-    const responses = new Array(256).fill('a'.repeat(50));
-    const { response, line } = await open({ prompt: 'Hi', responses, unit: 'byte' });
-    t.equal(response.status, 200);
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    const seen = new Set<number>();
-    let last = null;
-    for (let next = await line(); next; next = await line()) {
-      if (next.event === 'result') seen.add(next.index);
-      last = next;
-    }
-    t.equal(seen.size, 256);
-    t.same(last, { event: 'end', ok: 256, failed: 0 });
-  });
+  await t.test(
+    'the first result leaves long before the last; a client that reads late gets everything',
+    async (t) => {
+      const responses = new Array(256).fill('a'.repeat(50));
+      const { response, line } = await open({ prompt: 'Hi', responses, unit: 'byte' });
+      t.equal(response.status, 200);
+      t.match(await line(), { event: 'begin', count: 256 });
+      t.ok(scoring.figures().queuedTokens > 0, 'others are still to be scored');
+      await eventually(() => scoring.figures().queuedTokens === 0);
+      const seen = new Set<number>();
+      let last = null;
+      for (let next = await line(); next; next = await line()) {
+        if (next.event === 'result') seen.add(next.index);
+        last = next;
+      }
+      t.equal(seen.size, 256);
+      t.same(last, { event: 'end', ok: 256, failed: 0 });
+    },
+  );
 });

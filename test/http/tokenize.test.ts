@@ -76,6 +76,16 @@ t.test('/v1/tokenize', async (t) => {
     t.equal(body.prompt.token_count, long.token_count + 3);
   });
 
+  t.test('an answer is bounded for models that read much, too', async (t) => {
+    const reads = (text: string) => JSON.stringify({ ...JSON.parse(text), context_length: 400_000 });
+    const model = await registerTinyModel(server, { changes: { 'finegrain.json': reads } });
+    const responses = new Array(3).fill('0123456789'.repeat(40_000)); // a token for each digit
+    t.match(await tokenize({ model, responses }), {
+      status: 422,
+      body: { code: 'unprocessable', detail: /more than 1000000 tokens/ },
+    });
+  });
+
   t.test('a model of any role, as long as it has a tokenizer', async (t) => {
     const policy = await registerTinyModel(server, { role: 'policy' });
     t.match((await tokenize({ model: policy, responses: ['Hello'] })).body, {
