@@ -29,6 +29,7 @@ import { aliasRoutes } from './http/routes/aliases.ts';
 import { artifactUploadRoutes } from './http/routes/artifact-uploads.ts';
 import { artifactRoutes } from './http/routes/artifacts.ts';
 import { auditEventRoutes } from './http/routes/audit-events.ts';
+import { compatibleRoutes } from './http/routes/compatible.ts';
 import { datasetRoutes } from './http/routes/datasets.ts';
 import { editRequestRoutes } from './http/routes/edit-requests.ts';
 import { editTaskRoutes } from './http/routes/edit-tasks.ts';
@@ -44,6 +45,7 @@ import { scoreRoutes } from './http/routes/score.ts';
 import { secretRoutes } from './http/routes/secrets.ts';
 import { serviceRoutes } from './http/routes/service.ts';
 import { snapshotRoutes } from './http/routes/snapshots.ts';
+import { tokenizeRoutes } from './http/routes/tokenize.ts';
 import { webhookRoutes } from './http/routes/webhooks.ts';
 import { winRateRoutes } from './http/routes/win-rates.ts';
 import type { Services } from './services/context.ts';
@@ -146,6 +148,8 @@ export async function buildApp({
     modelRoutes,
     aliasRoutes,
     scoreRoutes,
+    tokenizeRoutes,
+    compatibleRoutes,
     runRoutes,
     runnerRoutes,
     winRateRoutes,

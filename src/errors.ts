@@ -23,6 +23,7 @@ export const problems = {
   unprocessable: { status: 422, title: 'The request is well formed but cannot be done' },
   edit_refused: { status: 422, title: 'The edit exceeds what the policy of its dataset allows' },
   digest_mismatch: { status: 422, title: 'The content is not what was announced' },
+  deadline_exceeded: { status: 422, title: 'The work cannot be done within the deadline of the request' },
   idempotency_key_reused: { status: 422, title: 'The Idempotency-Key belongs to another request' },
   overloaded: { status: 429, title: 'More work is queued than the service accepts' },
   rate_limited: { status: 429, title: 'More requests came than the limit allows' },

@@ -27,18 +27,25 @@ export interface PromptFormat {
 /** Each text is encoded by itself, without special tokens: what it spells never becomes a control token. */
 export type PromptPart = { ids: number[] } | { text: string };
 
+/** What ends a prompt: what asks for a response, the last message, or only its content, for others to go on with. */
+export type PromptEnd = 'generation_prefix' | 'message' | 'content';
+
 /** bos, then prefix, content and suffix of each message, then the generation prefix; parts of nothing are left out. */
-export function renderPrompt(format: PromptFormat, prompt: Prompt): PromptPart[] {
+export function renderPrompt(
+  format: PromptFormat,
+  prompt: Prompt,
+  end: PromptEnd = 'generation_prefix',
+): PromptPart[] {
   const messages: readonly Message[] =
     typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt;
   const parts: PromptPart[] = [
     { ids: format.bos },
-    ...messages.flatMap(({ role, content }): PromptPart[] => [
+    ...messages.flatMap(({ role, content }, index): PromptPart[] => [
       { ids: format.roles[role].prefix },
       { text: content },
-      { ids: format.roles[role].suffix },
+      { ids: end === 'content' && index === messages.length - 1 ? [] : format.roles[role].suffix },
     ]),
-    { ids: format.generation_prefix },
+    { ids: end === 'generation_prefix' ? format.generation_prefix : [] },
   ];
   return parts.filter((part) => ('ids' in part ? part.ids.length > 0 : part.text !== ''));
 }

@@ -38,6 +38,10 @@ export function qualityOfType(accept: string | undefined, mediaType: string): nu
 export const prefersType = (accept: string | undefined, mediaType: string, otherwise: string): boolean =>
   qualityOfType(accept, mediaType) > qualityOfType(accept, otherwise);
 
+/** The one of `types` that a client would have, the first of equals. */
+export const preferredType = <T extends string>(accept: string | undefined, types: readonly T[]): T =>
+  types.reduce((best, type) => (prefersType(accept, type, best) ? type : best));
+
 export const contentEncodings = ['br', 'gzip'] as const;
 export type ContentEncoding = (typeof contentEncodings)[number];
 

@@ -37,9 +37,15 @@ export interface ScoringEngine {
    * One score for each sequence, in their order; a response without tokens has no rewards. Responses whose `promptIds` are
    * the same array share the work on it.
    * @param signal takes back what has not begun
+   * @param onScore is told each score as it comes, in any order, all of them before the promise resolves
    * @throws Problem overloaded; unprocessable when the model cannot be served; unavailable; the signal's reason
    */
-  score(model: StoredModel, sequences: Sequence[], signal: AbortSignal): Promise<SequenceScore[]>;
+  score(
+    model: StoredModel,
+    sequences: Sequence[],
+    signal: AbortSignal,
+    onScore?: (index: number, score: SequenceScore) => void,
+  ): Promise<SequenceScore[]>;
   /** The tokenizer of a registered model of any role. @throws Problem unprocessable, unavailable */
   tokenizer(model: StoredModel): Promise<ModelTokenizer>;
   figures(): ScoringFigures;
@@ -167,6 +173,7 @@ export function openScoringEngine({
     model: StoredModel,
     sequences: Sequence[],
     signal: AbortSignal,
+    onScore?: (index: number, score: SequenceScore) => void,
   ): Promise<SequenceScore[]> {
     signal.throwIfAborted();
     if (closing)
@@ -202,6 +209,12 @@ export function openScoringEngine({
             jobs.add({ sequence: { ...sequence, sharesPrompt }, done, fail });
           }),
     );
+    if (onScore)
+      for (const [index, score] of scores.entries())
+        void Promise.resolve(score).then(
+          (value) => onScore(index, value),
+          () => {}, // the promise of all says it
+        );
     let leave = (): void => {};
     const aborted = new Promise<never>((_resolve, reject) => {
       leave = () => reject(signal.reason);

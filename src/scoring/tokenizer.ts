@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Tokenizer } from 'tokenizers';
-import { type Prompt, plainPromptFormat, renderPrompt } from '../domain/prompt-format.ts';
+import { type Prompt, type PromptFormat, plainPromptFormat, renderPrompt } from '../domain/prompt-format.ts';
 import type { Span } from '../domain/text.ts';
 import { tileOffsets } from '../domain/token-offsets.ts';
 import { ModelRefused } from './model-json.ts';
@@ -27,6 +27,7 @@ export interface ModelTokenizer {
   eosTokenId: number;
   /** prompt and response together, in tokens */
   contextLength: number;
+  promptFormat: PromptFormat;
   encodePrompt(prompt: Prompt): Promise<number[]>;
   /** @param limit gives the first tokens only, and spares the rest of the work */
   encodeResponse(response: string, limit?: number): Promise<EncodedResponse>;
@@ -49,6 +50,7 @@ export async function loadModelTokenizer(folder: string): Promise<ModelTokenizer
     digest: `sha256:${createHash('sha256').update(bytes).digest('hex')}`,
     eosTokenId,
     contextLength,
+    promptFormat: format,
     async encodePrompt(prompt) {
       const ids: number[] = [];
       for (const part of renderPrompt(format, prompt)) {

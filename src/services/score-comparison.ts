@@ -4,6 +4,7 @@ import { type RewardDifference, type RewardedText, segmentRewards } from '../dom
 import type { Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
+import { openDeadline } from './deadlines.ts';
 import type { Prompt } from './pair-rows.ts';
 import {
   type FailedItem,
@@ -22,6 +23,7 @@ export interface ComparisonRequest {
   original: string;
   edited: string;
   unit?: Unit;
+  deadline_ms?: number;
 }
 
 /** The sums at the top are of all segments and the end. */
@@ -37,6 +39,20 @@ export interface Comparison extends RewardDifference, Pick<Alignment, 'minimal' 
 
 /** @throws Problem, among them unprocessable when a side cannot be scored; the signal's reason when it aborts */
 export async function compareVersions(
+  services: Services,
+  caller: Caller,
+  request: ComparisonRequest,
+  signal: AbortSignal,
+): Promise<Comparison> {
+  const deadline = openDeadline(signal, request.deadline_ms ?? null);
+  try {
+    return await compare(services, caller, request, deadline.signal);
+  } finally {
+    deadline.close();
+  }
+}
+
+async function compare(
   services: Services,
   caller: Caller,
   { model: named, prompt, original, edited, unit = 'utf16' }: ComparisonRequest,

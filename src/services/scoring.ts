@@ -5,8 +5,9 @@ import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
 import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
-import type { ModelTokenizer, SequenceScore } from '../scoring/engine.ts';
+import type { ModelTokenizer, SequenceScore, StoredModel } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
+import { openDeadline, unlessAborted } from './deadlines.ts';
 import { findModelByAlias, isShared, resolveModel, scoringAlias } from './models.ts';
 import type { Prompt } from './pair-rows.ts';
 
@@ -23,6 +24,7 @@ export interface ScoreRequest extends ScoreOptions {
   responses?: string[];
   items?: ScoreItem[];
   unit?: Unit;
+  deadline_ms?: number;
 }
 
 export interface ScoreItem {
@@ -66,7 +68,7 @@ export interface ScoreAnswer {
   results: (ScoredItem | FailedItem)[];
 }
 
-interface EncodedItem {
+export interface EncodedItem {
   text: string;
   promptIds: number[];
   /** of the response, with EOS where it was asked for and everything fits */
@@ -89,42 +91,59 @@ export async function scoreResponses(
   signal: AbortSignal,
 ): Promise<ScoreAnswer> {
   const items = readItems(request);
-  const model = await services.db.transaction(caller.projectId, (tx) =>
-    findScoringModel(services, tx, request.model),
-  );
-  const scored = await scoreItems(services, model, items, request, signal);
-  const unit = request.unit ?? 'utf16';
-  return {
-    model: renderModel(services, model, request.model),
-    unit,
-    results: scored.map((item) => ('status' in item ? item : renderItem(item, unit))),
-  };
+  const deadline = openDeadline(signal, request.deadline_ms ?? null);
+  try {
+    const model = await services.db.transaction(caller.projectId, (tx) =>
+      findScoringModel(services, tx, request.model),
+    );
+    const scored = await scoreItems(services, model, items, request, deadline.signal);
+    const unit = request.unit ?? 'utf16';
+    return {
+      model: renderModel(services, model, request.model),
+      unit,
+      results: scored.map((item) => renderResult(item, unit)),
+    };
+  } finally {
+    deadline.close();
+  }
 }
 
 /** One result for each item, in order. @throws as scoreResponses */
 export async function scoreItems(
-  { scoring }: Services,
-  model: ModelRow,
+  services: Pick<Services, 'scoring'>,
+  model: StoredModel,
   items: readonly ScoreItem[],
   options: ScoreOptions,
   signal: AbortSignal,
 ): Promise<(RewardedItem | FailedItem)[]> {
-  const encode = itemEncoder(await scoring.tokenizer(model), options);
+  const encoded = await encodeItems(services, model, items, options, signal);
+  const sequences = encoded.filter((item): item is EncodedItem => !('status' in item));
+  const scores = (await services.scoring.score(model, sequences, signal)).values();
+  return encoded.map((item) => ('status' in item ? item : withRewards(item, scores.next().value!)));
+}
+
+/** @throws Problem when the tokenizer cannot be used; the signal's reason */
+export async function encodeItems(
+  { scoring }: Pick<Services, 'scoring'>,
+  model: StoredModel,
+  items: readonly ScoreItem[],
+  options: ScoreOptions,
+  signal: AbortSignal,
+): Promise<(EncodedItem | FailedItem)[]> {
+  const encode = itemEncoder(await unlessAborted(signal, scoring.tokenizer(model)), options);
   const encoded: (EncodedItem | FailedItem)[] = [];
   for (const item of items) {
     signal.throwIfAborted();
     encoded.push(await encode(item)); // one after the other: encodings of large texts take much memory
   }
-  const sequences = encoded.filter((item): item is EncodedItem => !('status' in item));
-  const scores = (await scoring.score(model, sequences, signal)).values();
-  return encoded.map((item) => ('status' in item ? item : withRewards(item, scores.next().value!)));
+  return encoded;
 }
 
-const withRewards = (item: EncodedItem, score: SequenceScore): RewardedItem | FailedItem =>
+export const withRewards = (item: EncodedItem, score: SequenceScore): RewardedItem | FailedItem =>
   'error' in score ? { status: 'error', ...score.error } : { ...item, rewards: Array.from(score.rewards) };
 
 /** The items of either form. @throws Problem unprocessable unless it is exactly one of them */
-function readItems({ prompt, responses, items }: ScoreRequest): ScoreItem[] {
+export function readItems({ prompt, responses, items }: ScoreRequest): ScoreItem[] {
   const wrong = (pointer: string, detail: string): Problem =>
     new Problem('unprocessable', `${pointer || 'The body'} ${detail}.`, {
       errors: [{ pointer, detail, in: 'body' }],
@@ -149,24 +168,31 @@ export async function findScoringModel(
   tx: Transaction,
   idOrAlias: string | undefined,
 ): Promise<ModelRow> {
-  if (idOrAlias === undefined) {
-    const model = await findModelByAlias(services, tx, scoringAlias);
-    if (model) return model;
-    throw new Problem(
-      'not_found',
-      `No model carries the alias ${scoringAlias} yet. Train one with a run of the kind "reward" whose spec names this alias, or give a model the alias: PUT /v1/aliases/${scoringAlias}.`,
-      {
-        errors: [{ pointer: '/model', detail: `is not given, and there is no ${scoringAlias}`, in: 'body' }],
-      },
-    );
-  }
-  const model = await resolveModel(services, tx, idOrAlias, '/model');
+  const model = await findNamedModel(services, tx, idOrAlias);
   if (model.role === 'token_reward') return model;
   throw new Problem(
     'unprocessable',
     `The model ${idOrAlias} has the role ${model.role}; only a token_reward model can score.`,
     {
       errors: [{ pointer: '/model', detail: `is a ${model.role} model`, in: 'body' }],
+    },
+  );
+}
+
+/** As findScoringModel, of any role. @throws Problem not_found */
+export async function findNamedModel(
+  services: Services,
+  tx: Transaction,
+  idOrAlias: string | undefined,
+): Promise<ModelRow> {
+  if (idOrAlias !== undefined) return resolveModel(services, tx, idOrAlias, '/model');
+  const model = await findModelByAlias(services, tx, scoringAlias);
+  if (model) return model;
+  throw new Problem(
+    'not_found',
+    `No model carries the alias ${scoringAlias} yet. Train one with a run of the kind "reward" whose spec names this alias, or give a model the alias: PUT /v1/aliases/${scoringAlias}.`,
+    {
+      errors: [{ pointer: '/model', detail: `is not given, and there is no ${scoringAlias}`, in: 'body' }],
     },
   );
 }
@@ -216,6 +242,9 @@ export function renderModel(services: Services, model: ModelRow, named: string |
     tokenizer_digest: model.tokenizer_digest,
   };
 }
+
+export const renderResult = (item: RewardedItem | FailedItem, unit: Unit): ScoredItem | FailedItem =>
+  'status' in item ? item : renderItem(item, unit);
 
 export function renderItem(item: RewardedItem, unit: Unit): ScoredItem {
   const { text, promptIds, responseIds, rewards, truncated } = item;

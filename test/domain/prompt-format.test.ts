@@ -51,6 +51,27 @@ t.test('the format of a folder that brings none ends each message with an empty 
   t.same(plainPromptFormat([1], await encode('\n\n')), plain.prompt_format);
 });
 
+t.test('a prompt can end with its last message, or with the content of that', (t) => {
+  const format: PromptFormat = {
+    bos: [1],
+    roles: {
+      system: { prefix: [2], suffix: [] },
+      user: { prefix: [3], suffix: [4] },
+      assistant: { prefix: [5], suffix: [6] },
+    },
+    generation_prefix: [5],
+  };
+  const messages: Prompt = [
+    { role: 'user', content: 'Hi' },
+    { role: 'assistant', content: 'Hello' },
+  ];
+  const begin = [{ ids: [1] }, { ids: [3] }, { text: 'Hi' }, { ids: [4] }, { ids: [5] }, { text: 'Hello' }];
+  t.same(renderPrompt(format, messages, 'content'), begin);
+  t.same(renderPrompt(format, messages, 'message'), [...begin, { ids: [6] }]);
+  t.same(renderPrompt(format, messages), [...begin, { ids: [6] }, { ids: [5] }]);
+  t.end();
+});
+
 t.test('a text prompt is one message of the user, and parts of nothing are left out', async (t) => {
   const { prompt_format: chat } = golden.formats.chat;
   t.same(renderPrompt(chat, 'Hi'), renderPrompt(chat, [{ role: 'user', content: 'Hi' }]));

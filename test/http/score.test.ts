@@ -1,7 +1,10 @@
+import { once } from 'node:events';
 import t from 'tap';
 import { Value } from 'typebox/value';
 import { FailedItem, ScoreAnswer, ScoredItem } from '../../src/http/routes/score.ts';
 import { registerTinyModel, tinyModelWithNaN } from '../support/models.ts';
+import { openSocket } from '../support/raw-http.ts';
+import { eventually } from '../support/scorer-processes.ts';
 import { startTestServer } from '../support/server.ts';
 
 const one = { prompt: 'Say hello.', responses: ['Hello there'] };
@@ -164,6 +167,22 @@ t.test('/v1/score', async (t) => {
     t.same(body.results[0], body.results[2]);
   });
 
+  t.test('a response of one token, and one of a megabyte among others', async (t) => {
+    const megabyte = 'Hello there. '.repeat(76_924).slice(0, 1_000_000);
+    const { body } = await score({ ...one, responses: ['!', megabyte, '!'] });
+    const [single, long, again] = body.results;
+    t.match(single, { status: 'ok', token_ids: { length: 1 }, rewards: { length: 1 }, offsets: [[0, 1]] });
+    t.equal(single.mean_reward, single.reward);
+    t.match(long, { status: 'error', code: 'too_long' });
+    t.same(again, single);
+    const cut = (await score({ ...one, responses: [megabyte], truncate: true })).body.results[0];
+    t.match(cut, { status: 'ok', truncated: true, token_ids: { length: 64 - cut.prompt_token_count } });
+    t.match(await score({ ...one, responses: [`${megabyte}!`] }), {
+      status: 400,
+      body: { errors: [{ pointer: '/responses/0' }] },
+    });
+  });
+
   t.test('errors', async (t) => {
     const misfits: [string, unknown, object][] = [
       ['an unknown field', { ...one, temperature: 1 }, { pointer: '/temperature' }],
@@ -241,6 +260,21 @@ t.test('/v1/score', async (t) => {
     await t.rejects(call('POST', '/v1/score', { json: one, signal: client.signal }), { name: 'AbortError' });
     t.match(await taken, { code: 'unavailable' });
     server.services.scoring = scoring;
+  });
+
+  t.test('a client that closes as soon as it has sent leaves nothing behind', async (t) => {
+    const body = JSON.stringify({ ...one, responses: new Array(256).fill('Hello there') });
+    const head = `POST /v1/score HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ${server.bootstrapKey}\r\ncontent-type: application/json\r\n`;
+    for (const accept of ['*/*', 'application/x-ndjson', 'text/event-stream']) {
+      for (const sent of [body.slice(0, 20), body]) {
+        const socket = await openSocket(server.url);
+        socket.write(`${head}accept: ${accept}\r\ncontent-length: ${body.length}\r\n\r\n${sent}`);
+        socket.destroySoon();
+        await once(socket, 'close');
+      }
+    }
+    t.equal((await score(one)).status, 200);
+    await eventually(() => server.services.scoring.figures().queuedTokens === 0);
   });
 
   t.test('security', async (t) => {

@@ -28,6 +28,7 @@ const details: Record<ProblemCode, string> = {
   edit_refused:
     'The edit exceeds what the dataset allows; nothing was stored. 7 places are changed, more than 5. Change only what is wrong.',
   digest_mismatch: 'The parts together have another digest. Begin a new upload.',
+  deadline_exceeded: 'Not everything was scored within 200 ms. Give it more time, or send less at a time.',
   idempotency_key_reused: 'The key belongs to another request. Take a new key for each request.',
   overloaded: 'The scoring queue is full. Ask again in a second.',
   rate_limited: 'A key may send 60000 requests a minute. Try again in 12 s.',

@@ -20,6 +20,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** `public`: no key is asked for; `any`: a valid key, whatever its scopes */
     scope?: Scope | 'public' | 'any';
+    /** also `Basic`, whose password is the key: for a client that can be given a URL and nothing else */
+    keyAsPassword?: true;
   }
 }
 
@@ -34,7 +36,7 @@ export const authentication = fp<Options>(async (app, { services, bootstrapKey, 
 
   /** What the request's key stands for; www-authenticate tells a refused client why. */
   async function identify(request: FastifyRequest, reply: FastifyReply): Promise<Identity> {
-    const key = /^Bearer +(\S+)$/i.exec(request.headers.authorization ?? '')?.[1];
+    const key = keyOf(request);
     if (!key) {
       challenge(reply);
       throw new Problem('unauthenticated', 'Send the API key as "Authorization: Bearer KEY".');
@@ -72,6 +74,13 @@ export const authentication = fp<Options>(async (app, { services, bootstrapKey, 
     }
   });
 });
+
+function keyOf({ headers: { authorization = '' }, routeOptions }: FastifyRequest): string | undefined {
+  const bearer = /^Bearer +(\S+)$/i.exec(authorization)?.[1];
+  if (bearer !== undefined || !routeOptions.config.keyAsPassword) return bearer;
+  const basic = /^Basic +(\S+)$/i.exec(authorization)?.[1] ?? '';
+  return /^[^:]*:(\S+)$/.exec(Buffer.from(basic, 'base64').toString())?.[1]; // RFC 7617, section 2
+}
 
 /** RFC 6750, section 3 */
 function challenge(reply: FastifyReply, ...parameters: string[]): void {

@@ -83,19 +83,22 @@ function passingTrouble(error: Error & { code?: string }): Problem | null {
   return null;
 }
 
+/** What a client is told of anything that was thrown; what failed within the service goes to the log. */
+export function problemOf(error: FastifyError, request: FastifyRequest): Problem {
+  const problem = toProblem(error, request);
+  if (problem === null || (problem.code === 'unavailable' && problem !== error)) request.failure = error;
+  return (
+    problem ??
+    new Problem('internal_error', `The service failed; its log names this request as ${request.id}.`)
+  );
+}
+
 export const problemRendering = fp(async (app) => {
   app.decorateRequest('problemCode', null);
   app.decorateRequest('failure', null);
-  app.setErrorHandler((error: FastifyError, request, reply) => {
-    const problem = toProblem(error, request);
-    if (problem === null || (problem.code === 'unavailable' && problem !== error)) request.failure = error;
-    return sendProblem(
-      request,
-      reply,
-      problem ??
-        new Problem('internal_error', `The service failed; its log names this request as ${request.id}.`),
-    );
-  });
+  app.setErrorHandler((error: FastifyError, request, reply) =>
+    sendProblem(request, reply, problemOf(error, request)),
+  );
 });
 
 declare module 'fastify' {

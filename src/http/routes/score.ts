@@ -2,23 +2,34 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
+import { maxDeadlineMs } from '../../services/deadlines.ts';
 import { Message, maxTextLength } from '../../services/pair-rows.ts';
 import { compareVersions } from '../../services/score-comparison.ts';
-import { maxScoreItems, scoreErrorCodes, scoreResponses } from '../../services/scoring.ts';
+import { streamScores } from '../../services/score-stream.ts';
+import {
+  maxScoreItems,
+  type ScoreRequest as ScoreRequestBody,
+  scoreErrorCodes,
+  scoreResponses,
+} from '../../services/scoring.ts';
 import { clientGone } from '../disconnect.ts';
+import { eventStreamType } from '../event-stream.ts';
+import { preferredType } from '../media-types.ts';
 import { Digest, Id, Nullable, problemResponses, Span } from '../schemas.ts';
+import { scoreStreamTypes, sendScores } from '../score-stream.ts';
+import { ndjsonType } from '../streams.ts';
 import { AlignmentSegment } from './edits.ts';
 import { Prompt } from './pairs.ts';
 
-const bodyLimitMiB = 8;
+export const bodyLimitMiB = 8;
 const modelExample = 'model_019356f0d6e78f9a8b1c2d3e4f5a6b7c';
 const prompt = 'When was the harbor bridge opened?';
 const response = 'It was opened in 1936.';
 
-const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
+export const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
   description: 'What offsets count: UTF-16 code units, Unicode code points or UTF-8 bytes',
 });
-const Response = Type.String({ maxLength: maxTextLength, examples: [response] });
+export const Response = Type.String({ maxLength: maxTextLength, examples: [response] });
 const ModelName = Type.Optional(
   Type.String({
     minLength: 1,
@@ -26,6 +37,14 @@ const ModelName = Type.Optional(
     description:
       'Id or alias of a token reward model; without it the alias `token-reward`, which the shipped sample carries until a model of the project takes it',
     examples: ['token-reward'],
+  }),
+);
+const DeadlineMs = Type.Optional(
+  Type.Integer({
+    minimum: 1,
+    maximum: maxDeadlineMs,
+    description:
+      'Milliseconds after which the answer is worth nothing to you; counted from the arrival of the body. What has not begun by then is never scored.',
   }),
 );
 const oneForm = 'Either `prompt` with `responses`, or `items`';
@@ -62,6 +81,7 @@ const ScoreRequest = Type.Object(
           'Score the end of the response too: one more entry, with the empty offset at the end of the text. A truncated response has none.',
       }),
     ),
+    deadline_ms: DeadlineMs,
   },
   {
     $id: 'ScoreRequest',
@@ -112,7 +132,7 @@ export const FailedItem = Type.Object(
   { $id: 'FailedItem' },
 );
 
-const ScoringModel = Type.Object({
+export const ScoringModel = Type.Object({
   id: Id(modelExample),
   alias: Nullable(Type.String(), {
     description: 'The alias that led to the model; null when it was named by its id',
@@ -125,7 +145,7 @@ const ScoringModel = Type.Object({
   tokenizer_digest: Digest,
 });
 
-const modelNamed = {
+export const modelNamed = {
   id: modelExample,
   alias: 'token-reward',
   shared: false,
@@ -169,6 +189,66 @@ export const ScoreAnswer = Type.Object(
         ],
       },
     ],
+  },
+);
+
+const Index = Type.Integer({ minimum: 0, description: 'Place of the response in the request' });
+const counted = {
+  ok: Type.Integer({ minimum: 0, description: 'Results with rewards' }),
+  failed: Type.Integer({ minimum: 0, description: 'Results with an error of their own' }),
+};
+
+const streamExample = [
+  { event: 'begin', model: modelNamed, unit: 'utf16', count: 2 },
+  {
+    event: 'result',
+    index: 1,
+    status: 'ok',
+    token_ids: [2109, 18],
+    tokens: ['1932', '.'],
+    offsets: [
+      [0, 4],
+      [4, 5],
+    ],
+    rewards: [-0.018, -0.011],
+    reward: -0.029,
+    mean_reward: -0.0145,
+    prompt_token_count: 9,
+    truncated: false,
+  },
+  {
+    event: 'result',
+    index: 0,
+    status: 'error',
+    code: 'too_long',
+    detail: 'The prompt has 9 tokens and the response 300; the model reads 192 in all. Shorten it.',
+  },
+  { event: 'end', ok: 1, failed: 1 },
+];
+
+export const ScoreEvent = Type.Union(
+  [
+    Type.Object({
+      event: Type.Literal('begin'),
+      model: ScoringModel,
+      unit: Unit,
+      count: Type.Integer({ minimum: 1, description: 'Results to come' }),
+    }),
+    Type.Object({ event: Type.Literal('result'), index: Index, ...ScoredItem.properties }),
+    Type.Object({ event: Type.Literal('result'), index: Index, ...FailedItem.properties }),
+    Type.Object({ event: Type.Literal('end'), ...counted }),
+    Type.Object({
+      event: Type.Literal('problem'),
+      ...counted,
+      unscored: Type.Array(Index, { description: 'Responses that have no result' }),
+      problem: Type.Ref('Problem'),
+    }),
+  ],
+  {
+    $id: 'ScoreEvent',
+    description:
+      'One line of a stream of scores, or the data of one of its events: `begin`, a `result` for each response in any order, and last `end`, or `problem` when the work broke off. A stream that ends with neither was cut.',
+    examples: streamExample,
   },
 );
 
@@ -235,6 +315,7 @@ const ComparisonRequest = Type.Object(
       examples: [comparisonRequestExample.edited],
     }),
     unit: Type.Optional({ ...Unit, default: 'utf16' }),
+    deadline_ms: DeadlineMs,
   },
   {
     $id: 'ComparisonRequest',
@@ -284,6 +365,7 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
     ScoredItem,
     FailedItem,
     ScoreAnswer,
+    ScoreEvent,
     ComparisonRequest,
     Comparison,
   ])
@@ -298,18 +380,47 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'score',
         tags: ['scoring'],
         summary: 'Score responses token by token',
-        description: `Takes one prompt with its responses, or items with a prompt each; up to ${maxScoreItems} responses and ${bodyLimitMiB} MiB. What is wrong with one response is said in its place and leaves the others alone. A score never depends on what else is in the request. Text that spells a control token is scored as text. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds.`,
+        description: `Takes one prompt with its responses, or items with a prompt each; up to ${maxScoreItems} responses and ${bodyLimitMiB} MiB. What is wrong with one response is said in its place and leaves the others alone. A score never depends on what else is in the request. Text that spells a control token is scored as text. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds. 422 \`deadline_exceeded\`: not everything was scored by the deadline.
+
+\`Accept: application/x-ndjson\` or \`text/event-stream\` streams each result as soon as it is there, in any order, as lines or events of the form \`ScoreEvent\`: \`begin\`, \`result\` with the \`index\` of its response, and last \`end\`, or \`problem\` when the work broke off, for instance at the deadline; the results before it stand. What goes wrong before the first result is answered as a problem with its status.`,
         body: Type.Ref('ScoreRequest'),
-        response: { 200: Type.Ref('ScoreAnswer'), ...problemResponses(404, 413, 415, 429) },
+        response: {
+          200: {
+            description: 'All results, or each as it comes',
+            content: {
+              'application/json': { schema: Type.Ref('ScoreAnswer') },
+              [ndjsonType]: {
+                schema: {
+                  type: 'string' as const,
+                  description: 'A `ScoreEvent` a line',
+                  examples: [streamExample.map((event) => `${JSON.stringify(event)}\n`).join('')],
+                },
+              },
+              [eventStreamType]: {
+                schema: {
+                  type: 'string' as const,
+                  description: 'Events named by `event` of their data, a `ScoreEvent`',
+                  examples: [
+                    streamExample
+                      .map((event) => `event: ${event.event}\ndata: ${JSON.stringify(event)}\n\n`)
+                      .join(''),
+                  ],
+                },
+              },
+            },
+          },
+          ...problemResponses(404, 413, 415, 429),
+        },
       },
     },
-    (request, reply) =>
-      scoreResponses(
-        services,
-        request.caller,
-        request.body as Parameters<typeof scoreResponses>[2],
-        clientGone(reply),
-      ),
+    async (request, reply) => {
+      reply.header('vary', 'Accept');
+      const body = request.body as ScoreRequestBody;
+      const type = preferredType(request.headers.accept, ['application/json', ...scoreStreamTypes]);
+      const gone = clientGone(reply);
+      if (type === 'application/json') return scoreResponses(services, request.caller, body, gone);
+      return sendScores(request, reply, type, streamScores(services, request.caller, body, gone));
+    },
   );
 
   app.post(
@@ -321,7 +432,7 @@ export const scoreRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'compareVersions',
         tags: ['scoring'],
         summary: 'Show what an edit bought, segment by segment',
-        description: `Aligns two versions of a response and gives the reward of each segment on both sides; up to ${bodyLimitMiB} MiB. Stores nothing. 422: a version cannot be scored, for instance because it is too long for the model; nothing is truncated here. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds.`,
+        description: `Aligns two versions of a response and gives the reward of each segment on both sides; up to ${bodyLimitMiB} MiB. Stores nothing. 422: a version cannot be scored, for instance because it is too long for the model; nothing is truncated here; or \`deadline_exceeded\`: it was not scored by the deadline. 429: more is queued than can be done soon; come back after \`Retry-After\` seconds.`,
         body: Type.Ref('ComparisonRequest'),
         response: { 200: Type.Ref('Comparison'), ...problemResponses(404, 413, 415, 429) },
       },
