@@ -90,11 +90,7 @@ def check_parity(model: RewardModel, path: Path, items: list[dict[str, Any]], co
 
     Raises ExportMismatch above TOLERANCE.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_graph(path)
     whole = torch.arange(context_length) % model.model.config.vocab_size
     texts = [torch.tensor(item["prompt_token_ids"] + item["token_ids"]) for item in items]
     sequences = texts + [whole[:n] for n in sorted({1, 2, context_length // 2, context_length})]
@@ -110,6 +106,15 @@ def check_parity(model: RewardModel, path: Path, items: list[dict[str, Any]], co
     if not worst <= TOLERANCE:  # also true of NaN
         raise ExportMismatch(f"ONNX and PyTorch differ by {worst:.2g}; at most {TOLERANCE:g} is accepted")
     return worst
+
+
+def open_graph(path: Path) -> Any:
+    """A session on one thread, as scorers have."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def graph_rewards(session: Any, ids: np.ndarray, cut: int = 0) -> np.ndarray:

@@ -72,3 +72,15 @@ def _weighted_auc(group: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> 
         return float("nan")
     below = np.cumsum(negative) - negative
     return float((positive * (below + 0.5 * negative)).sum() / total)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's, equal values sharing their mean rank; None where one of them is constant."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[group]
+
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

@@ -17,8 +17,9 @@ import torch
 from .batching import collate, epoch_batches, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
-from .export import check_parity, export_onnx, golden_items
+from .export import TOLERANCE, check_parity, export_onnx, golden_items
 from .failures import BadSpec, Interrupted
+from .int8 import Example, add_int8
 from .metrics import accuracy, bad_token_auc
 from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
 from .optimization import adamw, descend, set_learning_rate
@@ -31,6 +32,7 @@ from .workdir import finish_folder, run_identity
 MINIMUM = {"pair_accuracy": 0.70, "bad_token_auc": 0.90}
 METRICS = ("edit_accuracy", "pair_accuracy", "bad_token_auc")
 GOLDEN_EDITS = 5
+INT8_EDITS = 400
 # Keeps the rewards of sequence models near zero, as preferences say nothing about their level.
 CENTRING = 0.001
 
@@ -96,11 +98,13 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     reporter.progress(total_steps, total_steps, "export")
     with finish_folder(workdir, "model") as folder:
         onnx = export_onnx(model, folder / "reward.onnx") if model.role == "token_reward" else None
-        save_reward_model(model, base, folder, onnx)
         if onnx:
-            golden = golden_items(model, base.codec, golden_texts(data.edits), base.card.context_length)
-            report["onnx_difference"] = check_parity(model, folder / "reward.onnx", golden, base.card.context_length)
-            write_json(folder / "golden.json", {"tolerance": 1e-4, "items": golden})
+            items = golden_items(model, base.codec, golden_texts(data.edits), base.card.context_length)
+            report["onnx_difference"] = check_parity(model, folder / "reward.onnx", items, base.card.context_length)
+            golden = {"tolerance": TOLERANCE, "items": items}
+            onnx["int8"] = report["int8"] = add_int8(model, folder, golden, int8_examples(data.edits))
+            write_json(folder / "golden.json", golden)
+        save_reward_model(model, base, folder, onnx)
         write_json(folder / "report.json", report)
     reporter.model(model.role, "output/model", headline)
     return {**headline, **report}
@@ -262,6 +266,15 @@ def golden_texts(edits: list[Edit]) -> list[tuple[Prompt, Any, str]]:
     texts = [(e.prompt, _raw(e.prompt), text) for e in chosen for text in (e.original.text, e.edited.text)]
     traps = ["", "\r\n  spaces\tand lines\n", "naïve 👩‍👩‍👧 日本語", "<|eos|><|user|></s><pad>"]
     return texts + [((Message("user", "Hi"),), "Hi", trap) for trap in traps]
+
+
+def int8_examples(edits: list[Edit]) -> list[Example]:
+    """Held-out originals, with their labels where they have some."""
+    held_out = [e for e in edits if e.split != "train"] or edits
+    return [
+        Example(e.prompt_token_ids, e.original.token_ids, e.original.labels if e.usable else None)
+        for e in held_out[:INT8_EDITS]
+    ]
 
 
 def _raw(prompt: Prompt) -> Any:

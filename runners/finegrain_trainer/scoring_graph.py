@@ -8,6 +8,10 @@ and go out, so that a prompt is computed once for all of its responses.
 position), `past_key.L`, `past_value.L` float32 [1, key_value_heads, past, head_size]
 -> `rewards` float32 [1, n], `present_key.L`, `present_value.L` [1, key_value_heads, length, head_size].
 
+With `int8` the products with weights are of integers: a scale for each row of activations, so that no token's reward
+depends on another token (one scale for all rows, as quantisation usually has, lets the future change the past), and one
+for each column of weights. Norms, attention, activations and the head stay in float32.
+
 Llama, Qwen2, GPT-2 and GPT-NeoX; `supports` says whether a model is one of them, through and through.
 """
 
@@ -33,6 +37,10 @@ ACTIVATIONS = {
 LANES = 16
 # Scorers may put a token behind a sequence of full length, whose reward they throw away (src/scoring/reward-graph.ts).
 SPARE = 1
+# Processors without dot products of bytes (VNNI) add two products of an activation (to 255) and a weight into 16 bits
+# and saturate in silence. With weights of 7 bits they do not, as 2 * 255 * 63 < 2^15, and all give the same integers.
+GREATEST_WEIGHT = 63
+GREATEST_ACTIVATION = 127
 # A protobuf holds at most 2 GiB; larger weights lie beside the graph.
 INLINE_BYTES = 1 << 30
 
@@ -233,6 +241,7 @@ def _rotary(model: nn.Module) -> tuple[np.ndarray, np.ndarray] | None:
 class Nodes:
     """Nodes and weights as they are added; every name is that of a value."""
 
+    int8: bool = False
     nodes: list = field(default_factory=list)
     weights: list = field(default_factory=list)
 
@@ -245,18 +254,44 @@ class Nodes:
         return output
 
     def affine(self, x: str, layer: Affine, name: str) -> str:
-        product = self.add("MatMul", [x, self.weight(f"{name}.weight", layer.weight)], f"{name}.product")
+        product = self._integer_product(x, layer.weight, name) if self.int8 else self._product(x, layer.weight, name)
         if layer.bias is None:
             return product
         return self.add("Add", [product, self.weight(f"{name}.bias", layer.bias)], name)
 
+    def exact_affine(self, x: str, layer: Affine, name: str) -> str:
+        product = self._product(x, layer.weight, name)
+        return self.add("Add", [product, self.weight(f"{name}.bias", layer.bias)], name)
 
-def export_scoring_graph(model: RewardModel, path: Path) -> dict | None:
+    def _product(self, x: str, weight: np.ndarray, name: str) -> str:
+        return self.add("MatMul", [x, self.weight(f"{name}.weight", weight)], f"{name}.product")
+
+    def _integer_product(self, x: str, weight: np.ndarray, name: str) -> str:
+        if not any(each.name == "row_axis" for each in self.weights):
+            self.weight("row_axis", np.array([-1], np.int64))
+            self.weight("least", np.array(1e-12, np.float32))
+            self.weight("step", np.array(1 / GREATEST_ACTIVATION, np.float32))
+            self.weight("centre", np.array(128, np.uint8))
+        scales = np.maximum(np.abs(weight).max(0), 1e-12) / GREATEST_WEIGHT
+        integers = self.weight(f"{name}.weight", np.rint(weight / scales).astype(np.int8))
+        scale = self.weight(f"{name}.scale", scales.astype(np.float32))
+        centre = self.weight(f"{name}.centre", np.zeros(weight.shape[1], np.int8))
+        sizes = self.add("Abs", [x], f"{name}.sizes")
+        largest = self.add("ReduceMax", [sizes, "row_axis"], f"{name}.row_maximum", keepdims=1)
+        row = self.add("Max", [largest, "least"], f"{name}.row_scale")
+        scaled = self.add("Div", [x, row], f"{name}.rows")
+        bytes_ = self.add("QuantizeLinear", [scaled, "step", "centre"], f"{name}.bytes")
+        inputs = [bytes_, integers, "step", scale, "centre", centre]
+        product = self.add("MatMulIntegerToFloat", inputs, f"{name}.of_rows", domain=CONTRIB)
+        return self.add("Mul", [product, row], f"{name}.product")
+
+
+def export_scoring_graph(model: RewardModel, path: Path, int8: bool = False) -> dict | None:
     """Writes the graph and returns its `past`, for finegrain.json; None, and no file, where it cannot be built."""
     backbone = read_backbone(model.model)
     if backbone is None:
         return None
-    graph = Nodes()
+    graph = Nodes(int8)
     hidden = _embed(graph, backbone)
     present: list[str] = []
     residual = hidden
@@ -359,7 +394,7 @@ def _head(graph: Nodes, model: RewardModel, normed: str) -> None:
     """The score of each place, in LANES equal columns: what vector instructions compute at the end of an array may
     differ in the last bit from what they compute within it, so no value may be at an end in one batch only."""
     weight = np.repeat(_array(model.score.weight).T, LANES, axis=1)
-    z = graph.affine(normed, Affine(weight, np.repeat(_array(model.score.bias), LANES)), "score")
+    z = graph.exact_affine(normed, Affine(weight, np.repeat(_array(model.score.bias), LANES)), "score")
     rewards = z
     if model.loss == "survival":
         kept = graph.add("Neg", [graph.add("Softplus", [z], "softplus")], "log_survival")

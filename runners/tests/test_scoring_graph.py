@@ -8,6 +8,7 @@ from transformers import AutoModel, GPT2Config, GPTNeoXConfig, LlamaConfig, Mist
 
 from finegrain_trainer.export import export_onnx, graph_rewards
 from finegrain_trainer.models import RewardModel
+from finegrain_trainer.scoring_graph import export_scoring_graph
 
 VOCABULARY, CONTEXT = 300, 160
 SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 96, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
@@ -67,10 +68,22 @@ def test_it_computes_what_pytorch_computes(config, tmp_path):
     np.testing.assert_allclose(graph_rewards(session, ids.numpy(), 70), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_with_integers_it_computes_nearly_that(config, tmp_path):
+    model = reward_model(config)
+    export_scoring_graph(model, tmp_path / "reward.onnx", int8=True)
+    ids = torch.randint(0, VOCABULARY, (CONTEXT,), generator=torch.Generator().manual_seed(2))
+    expected = model(ids[None])[0].numpy()
+    rewards = graph_rewards(open_graph(tmp_path / "reward.onnx"), ids.numpy())
+    assert np.corrcoef(rewards, expected)[0, 1] > 0.99
+    assert (rewards != expected).any()
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
 @pytest.mark.parametrize("config", [ARCHITECTURES["llama"], ARCHITECTURES["gpt2"]], ids=["llama", "gpt2"])
-def test_a_reward_does_not_depend_on_what_follows_or_on_how_the_past_was_computed(config, tmp_path):
+def test_a_reward_does_not_depend_on_what_follows_or_on_how_the_past_was_computed(config, int8, tmp_path):
     """To the last bit, where no piece has a token more than a multiple of 32: a block of one is computed otherwise."""
-    export_onnx(reward_model(config), tmp_path / "reward.onnx")
+    export_scoring_graph(reward_model(config), tmp_path / "reward.onnx", int8)
     session = open_graph(tmp_path / "reward.onnx")
     ids = np.random.default_rng(3).integers(0, VOCABULARY, CONTEXT)
     whole = graph_rewards(session, ids)
@@ -83,8 +96,6 @@ def test_a_reward_does_not_depend_on_what_follows_or_on_how_the_past_was_compute
 
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
 def test_what_it_has_no_operators_for_is_left_to_the_standard_exporter(config, tmp_path):
-    from finegrain_trainer.scoring_graph import export_scoring_graph
-
     assert export_scoring_graph(reward_model(config), tmp_path / "reward.onnx") is None
     assert not list(tmp_path.iterdir())
 

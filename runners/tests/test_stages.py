@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch

@@ -10,12 +10,13 @@ import { checkGoldenRewards, checkGoldenTokens, readGolden } from './golden.ts';
 import { explain, type Job, type Lane, openLane } from './lane.ts';
 import { openMemoryBudget } from './memory-budget.ts';
 import { ModelRefused } from './model-json.ts';
-import { readModelManifest } from './model-manifest.ts';
+import { type Precision, readModelManifest } from './model-manifest.ts';
 import { openPlaces } from './places.ts';
 import { type Scorer, type Sequence, type SequenceScore, startScorer } from './scorer.ts';
 import { loadModelTokenizer, type ModelTokenizer } from './tokenizer.ts';
 
 export type { StoredModel } from '../storage/model-folder.ts';
+export { type Precision, precisions } from './model-manifest.ts';
 export type { Sequence, SequenceScore } from './scorer.ts';
 export type { EncodedResponse, ModelTokenizer } from './tokenizer.ts';
 
@@ -32,19 +33,25 @@ export interface ScoringFigures {
   loadedModels: number;
 }
 
+export interface ScoreOptions {
+  /** fp32 unless said */
+  precision?: Precision | undefined;
+  /** is told each score as it comes, in any order, all of them before the promise resolves */
+  onScore?: (index: number, score: SequenceScore) => void;
+}
+
 export interface ScoringEngine {
   /**
    * One score for each sequence, in their order; a response without tokens has no rewards. Responses whose `promptIds` are
    * the same array share the work on it.
    * @param signal takes back what has not begun
-   * @param onScore is told each score as it comes, in any order, all of them before the promise resolves
    * @throws Problem overloaded; unprocessable when the model cannot be served; unavailable; the signal's reason
    */
   score(
     model: StoredModel,
     sequences: Sequence[],
     signal: AbortSignal,
-    onScore?: (index: number, score: SequenceScore) => void,
+    options?: ScoreOptions,
   ): Promise<SequenceScore[]>;
   /** The tokenizer of a registered model of any role. @throws Problem unprocessable, unavailable */
   tokenizer(model: StoredModel): Promise<ModelTokenizer>;
@@ -72,6 +79,8 @@ export interface ScoringEngineOptions {
 }
 
 const lengthOf = ({ promptIds, responseIds }: Sequence): number => promptIds.length + responseIds.length;
+
+const laneKey = (digest: string, precision: Precision): string => `${digest} ${precision}`;
 
 const maxTokenizers = 8;
 const assumedTokensPerSecond = 3_000; // a model of 14 M parameters on one core
@@ -128,17 +137,19 @@ export function openScoringEngine({
   }
 
   /** @throws ModelRefused, ScorerDied, Problem */
-  async function start(model: StoredModel, proven: boolean): Promise<Scorer> {
+  async function start(model: StoredModel, precision: Precision, proven: boolean): Promise<Scorer> {
     const folder = await folderOf(model);
-    const { onnx } = await readModelManifest(folder);
-    if (!onnx) throw new ModelRefused('finegrain.json names no ONNX graph, as token reward models do');
-    const graph = { ...onnx, file: join(folder, onnx.file) };
+    const { graphs } = await readModelManifest(folder);
+    const named = graphs[precision];
+    if (!graphs.fp32) throw new ModelRefused('finegrain.json names no ONNX graph, as token reward models do');
+    if (!named) throw new ModelRefused('it is not offered in int8, as finegrain.json names no such graph');
+    const graph = { ...named, file: join(folder, named.file) };
     if (proven) return startScorer(graph, log, answerLimitMs);
     const golden = await readGolden(folder);
     await checkGoldenTokens(golden, await tokenizer(model));
     const scorer = await startScorer(graph, log, answerLimitMs);
     try {
-      await checkGoldenRewards(golden, scorer.score);
+      await checkGoldenRewards(golden, precision, scorer.score);
       return scorer;
     } catch (error) {
       void scorer.close();
@@ -146,26 +157,27 @@ export function openScoringEngine({
     }
   }
 
-  function laneOf(model: StoredModel): Lane {
-    const known = lanes.get(model.digest);
+  function laneOf(model: StoredModel, precision: Precision): Lane {
+    const key = laneKey(model.digest, precision);
+    const known = lanes.get(key);
     if (known) return known;
     const lane = openLane({
-      start: (proven) => start(model, proven),
+      start: (proven) => start(model, precision, proven),
       bytes: bytesOf(model),
       memory,
       cores,
       maxScorers,
-      log: log.child({ model: model.digest }),
+      log: log.child({ model: model.digest, precision }),
       idleMs,
       onRestart() {
         counts.restarts++;
       },
       onIdle() {
-        lanes.delete(model.digest);
+        lanes.delete(key);
         void lane.rest();
       },
     });
-    lanes.set(model.digest, lane);
+    lanes.set(key, lane);
     return lane;
   }
 
@@ -173,14 +185,14 @@ export function openScoringEngine({
     model: StoredModel,
     sequences: Sequence[],
     signal: AbortSignal,
-    onScore?: (index: number, score: SequenceScore) => void,
+    { precision = 'fp32', onScore }: ScoreOptions = {},
   ): Promise<SequenceScore[]> {
     signal.throwIfAborted();
     if (closing)
       throw new Problem('unavailable', 'The service is about to stop. Try again in a moment.', {
         retryAfterSeconds: 5,
       });
-    const lane = laneOf(model);
+    const lane = laneOf(model, precision);
     if (lane.refusal) throw lane.refusal;
     const tokens = sequences.reduce((sum, sequence) => sum + lengthOf(sequence), 0);
     // a request alone always fits, whatever its size
@@ -240,7 +252,7 @@ export function openScoringEngine({
       loadedModels: [...lanes.values()].filter(({ scorers }) => scorers > 0).length,
     }),
     stateOf(digest) {
-      const lane = lanes.get(digest);
+      const lane = lanes.get(laneKey(digest, 'fp32'));
       return lane?.refusal ?? (lane && lane.scorers > 0 ? 'loaded' : 'not_loaded');
     },
     async close() {

@@ -3,6 +3,7 @@
 import { type Static, Type } from 'typebox';
 import { messageRoles } from '../domain/prompt-format.ts';
 import { ModelRefused, readModelJson } from './model-json.ts';
+import type { Precision } from './model-manifest.ts';
 import type { Sequence, SequenceScore } from './scorer.ts';
 import type { ModelTokenizer } from './tokenizer.ts';
 
@@ -21,6 +22,13 @@ const Golden = Type.Object({
       rewards: Type.Array(Type.Number()),
     }),
     { minItems: 1 },
+  ),
+  /** what the trainer's machine gave in this mode, item by item */
+  int8: Type.Optional(
+    Type.Object({
+      tolerance: Type.Number({ exclusiveMinimum: 0 }),
+      rewards: Type.Array(Type.Array(Type.Number())),
+    }),
   ),
 });
 
@@ -54,13 +62,20 @@ export async function checkGoldenTokens({ items }: Golden, tokenizer: ModelToken
  * @throws ModelRefused naming the largest difference, when it is above the tolerance that golden.json states
  */
 export async function checkGoldenRewards(
-  { items, tolerance }: Golden,
+  { items, int8, ...exact }: Golden,
+  precision: Precision,
   score: (sequence: Sequence) => Promise<SequenceScore>,
 ): Promise<void> {
+  if (precision === 'int8' && !int8) throw new ModelRefused('golden.json at /int8: is missing');
+  const { tolerance } = precision === 'int8' ? int8! : exact;
   let largest = 0;
   let where = '';
-  for (const [position, { prompt_token_ids, token_ids, rewards }] of items.entries()) {
-    const pointer = `/items/${position}/rewards`;
+  for (const [position, item] of items.entries()) {
+    const { prompt_token_ids, token_ids } = item;
+    const [pointer, rewards = []] =
+      precision === 'int8'
+        ? [`/int8/rewards/${position}`, int8!.rewards[position]]
+        : [`/items/${position}/rewards`, item.rewards];
     if (rewards.length !== token_ids.length) {
       throw new ModelRefused(
         `golden.json at ${pointer}: ${rewards.length} rewards for ${token_ids.length} tokens`,

@@ -1,7 +1,7 @@
 // What one must know to speak to a model: finegrain.json, or for any other Hugging Face folder its config.json.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { Type } from 'typebox';
+import { type Static, Type } from 'typebox';
 import type { PromptFormat } from '../domain/prompt-format.ts';
 import { isModelFilePath } from '../storage/model-folder.ts';
 import { ModelRefused, readModelJson } from './model-json.ts';
@@ -28,6 +28,8 @@ const Finegrain = Type.Object({
       input: Type.String(),
       output: Type.String(),
       past: Type.Optional(Type.Object({ layers: Count, key_value_heads: Count, head_size: Count })),
+      /** the same with products of integers; a file that is null: tried, and not good enough */
+      int8: Type.Optional(Type.Object({ file: Type.Union([Type.String(), Type.Null()]) })),
     }),
   ),
 });
@@ -46,9 +48,13 @@ export interface ModelManifest {
   eosTokenId: number;
   /** `plain`: BOS if the model has one, and an empty line after each message */
   promptFormat: PromptFormat | { plain: { bos: number[] } };
-  /** the graph that gives token rewards, its file within the folder; null for models that cannot score */
-  onnx: RewardGraphFile | null;
+  /** the graphs that give token rewards, their files within the folder; none for models that cannot score */
+  graphs: Partial<Record<Precision, RewardGraphFile>>;
 }
+
+/** `int8`: faster, of nearly the same rewards; for models whose trainer found that it ranks tokens as `fp32` does. */
+export const precisions = ['fp32', 'int8'] as const;
+export type Precision = (typeof precisions)[number];
 
 /** @throws ModelRefused */
 export async function readModelManifest(folder: string): Promise<ModelManifest> {
@@ -58,14 +64,25 @@ export async function readModelManifest(folder: string): Promise<ModelManifest> 
     'finegrain.json',
     Finegrain,
   );
-  if (onnx && !isModelFilePath(onnx.file))
-    throw new ModelRefused('finegrain.json at /onnx/file: is not a file of the folder');
+  const graphs = onnx ? graphsOf(onnx) : {};
+  for (const [precision, { file }] of Object.entries(graphs)) {
+    const pointer = precision === 'fp32' ? '/onnx/file' : '/onnx/int8/file';
+    if (!isModelFilePath(file))
+      throw new ModelRefused(`finegrain.json at ${pointer}: is not a file of the folder`);
+  }
   return {
     contextLength: context_length,
     eosTokenId: eos_token_id,
     promptFormat: prompt_format,
-    onnx: onnx ?? null,
+    graphs,
   };
+}
+
+function graphsOf({
+  int8,
+  ...fp32
+}: NonNullable<Static<typeof Finegrain>['onnx']>): ModelManifest['graphs'] {
+  return { fp32, ...(int8?.file && { int8: { ...fp32, file: int8.file } }) };
 }
 
 async function fromHuggingFace(folder: string): Promise<ModelManifest> {
@@ -77,6 +94,6 @@ async function fromHuggingFace(folder: string): Promise<ModelManifest> {
     contextLength,
     eosTokenId: Array.isArray(eos) ? eos[0]! : eos,
     promptFormat: { plain: { bos: bos == null ? [] : [bos] } },
-    onnx: null,
+    graphs: {},
   };
 }

@@ -3,6 +3,7 @@ import { type Alignment, alignTexts, segmentsInUnit } from '../domain/alignment.
 import { type RewardDifference, type RewardedText, segmentRewards } from '../domain/segment-rewards.ts';
 import type { Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
+import type { Precision } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import { openDeadline } from './deadlines.ts';
 import type { Prompt } from './pair-rows.ts';
@@ -23,6 +24,7 @@ export interface ComparisonRequest {
   original: string;
   edited: string;
   unit?: Unit;
+  precision?: Precision;
   deadline_ms?: number;
 }
 
@@ -55,14 +57,16 @@ export async function compareVersions(
 async function compare(
   services: Services,
   caller: Caller,
-  { model: named, prompt, original, edited, unit = 'utf16' }: ComparisonRequest,
+  { model: named, prompt, original, edited, unit = 'utf16', precision = 'fp32' }: ComparisonRequest,
   signal: AbortSignal,
 ): Promise<Comparison> {
   const model = await services.db.transaction(caller.projectId, (tx) =>
     findScoringModel(services, tx, named),
   );
   const items = [original, edited].map((response) => ({ prompt, response }));
-  const sides = requireBoth(await scoreItems(services, model, items, { include_eos: true }, signal));
+  const sides = requireBoth(
+    await scoreItems(services, model, items, { include_eos: true, precision }, signal),
+  );
   const alignment = alignTexts(original, edited);
   const rewards = segmentRewards(
     alignment.segments,
@@ -72,7 +76,7 @@ async function compare(
   const inUnit = segmentsInUnit(original, edited, alignment.segments, unit);
   const scored = { original: renderItem(sides.original, unit), edited: renderItem(sides.edited, unit) };
   return {
-    model: renderModel(services, model, named),
+    model: { ...renderModel(services, model, named), precision },
     unit,
     segments: rewards.segments.map((segment, index) => ({ ...segment, ...inUnit[index]! })),
     end: rewards.end,

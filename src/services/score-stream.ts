@@ -1,7 +1,7 @@
 // Token rewards as they come: each result leaves when it is there, whatever is still to be scored, and is rendered when
 // the reader takes it.
 import type { Unit } from '../domain/text.ts';
-import type { StoredModel } from '../scoring/engine.ts';
+import type { SequenceScore, StoredModel } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import { openDeadline } from './deadlines.ts';
 import {
@@ -14,6 +14,7 @@ import {
   renderModel,
   renderResult,
   type ScoredItem,
+  type ScoreOptions,
   type ScoreRequest,
   type ScoringModel,
   withRewards,
@@ -48,11 +49,12 @@ export async function* streamScores(
     );
     const encoded = await encodeItems(services, model, items, request, deadline.signal);
     const unit = request.unit ?? 'utf16';
-    for await (const { index, item } of scoreInAnyOrder(services, model, encoded, deadline.signal)) {
+    for await (const { index, item } of scoreInAnyOrder(services, model, encoded, request, deadline.signal)) {
       if (!begun) {
         begun = true;
         const named = renderModel(services, model, request.model);
-        yield { event: 'begin', model: named, unit, count: items.length };
+        const { precision = 'fp32' } = request;
+        yield { event: 'begin', model: { ...named, precision }, unit, count: items.length };
       }
       const result = renderResult(item, unit);
       unscored.delete(index);
@@ -78,6 +80,7 @@ async function* scoreInAnyOrder(
   { scoring }: Pick<Services, 'scoring'>,
   model: StoredModel,
   encoded: (EncodedItem | FailedItem)[],
+  { precision }: ScoreOptions,
   signal: AbortSignal,
 ): AsyncGenerator<Finished> {
   const finished: Finished[] = [];
@@ -88,10 +91,11 @@ async function* scoreInAnyOrder(
     else places[sequences.push(item) - 1] = index;
   }
   let wake = (): void => {};
-  const all = scoring.score(model, sequences, signal, (position, score) => {
+  const onScore = (position: number, score: SequenceScore): void => {
     finished.push({ index: places[position]!, item: withRewards(sequences[position]!, score) });
     wake();
-  });
+  };
+  const all = scoring.score(model, sequences, signal, { precision, onScore });
   const more = (): Promise<unknown> => Promise.race([new Promise<void>((resolve) => (wake = resolve)), all]);
   await more();
   for (let given = 0; ; ) {

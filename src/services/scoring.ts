@@ -5,17 +5,20 @@ import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
 import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
-import type { ModelTokenizer, SequenceScore, StoredModel } from '../scoring/engine.ts';
+import type { ModelTokenizer, Precision, SequenceScore, StoredModel } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import { openDeadline, unlessAborted } from './deadlines.ts';
 import { findModelByAlias, isShared, resolveModel, scoringAlias } from './models.ts';
 import type { Prompt } from './pair-rows.ts';
 
+export { precisions } from '../scoring/engine.ts';
 export const maxScoreItems = 256;
 
 export interface ScoreOptions {
   truncate?: boolean;
   include_eos?: boolean;
+  /** fp32 unless said */
+  precision?: Precision;
 }
 
 export interface ScoreRequest extends ScoreOptions {
@@ -52,7 +55,7 @@ export interface FailedItem {
   detail: string;
 }
 
-export interface ScoringModel {
+export interface NamedModel {
   id: string;
   /** that led to the model; null when it was named by its id */
   alias: string | null;
@@ -60,6 +63,10 @@ export interface ScoringModel {
   shared: boolean;
   digest: string;
   tokenizer_digest: string;
+}
+
+export interface ScoringModel extends NamedModel {
+  precision: Precision;
 }
 
 export interface ScoreAnswer {
@@ -99,7 +106,7 @@ export async function scoreResponses(
     const scored = await scoreItems(services, model, items, request, deadline.signal);
     const unit = request.unit ?? 'utf16';
     return {
-      model: renderModel(services, model, request.model),
+      model: { ...renderModel(services, model, request.model), precision: request.precision ?? 'fp32' },
       unit,
       results: scored.map((item) => renderResult(item, unit)),
     };
@@ -118,7 +125,8 @@ export async function scoreItems(
 ): Promise<(RewardedItem | FailedItem)[]> {
   const encoded = await encodeItems(services, model, items, options, signal);
   const sequences = encoded.filter((item): item is EncodedItem => !('status' in item));
-  const scores = (await services.scoring.score(model, sequences, signal)).values();
+  const { precision } = options;
+  const scores = (await services.scoring.score(model, sequences, signal, { precision })).values();
   return encoded.map((item) => ('status' in item ? item : withRewards(item, scores.next().value!)));
 }
 
@@ -232,7 +240,7 @@ function tooLong(
 }
 
 /** @param named how the request names the model */
-export function renderModel(services: Services, model: ModelRow, named: string | undefined): ScoringModel {
+export function renderModel(services: Services, model: ModelRow, named: string | undefined): NamedModel {
   const id = formatId('model', model.id);
   return {
     id,

@@ -6,7 +6,7 @@ import { Problem } from '../errors.ts';
 import type { ModelTokenizer } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import type { Prompt } from './pair-rows.ts';
-import { findNamedModel, renderModel, type ScoringModel } from './scoring.ts';
+import { findNamedModel, type NamedModel, renderModel } from './scoring.ts';
 
 /** in one answer */
 export const maxListedTokens = 1_000_000;
@@ -36,7 +36,7 @@ export interface TokenizedResponse extends Tokens {
 }
 
 export interface TokenizeAnswer {
-  model: ScoringModel;
+  model: NamedModel;
   context_length: number;
   unit: Unit;
   prompt: TokenizedPrompt | null;

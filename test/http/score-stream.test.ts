@@ -19,7 +19,7 @@ function heldEngine(engine: ScoringEngine) {
   const held = {
     engine: {
       ...engine,
-      score(_model, sequences, signal, onScore) {
+      score(_model, sequences, signal, { onScore } = {}) {
         return new Promise((resolve, reject) => {
           const scores: SequenceScore[] = [];
           signal.addEventListener('abort', () => {
@@ -167,11 +167,13 @@ t.test('POST /v1/score as a stream', async (t) => {
     const held = heldEngine(scoring);
     server.services.scoring = {
       ...held.engine,
-      async score(model, sequences, signal, onScore) {
+      async score(model, sequences, signal, { onScore } = {}) {
         const first = new Promise<void>((resolve) => {
-          void held.engine.score(model, sequences, signal, (index, score) => {
-            onScore?.(index, score);
-            resolve();
+          void held.engine.score(model, sequences, signal, {
+            onScore(index, score) {
+              onScore?.(index, score);
+              resolve();
+            },
           });
         });
         await first;

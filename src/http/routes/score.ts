@@ -8,6 +8,7 @@ import { compareVersions } from '../../services/score-comparison.ts';
 import { streamScores } from '../../services/score-stream.ts';
 import {
   maxScoreItems,
+  precisions,
   type ScoreRequest as ScoreRequestBody,
   scoreErrorCodes,
   scoreResponses,
@@ -47,6 +48,13 @@ const DeadlineMs = Type.Optional(
       'Milliseconds after which the answer is worth nothing to you; counted from the arrival of the body. What has not begun by then is never scored.',
   }),
 );
+const Precision = Type.Optional(
+  Type.Enum([...precisions], {
+    default: 'fp32',
+    description:
+      '`int8`: products of integers, faster; the rewards are nearly those of `fp32`, and as independent of everything else in the request. 422 for a model whose trainer found that its tokens would be ranked otherwise.',
+  }),
+);
 const oneForm = 'Either `prompt` with `responses`, or `items`';
 
 const ScoreRequest = Type.Object(
@@ -81,6 +89,7 @@ const ScoreRequest = Type.Object(
           'Score the end of the response too: one more entry, with the empty offset at the end of the text. A truncated response has none.',
       }),
     ),
+    precision: Precision,
     deadline_ms: DeadlineMs,
   },
   {
@@ -132,7 +141,7 @@ export const FailedItem = Type.Object(
   { $id: 'FailedItem' },
 );
 
-export const ScoringModel = Type.Object({
+const namedModel = {
   id: Id(modelExample),
   alias: Nullable(Type.String(), {
     description: 'The alias that led to the model; null when it was named by its id',
@@ -143,6 +152,12 @@ export const ScoringModel = Type.Object({
   }),
   digest: Digest,
   tokenizer_digest: Digest,
+};
+/** How an answer names the model that was asked. */
+export const NamedModel = Type.Object(namedModel);
+const ScoringModel = Type.Object({
+  ...namedModel,
+  precision: Type.Enum([...precisions], { description: 'In which the rewards were computed' }),
 });
 
 export const modelNamed = {
@@ -165,7 +180,7 @@ export const ScoreAnswer = Type.Object(
     $id: 'ScoreAnswer',
     examples: [
       {
-        model: modelNamed,
+        model: { ...modelNamed, precision: 'fp32' },
         unit: 'utf16',
         results: [
           {
@@ -199,7 +214,7 @@ const counted = {
 };
 
 const streamExample = [
-  { event: 'begin', model: modelNamed, unit: 'utf16', count: 2 },
+  { event: 'begin', model: { ...modelNamed, precision: 'fp32' }, unit: 'utf16', count: 2 },
   {
     event: 'result',
     index: 1,
@@ -255,7 +270,7 @@ export const ScoreEvent = Type.Union(
 /** What the token reward model of `npm run demo -- --quick` says, rounded to three digits. */
 // biome-ignore format: a row for each segment and column
 const comparisonExample = {
-  model: modelNamed,
+  model: { ...modelNamed, precision: 'fp32' },
   unit: 'utf16',
   segments: [
     { kind: 'keep', original: [0, 3], edited: [0, 3], original_reward: -0.108, edited_reward: -0.108, difference: 0 },
@@ -315,6 +330,7 @@ const ComparisonRequest = Type.Object(
       examples: [comparisonRequestExample.edited],
     }),
     unit: Type.Optional({ ...Unit, default: 'utf16' }),
+    precision: Precision,
     deadline_ms: DeadlineMs,
   },
   {

@@ -8,7 +8,7 @@ import { maxListedTokens, tokenize } from '../../services/tokenization.ts';
 import { clientGone } from '../disconnect.ts';
 import { Nullable, problemResponses, Span } from '../schemas.ts';
 import { Prompt } from './pairs.ts';
-import { bodyLimitMiB, modelNamed, Response, ScoringModel, Unit } from './score.ts';
+import { bodyLimitMiB, modelNamed, NamedModel, Response, Unit } from './score.ts';
 
 const prompt = 'When was the harbor bridge opened?';
 const response = 'It was opened in 1936.';
@@ -57,7 +57,7 @@ export const TokenizedResponse = Type.Object(
 
 export const TokenizeAnswer = Type.Object(
   {
-    model: ScoringModel,
+    model: NamedModel,
     context_length: Type.Integer({
       description: 'Tokens that the model reads, prompt and response together',
     }),
