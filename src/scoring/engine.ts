@@ -39,11 +39,13 @@ export interface ScoringEngine {
    * @throws Problem overloaded; unprocessable when the model cannot be served; unavailable; the signal's reason
    */
   score(model: StoredModel, sequences: Sequence[], signal: AbortSignal): Promise<SequenceScore[]>;
+  /** Loads the model, if it is not loaded, and waits for it. @param signal ends the wait, not the load. @throws as score */
+  warm(model: StoredModel, signal: AbortSignal): Promise<void>;
   /** The tokenizer of a registered model of any role. @throws Problem unprocessable, unavailable */
   tokenizer(model: StoredModel): Promise<ModelTokenizer>;
   figures(): ScoringFigures;
-  /** Of a model of this digest: its process is there, there is none, or why it cannot be served. */
-  stateOf(digest: string): 'loaded' | 'not_loaded' | Problem;
+  /** Of a model of this digest: its process is there, about to be, not there, or why it cannot be served. */
+  stateOf(digest: string): 'loaded' | 'loading' | 'not_loaded' | Problem;
   /** Takes nothing more, finishes what is queued, ends the processes. */
   close(): Promise<void>;
 }
@@ -202,6 +204,10 @@ export function openScoringEngine({
   return {
     tokenizer,
     score,
+    async warm(model, signal) {
+      if (lanes.get(model.digest)?.loaded) return;
+      await score(model, [{ promptIds: [], responseIds: [0] }], signal); // any token will do
+    },
     figures: () => ({
       ...counts,
       queuedTokens,
@@ -209,7 +215,7 @@ export function openScoringEngine({
     }),
     stateOf(digest) {
       const lane = lanes.get(digest);
-      return lane?.refusal ?? (lane?.loaded ? 'loaded' : 'not_loaded');
+      return lane?.refusal ?? (lane?.loaded ? 'loaded' : lane?.loading ? 'loading' : 'not_loaded');
     },
     async close() {
       closing = true;

@@ -23,6 +23,8 @@ export interface Lane {
   readonly idleSince: number | null;
   /** its process is there */
   readonly loaded: boolean;
+  /** there is work, and its process is not there yet */
+  readonly loading: boolean;
   /** Ends the process without waiting for more work. */
   rest(): Promise<void>;
   /** Finishes the queue, then ends the process. */
@@ -141,6 +143,9 @@ export function openLane({ start, places, log, idleMs, onRestart, onIdle }: Lane
     },
     get loaded() {
       return scorer !== null;
+    },
+    get loading() {
+      return working !== null && scorer === null;
     },
     rest,
     async close() {

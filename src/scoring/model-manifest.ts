@@ -41,6 +41,8 @@ const HuggingFace = Type.Object({
 });
 
 export interface ModelManifest {
+  /** as finegrain.json says; null without it */
+  role: 'policy' | 'token_reward' | 'sequence_reward' | null;
   /** prompt and response together, in tokens */
   contextLength: number;
   eosTokenId: number;
@@ -53,7 +55,7 @@ export interface ModelManifest {
 /** @throws ModelRefused */
 export async function readModelManifest(folder: string): Promise<ModelManifest> {
   if (!existsSync(join(folder, 'finegrain.json'))) return fromHuggingFace(folder);
-  const { context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
+  const { role, context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
     folder,
     'finegrain.json',
     Finegrain,
@@ -61,6 +63,7 @@ export async function readModelManifest(folder: string): Promise<ModelManifest> 
   if (onnx && !isModelFilePath(onnx.file))
     throw new ModelRefused('finegrain.json at /onnx/file: is not a file of the folder');
   return {
+    role,
     contextLength: context_length,
     eosTokenId: eos_token_id,
     promptFormat: prompt_format,
@@ -74,6 +77,7 @@ async function fromHuggingFace(folder: string): Promise<ModelManifest> {
   const contextLength = config.max_position_embeddings ?? config.n_positions;
   if (contextLength === undefined) throw new ModelRefused('config.json: max_position_embeddings is missing');
   return {
+    role: null,
     contextLength,
     eosTokenId: Array.isArray(eos) ? eos[0]! : eos,
     promptFormat: { plain: { bos: bos == null ? [] : [bos] } },
