@@ -5,7 +5,7 @@ import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
 import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
-import type { ModelTokenizer, SequenceScore } from '../scoring/engine.ts';
+import type { ModelTokenizer, SequenceScore, StoredModel } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import { findModelByAlias, isShared, resolveModel, scoringAlias } from './models.ts';
 import type { Prompt } from './pair-rows.ts';
@@ -103,8 +103,8 @@ export async function scoreResponses(
 
 /** One result for each item, in order. @throws as scoreResponses */
 export async function scoreItems(
-  { scoring }: Services,
-  model: ModelRow,
+  { scoring }: Pick<Services, 'scoring'>,
+  model: StoredModel,
   items: readonly ScoreItem[],
   options: ScoreOptions,
   signal: AbortSignal,

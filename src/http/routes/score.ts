@@ -15,11 +15,11 @@ const modelExample = 'model_019356f0d6e78f9a8b1c2d3e4f5a6b7c';
 const prompt = 'When was the harbor bridge opened?';
 const response = 'It was opened in 1936.';
 
-const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
+export const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
   description: 'What offsets count: UTF-16 code units, Unicode code points or UTF-8 bytes',
 });
 const Response = Type.String({ maxLength: maxTextLength, examples: [response] });
-const ModelName = Type.Optional(
+export const ModelName = Type.Optional(
   Type.String({
     minLength: 1,
     maxLength: 200,
@@ -112,7 +112,7 @@ export const FailedItem = Type.Object(
   { $id: 'FailedItem' },
 );
 
-const ScoringModel = Type.Object({
+export const ScoringModel = Type.Object({
   id: Id(modelExample),
   alias: Nullable(Type.String(), {
     description: 'The alias that led to the model; null when it was named by its id',
@@ -125,7 +125,7 @@ const ScoringModel = Type.Object({
   tokenizer_digest: Digest,
 });
 
-const modelNamed = {
+export const modelNamed = {
   id: modelExample,
   alias: 'token-reward',
   shared: false,
