@@ -107,7 +107,7 @@ async function examineFolder(
   role: ModelRow['role'],
   { digest, files }: { digest: string; files: ModelFile[] },
 ): Promise<void> {
-  const texts = files.filter(({ path }) => !path.includes('/') && path.endsWith('.json'));
+  const texts = files.filter(({ path }) => readNames.includes(path));
   for (const { path, bytes } of texts) {
     const most = path === 'tokenizer.json' ? maxTokenizerBytes : maxJsonBytes;
     if (bytes > most) throw new ModelRefused(`${path} has ${bytes} bytes, more than ${most}`);
@@ -123,6 +123,8 @@ async function examineFolder(
   }
 }
 
+const shardIndex = 'model.safetensors.index.json';
+const readNames = ['config.json', 'finegrain.json', 'tokenizer.json', 'golden.json', shardIndex];
 const AnyObject = Type.Object({});
 
 /** config.json, finegrain.json, tokenizer.json and golden.json. @throws ModelRefused */
@@ -181,12 +183,12 @@ async function examineWeights(
   if (role === 'token_reward') return; // its graph has them
   const has = (path: string): boolean => weights.some((file) => file.path === path);
   if (has('model.safetensors')) return;
-  if (role === 'sequence_reward' || !files.some(({ path }) => path === 'model.safetensors.index.json'))
+  if (role === 'sequence_reward' || !files.some(({ path }) => path === shardIndex))
     throw new ModelRefused('model.safetensors is missing');
-  const { weight_map } = await readModelJson(folder, 'model.safetensors.index.json', Index);
+  const { weight_map } = await readModelJson(folder, shardIndex, Index);
   const missing = Object.values(weight_map).find((path) => !has(path));
   if (missing !== undefined)
-    throw new ModelRefused(`${missing.slice(0, 200)}, which model.safetensors.index.json names, is missing`);
+    throw new ModelRefused(`${missing.slice(0, 200)}, which ${shardIndex} names, is missing`);
 }
 
 const ranged = (artifacts: Services['artifacts'], { path, digest, bytes }: ModelFile): RangedFile => ({
