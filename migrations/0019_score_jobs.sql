@@ -35,6 +35,7 @@ create table finegrain.score_jobs (
   check ((state = 'succeeded') = (result is not null)),
   check ((state = 'failed') = (failure is not null))
 );
+create index score_jobs_unfinished on finegrain.score_jobs (project_id) where due_at is not null;
 select finegrain.protect('finegrain.score_jobs');
 grant select, insert on finegrain.score_jobs to finegrain_api;
 grant update (state, due_at, finished_at) on finegrain.score_jobs to finegrain_api;

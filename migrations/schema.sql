@@ -516,6 +516,7 @@
 -- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
 -- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, label_key, priority DESC, id) WHERE ((state = 'queued'::text) AND (waits_for = 0))
 -- CREATE INDEX runs_untrimmed ON finegrain.runs USING btree (finished_at) WHERE ((finished_at IS NOT NULL) AND ((trimmed_at IS NULL) OR (trimmed_at < finished_at)))
+-- CREATE INDEX score_jobs_unfinished ON finegrain.score_jobs USING btree (project_id) WHERE (due_at IS NOT NULL)
 -- CREATE INDEX webhook_deliveries_by_age ON finegrain.webhook_deliveries USING btree (created_at)
 -- CREATE INDEX webhook_deliveries_of_webhook ON finegrain.webhook_deliveries USING btree (project_id, webhook_id, id)
 

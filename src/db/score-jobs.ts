@@ -55,6 +55,14 @@ export async function selectScoreJob(tx: Transaction, id: string): Promise<Score
   return (await tx.query<ScoreJobRow>(`select ${columns} from finegrain.score_jobs where id = $1`, [id]))[0];
 }
 
+/** Jobs of the project that have not ended. */
+export async function countUnfinished(tx: Transaction): Promise<number> {
+  const rows = await tx.query<{ count: number }>(
+    'select count(*) as count from finegrain.score_jobs where due_at is not null',
+  );
+  return rows[0]!.count;
+}
+
 /** Nobody else changes it until the transaction ends, its worker included. */
 export async function lockScoreJob(tx: Transaction, id: string): Promise<ScoreJobRow | undefined> {
   return (

@@ -10,7 +10,7 @@ export interface RangedFile {
   read(start: number, end: number): Promise<Buffer>;
 }
 
-const mostHeaderBytes = 32 * 1024 ** 2; // a hundred thousand tensors
+const mostHeaderBytes = 8 * 1024 ** 2; // some eighty thousand tensors
 
 /**
  * A header of JSON, and tensors that lie in the rest of the file (https://github.com/huggingface/safetensors#format).

@@ -4,7 +4,6 @@ import { formatId } from '../domain/ids.ts';
 import { Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { resolveModel } from './models.ts';
-import { findScoringModel } from './scoring.ts';
 
 /** What moves a model from one to the next. */
 export const servingStates = {
@@ -46,8 +45,13 @@ export async function warmModel(
   { waitSeconds, gone }: { waitSeconds: number; gone: AbortSignal },
 ): Promise<Serving> {
   const model = await services.db.transaction(caller.projectId, (tx) =>
-    findScoringModel(services, tx, idOrAlias),
+    resolveModel(services, tx, idOrAlias),
   );
+  if (model.role !== 'token_reward')
+    throw new Problem(
+      'unprocessable',
+      `The model has the role ${model.role}; only a token_reward model is loaded here, to score.`,
+    );
   const timeout = AbortSignal.timeout(waitSeconds * 1000);
   try {
     await services.scoring.warm(model, AbortSignal.any([timeout, gone]));

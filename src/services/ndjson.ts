@@ -45,18 +45,35 @@ export interface LinePlace {
   bytes: number;
 }
 
-/** What follows a place in a file: each line, null for a blank one, and the place after it. */
+export interface PlacedLine {
+  /** null for a blank one */
+  read: NdjsonLine | null;
+  /** behind the line */
+  after: LinePlace;
+}
+
+/** What follows a place in a file, as readNdjsonChunks. */
 export async function* readNdjsonFrom(
-  { lines, bytes }: LinePlace,
+  place: LinePlace,
   rest: AsyncIterable<Uint8Array>,
   maxLineBytes: number,
-): AsyncGenerator<{ read: NdjsonLine | null; after: LinePlace }> {
-  let line = lines;
-  for await (const chunk of splitChunks(rest, maxLineBytes))
-    for (const { content, end } of chunk) {
-      line++;
-      yield { read: parseLine(content, line, maxLineBytes), after: { lines: line, bytes: bytes + end } };
-    }
+): AsyncGenerator<Iterable<PlacedLine>> {
+  let { lines } = place;
+  for await (const chunk of splitChunks(rest, maxLineBytes)) {
+    yield placeLines(chunk, { lines, bytes: place.bytes }, maxLineBytes);
+    lines += chunk.length;
+  }
+}
+
+function* placeLines(
+  chunk: Line[],
+  { lines, bytes }: LinePlace,
+  maxLineBytes: number,
+): Generator<PlacedLine> {
+  for (const [index, { content, end }] of chunk.entries()) {
+    const line = lines + index + 1;
+    yield { read: parseLine(content, line, maxLineBytes), after: { lines: line, bytes: bytes + end } };
+  }
 }
 
 function* parseLines(lines: Line[], first: number, maxLineBytes: number): Generator<NdjsonLine> {
@@ -71,6 +88,7 @@ function parseLine(bytes: Uint8Array | null, line: number, maxLineBytes: number)
     const detail = `is longer than ${maxLineBytes} bytes`;
     return { line, error: { code: 'line_too_long', pointer: '', detail } };
   }
+  if (bytes.length === 0) return null; // blank, and there may be millions
   const parsed = parseJson(bytes);
   if ('error' in parsed) {
     const { code, ...where } = parsed.error;

@@ -3,7 +3,7 @@
 import { type Static, Type } from 'typebox';
 import { Compile } from 'typebox/compile';
 import type { ArtifactStore } from '../storage/artifact-store.ts';
-import { type LinePlace, type NdjsonLine, readNdjsonFrom, splitLines } from './ndjson.ts';
+import { type LinePlace, type NdjsonLine, readNdjsonFrom } from './ndjson.ts';
 import { firstError, maxTextLength, type Prompt, promptSchema, type RowError } from './pair-rows.ts';
 import type { SnapshotPart } from './score-jobs.ts';
 import type { SnapshotRow } from './snapshot-content.ts';
@@ -16,6 +16,7 @@ export type JobItem = { line: number; id: ItemId } & (
 );
 
 export interface Batch {
+  /** none where a file has nothing but blank lines for long */
   items: JobItem[];
   /** behind the last line of it */
   after: LinePlace;
@@ -30,7 +31,7 @@ export interface Source {
 
 const mostLineBytes = 8 * 1024 ** 2;
 /** Another number makes other parts: jobs that are under way would still end well, but not with equal bytes. */
-const fullBatch = { items: 256, textLength: 256 * 1024 };
+const fullBatch = { items: 256, textLength: 256 * 1024, bytes: 4 * 1024 ** 2 };
 
 /** @param done items before the place */
 export async function* readBatches(
@@ -44,21 +45,31 @@ export async function* readBatches(
   const most = source.what === null ? mostLineBytes : Number.POSITIVE_INFINITY; // of our own making
   let items: JobItem[] = [];
   let textLength = 0;
+  let start = place.bytes;
   let last = place;
-  for await (const { read, after } of readNdjsonFrom(place, rest, most)) {
-    last = after;
-    if (read === null) continue;
-    const found =
-      source.what === null ? [rowItem(read)] : snapshotItems(read, source.what, done + items.length);
-    items.push(...found);
-    for (const item of found) textLength += 'response' in item ? textLengthOf(item) : 0;
-    if (items.length < fullBatch.items && textLength < fullBatch.textLength) continue;
-    yield { items, after };
-    done += items.length;
-    [items, textLength] = [[], 0];
-  }
+  for await (const chunk of readNdjsonFrom(place, rest, most))
+    for (const { read, after } of chunk) {
+      last = after;
+      if (read !== null) {
+        const found = itemsOf(read, source.what, done + items.length);
+        items.push(...found);
+        for (const item of found) textLength += 'response' in item ? textLengthOf(item) : 0;
+      }
+      const isFull =
+        items.length >= fullBatch.items ||
+        textLength >= fullBatch.textLength ||
+        after.bytes - start >= fullBatch.bytes;
+      if (!isFull) continue;
+      yield { items, after };
+      done += items.length;
+      start = after.bytes;
+      [items, textLength] = [[], 0];
+    }
   if (items.length > 0) yield { items, after: last };
 }
+
+const itemsOf = (read: NdjsonLine, what: SnapshotPart | null, before: number): JobItem[] =>
+  what === null ? [rowItem(read)] : snapshotItems(read, what, before);
 
 const textLengthOf = ({ prompt, response }: { prompt: Prompt; response: string }): number =>
   response.length +
@@ -108,18 +119,32 @@ function snapshotItems(read: NdjsonLine, what: SnapshotPart, before: number): Jo
   return texts.map(({ id, response }, index) => ({ line: before + index + 1, id, prompt, response }));
 }
 
-const [space] = Buffer.from(' ');
+const mostCountedBytes = 1024 ** 3; // seconds
+const [newline, space] = Buffer.from('\n ');
 
-/** Rows of a caller's file, blank lines aside: as good as exact, for a progress. */
+/** Rows of a caller's file, blank lines aside: as good as exact, for a progress. Null for a file that takes too long. */
 export async function countRows(
   artifacts: ArtifactStore,
-  digest: string,
+  { digest, bytes }: Source,
   stop: AbortSignal,
-): Promise<number> {
+): Promise<number | null> {
+  if (bytes > mostCountedBytes) return null;
   let count = 0;
-  for await (const line of splitLines(artifacts.read(digest), mostLineBytes)) {
+  let counted = false; // the line at hand
+  for await (const chunk of artifacts.read(digest) as AsyncIterable<Buffer>) {
     stop.throwIfAborted();
-    if (line === null || line.some((byte) => byte > space!)) count++;
+    for (let at = 0; at < chunk.length; at++) {
+      if (chunk[at] === newline) counted = false;
+      else if (counted) {
+        const end = chunk.indexOf(newline!, at);
+        if (end === -1) break;
+        at = end;
+        counted = false;
+      } else if (chunk[at]! > space!) {
+        counted = true;
+        count++;
+      }
+    }
   }
   return count;
 }

@@ -125,9 +125,9 @@ async function heartbeats(
 
 async function workOff(work: Work, begun: db.SliceRow, endsAt: number): Promise<void> {
   const { services, slice, source, stop } = work;
-  if (begun.total === null) {
-    const total = await countRows(services.artifacts, source.digest, stop);
-    await services.db.transaction(slice.projectId, (tx) => db.setTotal(tx, slice, total));
+  if (begun.total === null && begun.done === 0) {
+    const total = await countRows(services.artifacts, source, stop);
+    if (total !== null) await services.db.transaction(slice.projectId, (tx) => db.setTotal(tx, slice, total));
   }
   const place = { lines: begun.read_lines, bytes: begun.read_bytes };
   for await (const batch of readBatches(services.artifacts, source, place, begun.done)) {
@@ -153,7 +153,7 @@ async function savePart(work: Work, { items, after }: Batch): Promise<void> {
     tokens += score.promptIds.length + score.responseIds.length;
     return JSON.stringify({ line, id, ...renderItem(score, request.unit) });
   });
-  const content = await gzip(`${lines.join('\n')}\n`);
+  const content = await gzip(lines.map((line) => `${line}\n`).join(''));
   const position = { readBytes: after.bytes, readLines: after.lines };
   await untilNamed(async () => {
     const { digest } = await services.artifacts.put(inOnePiece(content));

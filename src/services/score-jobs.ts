@@ -107,13 +107,22 @@ function render(row: db.ScoreJobRow): ScoreJob {
   };
 }
 
+/** Of a project; some more where many are made at the same moment. */
+export const maxUnfinishedJobs = 1000;
+
 /**
  * The work begins with the commit, by the model that the name stands for now.
- * @throws Problem not_found for the model, the snapshot or the artifact; unprocessable
+ * @throws Problem not_found for the model, the snapshot or the artifact; unprocessable; overloaded
  */
 export function createScoreJob(services: Services, caller: Caller, job: NewScoreJob): Promise<ScoreJob> {
   const { projectId } = caller;
   return services.db.transaction(projectId, async (tx) => {
+    if ((await db.countUnfinished(tx)) >= maxUnfinishedJobs)
+      throw new Problem(
+        'overloaded',
+        `The project has ${maxUnfinishedJobs} score jobs that have not ended. Cancel some, or wait; larger files make fewer jobs.`,
+        { retryAfterSeconds: 60 },
+      );
     const model = await findScoringModel(services, tx, job.model);
     const { input, source, total } = await resolveInput(tx, job.input);
     const artifact = (await selectArtifact(tx, source))!;

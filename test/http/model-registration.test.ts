@@ -132,7 +132,7 @@ t.test('models from uploads', async (t) => {
     t.match(policy, { status: 201, body: { role: 'policy' } });
     t.match(await call('POST', `/v1/models/${policy.body.id}/warm`), {
       status: 422,
-      body: { detail: /only a token_reward model can score/ },
+      body: { detail: /only a token_reward model is loaded here/ },
     });
     t.match((await call('GET', `/v1/models/${policy.body.id}/serving`)).body, { state: 'not_loaded' });
     const card = JSON.parse(tiny['finegrain.json']!.toString());

@@ -269,7 +269,7 @@ t.test('score jobs', async (t) => {
   );
 
   t.test('nothing to score is a result without lines', async (t) => {
-    for (const text of [' \n\n', '\n']) {
+    for (const text of [' \n\n', '\n', '\n'.repeat(9 * 1024 ** 2)]) {
       const job = await create({ input: { artifact: await upload(text) } });
       await slice(job);
       const done = await get(job);
@@ -500,6 +500,20 @@ t.test('score jobs', async (t) => {
     t.match(await call('GET', '/v1/score-jobs/sjob_1'), { status: 404 });
     t.match(await call('POST', '/v1/score-jobs/sjob_1/cancel'), { status: 404 });
     t.match(await call('GET', '/v1/score-jobs?state=lost'), { status: 400 });
+  });
+
+  t.test('a project has a thousand jobs at a time, whatever others have', async (t) => {
+    const artifact = await upload(rows(1));
+    const { id } = await create({ input: { artifact } });
+    const copies = `insert into finegrain.score_jobs (project_id, id, request, inputs, source_bytes)
+      select project_id, gen_random_uuid(), request, inputs, source_bytes
+      from finegrain.score_jobs, generate_series(1, 999) where id = $1`;
+    await sql(copies, [uuidOf({ id })]);
+    const answer = await call('POST', '/v1/score-jobs', { json: { input: { artifact } } });
+    t.match(answer, { status: 429, body: { code: 'overloaded', detail: /1000 score jobs/ } });
+    t.equal(answer.headers.get('retry-after'), '60');
+    await sql('delete from finegrain.score_jobs where due_at is not null');
+    t.match(await create({ input: { artifact } }), { state: 'queued' });
   });
 
   t.test('an Idempotency-Key makes one job', async (t) => {

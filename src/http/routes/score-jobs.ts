@@ -145,8 +145,7 @@ export const scoreJobRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'createScoreJob',
         tags: ['scoring'],
         summary: 'Score a whole file or snapshot in the background',
-        description:
-          'Takes an uploaded file of rows, or the texts of a snapshot. The result is NDJSON in gzip, an artifact: a line for each item in its order, `{line, id}` with the columns of `POST /v1/score`, or with `status` `error`, `code` and `detail`; blank lines of a file have none. A line that is broken is an error line and fails nothing else. The model is the one that the name stands for now, whatever becomes of the alias. A job survives the death of its worker, and ends with the same bytes.',
+        description: `Takes an uploaded file of rows, or the texts of a snapshot. The result is NDJSON in gzip, an artifact: a line for each item in its order, \`{line, id}\` with the columns of \`POST /v1/score\`, or with \`status\` \`error\`, \`code\` and \`detail\`; blank lines of a file have none. A line that is broken is an error line and fails nothing else. The model is the one that the name stands for now, whatever becomes of the alias. A job survives the death of its worker, and ends with the same bytes. 429: ${jobs.maxUnfinishedJobs} jobs of the project have not ended yet.`,
         body: Type.Ref('NewScoreJob'),
         response: { 202: Tagged(Type.Ref('ScoreJob')), ...problemResponses(404, 413, 415) },
       },
