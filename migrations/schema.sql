@@ -283,6 +283,33 @@
 --   restart_fence bigint not null default 0
 --   trimmed_at timestamp with time zone
 --   label_key text not null default finegrain.label_key(labels)
+-- table finegrain.score_job_parts row-level security, forced
+--   project_id uuid not null
+--   score_job_id uuid not null
+--   number integer not null
+--   digest text not null
+-- table finegrain.score_jobs row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   state text not null default 'queued'::text
+--   request jsonb not null
+--   inputs jsonb not null
+--   source_bytes bigint not null
+--   read_bytes bigint not null default 0
+--   read_lines bigint not null default 0
+--   total bigint
+--   done bigint not null default 0
+--   failed bigint not null default 0
+--   tokens bigint not null default 0
+--   parts integer not null default 0
+--   fence integer not null default 0
+--   troubles integer not null default 0
+--   due_at timestamp with time zone default clock_timestamp()
+--   result jsonb
+--   failure jsonb
+--   created_at timestamp with time zone not null default clock_timestamp()
+--   started_at timestamp with time zone
+--   finished_at timestamp with time zone
 -- table finegrain.secrets row-level security, forced
 --   project_id uuid not null
 --   name text not null
@@ -441,6 +468,15 @@
 -- finegrain.runs runs_state_check: CHECK ((state = ANY (ARRAY['queued'::text, 'starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
 -- finegrain.runs runs_time_limit_seconds_check: CHECK (((time_limit_seconds >= 1) AND (time_limit_seconds <= 31536000)))
 -- finegrain.runs runs_waits_for_check: CHECK ((waits_for >= 0))
+-- finegrain.score_job_parts score_job_parts_pkey: PRIMARY KEY (project_id, score_job_id, number)
+-- finegrain.score_job_parts score_job_parts_project_id_score_job_id_fkey: FOREIGN KEY (project_id, score_job_id) REFERENCES finegrain.score_jobs(project_id, id)
+-- finegrain.score_jobs score_jobs_check: CHECK (((state = ANY (ARRAY['queued'::text, 'running'::text])) = (due_at IS NOT NULL)))
+-- finegrain.score_jobs score_jobs_check1: CHECK (((state = ANY (ARRAY['queued'::text, 'running'::text])) = (finished_at IS NULL)))
+-- finegrain.score_jobs score_jobs_check2: CHECK (((state = 'succeeded'::text) = (result IS NOT NULL)))
+-- finegrain.score_jobs score_jobs_check3: CHECK (((state = 'failed'::text) = (failure IS NOT NULL)))
+-- finegrain.score_jobs score_jobs_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.score_jobs score_jobs_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.score_jobs score_jobs_state_check: CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
 -- finegrain.secrets secrets_name_check: CHECK ((name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text))
 -- finegrain.secrets secrets_pkey: PRIMARY KEY (project_id, name)
 -- finegrain.secrets secrets_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
@@ -480,6 +516,7 @@
 -- CREATE INDEX runs_by_state ON finegrain.runs USING btree (state, kind, hardware, created_at)
 -- CREATE INDEX runs_queue ON finegrain.runs USING btree (hardware, label_key, priority DESC, id) WHERE ((state = 'queued'::text) AND (waits_for = 0))
 -- CREATE INDEX runs_untrimmed ON finegrain.runs USING btree (finished_at) WHERE ((finished_at IS NOT NULL) AND ((trimmed_at IS NULL) OR (trimmed_at < finished_at)))
+-- CREATE INDEX score_jobs_unfinished ON finegrain.score_jobs USING btree (project_id) WHERE (due_at IS NOT NULL)
 -- CREATE INDEX webhook_deliveries_by_age ON finegrain.webhook_deliveries USING btree (created_at)
 -- CREATE INDEX webhook_deliveries_of_webhook ON finegrain.webhook_deliveries USING btree (project_id, webhook_id, id)
 
@@ -492,6 +529,8 @@
 -- CREATE TRIGGER run_ended AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.on_run_ended()
 -- CREATE TRIGGER run_moves BEFORE UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION finegrain.check_run_move()
 -- CREATE TRIGGER settle_dependents AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.settle_dependents()
+-- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF due_at ON finegrain.score_jobs FOR EACH ROW EXECUTE FUNCTION finegrain.keep_score_job()
+-- CREATE TRIGGER score_job_ended AFTER UPDATE OF state ON finegrain.score_jobs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text])))) EXECUTE FUNCTION finegrain.on_score_job_ended()
 -- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF state, due_at ON finegrain.webhook_deliveries FOR EACH ROW EXECUTE FUNCTION finegrain.keep_delivery_job()
 
 -- ## Policies
@@ -550,6 +589,10 @@
 -- finegrain.runners: everybody_reads for SELECT to {finegrain_api} using true check -
 -- finegrain.runs: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.runs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.score_job_parts: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.score_job_parts: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.score_jobs: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.score_jobs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.secrets: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.secrets: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.snapshots: every_project for ALL to {finegrain_system} using true check true
@@ -575,6 +618,7 @@
 -- finegrain.is_live(runner finegrain.runners) returns boolean, owner finegrain_system
 -- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
 -- finegrain.keep_llm_job() returns trigger security definer, owner finegrain_system
+-- finegrain.keep_score_job() returns trigger security definer, owner finegrain_system
 -- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
 -- finegrain.label_key(labels text[]) returns text, owner finegrain_owner
 -- finegrain.list_projects(after uuid, page_size integer) returns SETOF finegrain.projects security definer, owner finegrain_system
@@ -584,6 +628,7 @@
 -- finegrain.on_edit_task_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.on_model_registered() returns trigger security definer, owner finegrain_system
 -- finegrain.on_run_ended() returns trigger security definer, owner finegrain_system
+-- finegrain.on_score_job_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.operating_figures() returns jsonb security definer, owner finegrain_system
 -- finegrain.protect(target regclass, project_column name) returns void, owner finegrain_owner
 -- finegrain.queue_depth(hardware text, labels text[]) returns bigint security definer, owner finegrain_system
@@ -659,6 +704,10 @@
 -- runners: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- runs: INSERT, SELECT to finegrain_api
 -- runs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- score_job_parts: DELETE, SELECT to finegrain_api
+-- score_job_parts: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- score_jobs: INSERT, SELECT to finegrain_api
+-- score_jobs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- secrets: DELETE, INSERT, SELECT, UPDATE to finegrain_api
 -- secrets: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- snapshots: INSERT, SELECT to finegrain_api
@@ -674,6 +723,7 @@
 -- audit_events: INSERT (action, address, detail, id, key_id, project_id, request_id, subject) to finegrain_api
 -- edit_requests: UPDATE (cancelled_at) to finegrain_api
 -- runs: UPDATE (alarms, desired_state, failure, finished_at, last_event, priority, progress, restart_fence, result, retried_fence, state, waits_for) to finegrain_api
+-- score_jobs: UPDATE (due_at, finished_at, state) to finegrain_api
 -- webhook_deliveries: UPDATE (due_at, finished_at, state, tries) to finegrain_api
 
 -- ## Privileges on functions
@@ -692,6 +742,7 @@
 -- is_live: finegrain_api, finegrain_system
 -- keep_delivery_job: finegrain_system
 -- keep_llm_job: finegrain_system
+-- keep_score_job: finegrain_system
 -- key_state: PUBLIC
 -- label_key: finegrain_api, finegrain_system
 -- list_projects: finegrain_api, finegrain_system
@@ -701,6 +752,7 @@
 -- on_edit_task_ended: finegrain_system
 -- on_model_registered: finegrain_system
 -- on_run_ended: finegrain_system
+-- on_score_job_ended: finegrain_system
 -- operating_figures: finegrain_api, finegrain_system
 -- queue_depth: finegrain_scaler, finegrain_system
 -- queued_labels: finegrain_system

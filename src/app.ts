@@ -42,6 +42,7 @@ import { runWatchingRoutes } from './http/routes/run-watching.ts';
 import { runnerRoutes } from './http/routes/runners.ts';
 import { runRoutes } from './http/routes/runs.ts';
 import { scoreRoutes } from './http/routes/score.ts';
+import { scoreJobRoutes } from './http/routes/score-jobs.ts';
 import { secretRoutes } from './http/routes/secrets.ts';
 import { serviceRoutes } from './http/routes/service.ts';
 import { snapshotRoutes } from './http/routes/snapshots.ts';
@@ -150,6 +151,7 @@ export async function buildApp({
     scoreRoutes,
     tokenizeRoutes,
     compatibleRoutes,
+    scoreJobRoutes,
     runRoutes,
     runnerRoutes,
     winRateRoutes,

@@ -10,14 +10,17 @@ import { editWithLlmTask } from './jobs/edit-with-llm.ts';
 import * as forgetting from './jobs/forget-answers.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
 import * as trimming from './jobs/trim-runs.ts';
+import { workOnScoreJobTask } from './jobs/work-on-score-job.ts';
 import { openOutgoingClient } from './outgoing/client.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
+import { openScoringEngine } from './scoring/engine.ts';
 import { collectArtifacts } from './services/artifact-collection.ts';
 import { forgetAnswers } from './services/idempotency.ts';
 import { editSlice } from './services/llm-editing.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
 import { trimRuns } from './services/run-retention.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
+import { scoreSlice } from './services/score-job-work.ts';
 import { secretKeys } from './services/sealing.ts';
 import { attemptDelivery, deleteOldDeliveries } from './services/webhook-delivery.ts';
 import { openArtifacts } from './storage/artifact-place.ts';
@@ -40,10 +43,20 @@ async function main(): Promise<void> {
     graceSeconds: graceHours * 3600,
     spared: new Set(sample?.row.files.map(({ digest }) => digest)),
   };
+  // starts no process before a job needs one, and one at a time, beside which an API on this machine still scores
+  const scoring = openScoringEngine({
+    modelCacheFolder: `${config.dataDir}/models`,
+    artifacts,
+    log,
+    maxScorers: 1,
+    memoryBytes: config.scoring.memoryBytes,
+    idleMs: 60_000,
+  });
+  const scorers = { db, artifacts, scoring };
   // graphile-worker's tables are for their owner only
   const pool = new pg.Pool({
     connectionString: databaseDirectUrl,
-    max: 10,
+    max: 12,
     options: '-c role=finegrain_system',
     application_name: 'finegrain_worker',
   });
@@ -80,15 +93,28 @@ async function main(): Promise<void> {
       parsedCronItems: [],
       logger,
     });
+    // one slice at a time, in turns: there is one scorer
+    const scorer = await run({
+      pgPool: pool,
+      concurrency: 1,
+      noHandleSignals: true,
+      taskList: {
+        'work-on-score-job': workOnScoreJobTask((key, signal) => scoreSlice(scorers, key, signal)),
+      },
+      parsedCronItems: [],
+      logger,
+    });
+    const all = [worker, editor, scorer];
     log.info('the worker takes jobs');
-    const ended = Promise.race([worker.promise, editor.promise]).then(() => {
+    const ended = Promise.race(all.map(({ promise }) => promise)).then(() => {
       throw new Error('The worker ended by itself.'); // and not with 0: whoever watches must start it again
     });
     log.info({ reason: await Promise.race([stopped, ended]) }, 'stopping');
     ended.catch(() => {}); // from here on it is asked to
-    await Promise.all([worker.stop(), editor.stop()]);
-    await Promise.all([worker.promise, editor.promise]);
+    await Promise.all(all.map((runner) => runner.stop()));
+    await Promise.all(all.map(({ promise }) => promise));
   } finally {
+    await scoring.close();
     await pool.end();
     await outgoing.close();
     await db.close();

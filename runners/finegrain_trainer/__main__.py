@@ -1,6 +1,7 @@
 """Command line of the trainer: parse the spec, set the process up, run one kind, say how it ended.
 
 `python -m finegrain_trainer {sft,reward,ppo,generate} --spec spec.json --workdir DIR [--device cuda] [--supervised]`
+`python -m finegrain_trainer export --model FOLDER --output NEW_FOLDER [--texts texts.ndjson]` (servable.py)
 Exit codes: 0 done, 75 interrupted with its progress kept, 2 the spec or the data are wrong, 1 everything else.
 """
 
@@ -37,6 +38,9 @@ class ArgumentParser(argparse.ArgumentParser):
 def main() -> int:
     reporter = claim_stdout()
     try:
+        if sys.argv[1:2] == ["export"]:
+            reporter.result(export(sys.argv[2:]))
+            return EXIT_DONE
         arguments = parse_arguments()
         spec = read_spec(arguments.spec, arguments.kind)
         stop = StopRequest()
@@ -70,8 +74,20 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def export(argv: list[str]) -> dict:
+    parser = ArgumentParser(prog="finegrain_trainer export", description="Make a reward model servable.")
+    parser.add_argument("--model", type=Path, required=True, help="folder of a token reward model in safetensors")
+    parser.add_argument("--output", type=Path, required=True, help="a new folder, with reward.onnx and golden.json too")
+    parser.add_argument("--texts", type=Path, help="NDJSON {prompt, response}: further texts for golden.json")
+    arguments = parser.parse_args(argv)
+    prepare_libraries()
+    from .servable import make_servable
+
+    return make_servable(arguments.model, arguments.output, arguments.texts)
+
+
 def run(spec: Spec, kind: str, workdir: Path, reporter: Reporter, stop: StopRequest, device_name: str = "cpu") -> None:
-    prepare_libraries(spec)
+    prepare_libraries(*([spec, spec.evaluation] if isinstance(spec, PpoSpec) and spec.evaluation else [spec]))
     stage, open_device = load_stage(kind)  # after the environment is set, and only for a spec that is worth the seconds
     device = open_device(device_name)
     result = stage.run(spec, workdir, device, reporter, stop)
@@ -94,14 +110,13 @@ def load_stage(kind: str) -> tuple[ModuleType, Callable]:
         gc.enable()
 
 
-def prepare_libraries(spec: Spec) -> None:
+def prepare_libraries(*parts: Spec) -> None:
     """Threads as told (one unless FINEGRAIN_TRAINER_THREADS says more), and no network unless the spec names a hub."""
     os.environ["OMP_NUM_THREADS"] = os.environ.get("FINEGRAIN_TRAINER_THREADS", "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["TQDM_DISABLE"] = "1"
-    parts = [spec, spec.evaluation] if isinstance(spec, PpoSpec) and spec.evaluation else [spec]
     names_hub = any(isinstance(value, HubModel) for part in parts for value in vars(part).values())
     os.environ["HF_HUB_OFFLINE"] = "0" if names_hub else "1"
 

@@ -132,6 +132,11 @@ def read_prompts(path: Path) -> list[PromptRow]:
     return list(_read(path, lambda row, line: PromptRow(_text(row, "id"), _prompt(row), row["prompt"], line)))
 
 
+def read_texts(path: Path) -> list[tuple[Prompt, Any, str]]:
+    """Prompts, as they stood in the file too, with a response each."""
+    return list(_read(path, lambda row, line: (_prompt(row), row["prompt"], _text(row, "response"))))
+
+
 def file_digest(path: Path) -> str:
     """`sha256:<hex>` of a file's bytes."""
     digest = hashlib.sha256()

@@ -1,6 +1,7 @@
 """The exported graph computes what PyTorch computes, or it is not released."""
 
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
@@ -11,8 +12,9 @@ from test_prompt_format import as_prompt
 
 from finegrain_trainer import export
 from finegrain_trainer.data import file_digest
-from finegrain_trainer.failures import ExportMismatch
+from finegrain_trainer.failures import BadSpec, ExportMismatch
 from finegrain_trainer.models import load_reward_model
+from finegrain_trainer.servable import make_servable
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +70,30 @@ def test_the_graph_says_nothing_about_the_machine_that_made_it(reward_folder):
     content = (reward_folder / "reward.onnx").read_bytes()
     assert b"site-packages" not in content
     assert b".py" not in content
+
+
+def test_weights_in_safetensors_become_servable_again(reward_folder, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        shutil.copyfile(reward_folder / name, bare / name)
+    card = json.loads((reward_folder / "finegrain.json").read_text())
+    (bare / "finegrain.json").write_text(json.dumps({key: card[key] for key in card if key != "onnx"}))
+    (tmp_path / "texts.ndjson").write_text('{"prompt": "Say hello.", "response": "Hello."}\n')
+
+    done = make_servable(bare, tmp_path / "made" / "it", tmp_path / "texts.ndjson")
+    assert done["onnx_difference"] < 1e-5
+    made = tmp_path / "made" / "it"
+    assert json.loads((made / "finegrain.json").read_text()) == card
+    assert (made / "reward.onnx").read_bytes() == (reward_folder / "reward.onnx").read_bytes()
+    golden = json.loads((made / "golden.json").read_text())
+    assert golden["items"][0]["prompt"] == "Say hello."
+    assert len(golden["items"]) == done["golden_items"] == 6
+
+
+def test_what_cannot_become_servable_is_refused_and_leaves_nothing(reward_folder, tmp_path):
+    with pytest.raises(BadSpec, match="is there already"):
+        make_servable(reward_folder, tmp_path, None)
+    with pytest.raises(BadSpec, match=r"config\.json: is missing"):
+        make_servable(tmp_path, tmp_path / "new", None)
+    assert not (tmp_path / "new").exists()

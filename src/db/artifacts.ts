@@ -28,3 +28,11 @@ export async function selectArtifact(tx: Transaction, digest: string): Promise<A
     )
   )[0];
 }
+
+/** Those of the digests that the project can see, in any order. */
+export function selectArtifacts(tx: Transaction, digests: string[]): Promise<ArtifactRow[]> {
+  return tx.query<ArtifactRow>(
+    'select digest, bytes, media_type, created_at from finegrain.artifacts where digest = any ($1)',
+    [digests],
+  );
+}

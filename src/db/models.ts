@@ -41,6 +41,29 @@ export function selectModels(
   );
 }
 
+export async function insertModel(
+  tx: Transaction,
+  model: Pick<ModelRow, 'id' | 'name' | 'role' | 'digest' | 'tokenizer_digest' | 'files' | 'metrics'> & {
+    projectId: string;
+  },
+): Promise<ModelRow> {
+  const rows = await tx.query<ModelRow>(
+    `insert into finegrain.models (project_id, id, name, role, digest, tokenizer_digest, files, metrics)
+     values ($1, $2, $3, $4, $5, $6, $7, $8) returning ${columns}`,
+    [
+      model.projectId,
+      model.id,
+      model.name,
+      model.role,
+      model.digest,
+      model.tokenizer_digest,
+      JSON.stringify(model.files),
+      JSON.stringify(model.metrics),
+    ],
+  );
+  return rows[0]!;
+}
+
 /** @throws DatabaseError 23503 while an alias names the model */
 export async function deleteModel(tx: Transaction, id: string): Promise<ModelRow | undefined> {
   return (

@@ -19,6 +19,7 @@ export const idPrefixes = {
   webhookDelivery: 'whd',
   auditEvent: 'audit',
   artifactUpload: 'aup',
+  scoreJob: 'sjob',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

@@ -1,13 +1,15 @@
 // Webhooks without the network: what is told, how it is signed (https://www.standardwebhooks.com), when it is tried again.
 import { createHmac } from 'node:crypto';
 
-/** What moves each on is a trigger in migration 0007. */
+/** What moves each on is a trigger in migration 0007; of score jobs, in 0019. */
 export const webhookEvents = {
   'run.succeeded': 'A run ended well; its model, if it made one, is registered',
   'run.failed': 'A run failed for good: its attempts are used up, or its trainer gave up',
   'run.cancelled': 'A run was cancelled and has stopped',
   'edit_request.completed': 'Every task of an edit request is done, or was given up',
   'model.registered': 'A model was registered',
+  'score_job.succeeded': 'A score job is done; its result can be downloaded',
+  'score_job.failed': 'A score job was given up; it says why',
 } as const;
 
 export type WebhookEvent = keyof typeof webhookEvents;

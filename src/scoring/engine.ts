@@ -53,11 +53,13 @@ export interface ScoringEngine {
     signal: AbortSignal,
     options?: ScoreOptions,
   ): Promise<SequenceScore[]>;
+  /** Loads the model, if it is not loaded, and waits for it. @param signal ends the wait, not the load. @throws as score */
+  warm(model: StoredModel, signal: AbortSignal): Promise<void>;
   /** The tokenizer of a registered model of any role. @throws Problem unprocessable, unavailable */
   tokenizer(model: StoredModel): Promise<ModelTokenizer>;
   figures(): ScoringFigures;
-  /** Of a model of this digest: its process is there, there is none, or why it cannot be served. */
-  stateOf(digest: string): 'loaded' | 'not_loaded' | Problem;
+  /** Of a model of this digest: its process is there, about to be, not there, or why it cannot be served. */
+  stateOf(digest: string): 'loaded' | 'loading' | 'not_loaded' | Problem;
   /** Takes nothing more, finishes what is queued, ends the processes. */
   close(): Promise<void>;
 }
@@ -246,6 +248,10 @@ export function openScoringEngine({
   return {
     tokenizer,
     score,
+    async warm(model, signal) {
+      if ((lanes.get(laneKey(model.digest, 'fp32'))?.scorers ?? 0) > 0) return;
+      await score(model, [{ promptIds: [], responseIds: [0] }], signal); // any token will do
+    },
     figures: () => ({
       ...counts,
       queuedTokens,
@@ -253,7 +259,8 @@ export function openScoringEngine({
     }),
     stateOf(digest) {
       const lane = lanes.get(laneKey(digest, 'fp32'));
-      return lane?.refusal ?? (lane && lane.scorers > 0 ? 'loaded' : 'not_loaded');
+      if (!lane) return 'not_loaded';
+      return lane.refusal ?? (lane.scorers > 0 ? 'loaded' : lane.loading ? 'loading' : 'not_loaded');
     },
     async close() {
       closing = true;

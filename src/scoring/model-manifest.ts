@@ -43,6 +43,8 @@ const HuggingFace = Type.Object({
 });
 
 export interface ModelManifest {
+  /** as finegrain.json says; null without it */
+  role: 'policy' | 'token_reward' | 'sequence_reward' | null;
   /** prompt and response together, in tokens */
   contextLength: number;
   eosTokenId: number;
@@ -59,7 +61,7 @@ export type Precision = (typeof precisions)[number];
 /** @throws ModelRefused */
 export async function readModelManifest(folder: string): Promise<ModelManifest> {
   if (!existsSync(join(folder, 'finegrain.json'))) return fromHuggingFace(folder);
-  const { context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
+  const { role, context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
     folder,
     'finegrain.json',
     Finegrain,
@@ -71,6 +73,7 @@ export async function readModelManifest(folder: string): Promise<ModelManifest> 
       throw new ModelRefused(`finegrain.json at ${pointer}: is not a file of the folder`);
   }
   return {
+    role,
     contextLength: context_length,
     eosTokenId: eos_token_id,
     promptFormat: prompt_format,
@@ -78,10 +81,7 @@ export async function readModelManifest(folder: string): Promise<ModelManifest> 
   };
 }
 
-function graphsOf({
-  int8,
-  ...fp32
-}: NonNullable<Static<typeof Finegrain>['onnx']>): ModelManifest['graphs'] {
+function graphsOf({ int8, ...fp32 }: NonNullable<Static<typeof Finegrain>['onnx']>): ModelManifest['graphs'] {
   return { fp32, ...(int8?.file && { int8: { ...fp32, file: int8.file } }) };
 }
 
@@ -91,6 +91,7 @@ async function fromHuggingFace(folder: string): Promise<ModelManifest> {
   const contextLength = config.max_position_embeddings ?? config.n_positions;
   if (contextLength === undefined) throw new ModelRefused('config.json: max_position_embeddings is missing');
   return {
+    role: null,
     contextLength,
     eosTokenId: Array.isArray(eos) ? eos[0]! : eos,
     promptFormat: { plain: { bos: bos == null ? [] : [bos] } },

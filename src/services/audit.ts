@@ -15,6 +15,7 @@ export const acts = {
   'key.revoked': 'the key',
   'alias.set': 'the name of the alias',
   'alias.removed': 'the name of the alias',
+  'model.registered': 'the model; those that runs make are in no log',
   'model.deleted': 'the model',
   'dataset.archived': 'the dataset',
   'dataset.restored': 'the dataset',

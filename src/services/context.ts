@@ -27,7 +27,7 @@ export const scopes = {
   'edits:review': 'Accept, reject and supersede edits',
   'votes:write': 'Vote on pairs',
   'snapshots:write': 'Create snapshots',
-  'models:write': 'Upload artifacts, set aliases, delete models',
+  'models:write': 'Upload artifacts; register and delete models, set aliases',
   score: 'Score responses',
   'runs:write': 'Create and steer runs',
   admin: 'Everything in the project, API keys included',

@@ -1,12 +1,15 @@
-// Registered models and aliases, the movable names of models. Runs register models (runner_finish in migration 0003);
-// beside those of a project stands the shipped sample (sample-model.ts), which carries the scoring alias by default.
+// Registered models and aliases, the movable names of models. Runs register models (runner_finish in migration 0003), and
+// so do projects that have uploaded the files of one (model-examination.ts); beside those of a project stands the shipped sample (sample-model.ts), which carries the scoring alias by default.
 import type { Readable } from 'node:stream';
+import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/models.ts';
 import { sqlState, type Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
 import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
+import type { ExaminedModel } from './model-examination.ts';
+import { ArtifactsGone, holdArtifacts } from './named-artifacts.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
 import type { SampleModel } from './sample-model.ts';
@@ -107,6 +110,31 @@ export function listModels(
       (row) => render(services, row),
     ),
   );
+}
+
+/**
+ * Registers a model, once more if there is one of equal files: ids and names are many, the digest is one.
+ * @param model as examineModel has found it
+ * @throws Problem unavailable when a file has vanished from the store since then
+ */
+export function registerModel(services: Services, caller: Caller, model: ExaminedModel): Promise<Model> {
+  const { projectId } = caller;
+  return services.db.transaction(projectId, async (tx) => {
+    const digests = model.files.map(({ digest }) => digest);
+    await holdArtifacts(tx, services.artifacts, digests).catch((error) => {
+      if (!(error instanceof ArtifactsGone)) throw error;
+      throw new Problem('unavailable', `${error.message} Upload again what is gone.`);
+    });
+    const row = await db.insertModel(tx, { ...model, projectId, id: uuidv7() });
+    const { name, role, digest } = row;
+    const registered = render(services, row);
+    await recordAct(tx, caller, {
+      action: 'model.registered',
+      subject: registered.id,
+      detail: { name, role, digest },
+    });
+    return registered;
+  });
 }
 
 export function getModel(services: Services, caller: Caller, idOrAlias: string): Promise<Model> {

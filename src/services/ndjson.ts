@@ -39,23 +39,56 @@ export async function* readNdjsonChunks(
   }
 }
 
-function* parseLines(
-  lines: (Uint8Array | null)[],
-  first: number,
+/** A place between two lines of a file. */
+export interface LinePlace {
+  lines: number;
+  bytes: number;
+}
+
+export interface PlacedLine {
+  /** null for a blank one */
+  read: NdjsonLine | null;
+  /** behind the line */
+  after: LinePlace;
+}
+
+/** What follows a place in a file, as readNdjsonChunks. */
+export async function* readNdjsonFrom(
+  place: LinePlace,
+  rest: AsyncIterable<Uint8Array>,
   maxLineBytes: number,
-): Generator<NdjsonLine> {
-  for (const [index, bytes] of lines.entries()) {
-    const line = first + index;
-    const detail = `is longer than ${maxLineBytes} bytes`;
-    const parsed =
-      bytes === null
-        ? { line, error: { code: 'line_too_long' as const, pointer: '', detail } }
-        : parseLine(bytes, line);
+): AsyncGenerator<Iterable<PlacedLine>> {
+  let { lines } = place;
+  for await (const chunk of splitChunks(rest, maxLineBytes)) {
+    yield placeLines(chunk, { lines, bytes: place.bytes }, maxLineBytes);
+    lines += chunk.length;
+  }
+}
+
+function* placeLines(
+  chunk: Line[],
+  { lines, bytes }: LinePlace,
+  maxLineBytes: number,
+): Generator<PlacedLine> {
+  for (const [index, { content, end }] of chunk.entries()) {
+    const line = lines + index + 1;
+    yield { read: parseLine(content, line, maxLineBytes), after: { lines: line, bytes: bytes + end } };
+  }
+}
+
+function* parseLines(lines: Line[], first: number, maxLineBytes: number): Generator<NdjsonLine> {
+  for (const [index, { content }] of lines.entries()) {
+    const parsed = parseLine(content, first + index, maxLineBytes);
     if (parsed) yield parsed;
   }
 }
 
-function parseLine(bytes: Uint8Array, line: number): NdjsonLine | null {
+function parseLine(bytes: Uint8Array | null, line: number, maxLineBytes: number): NdjsonLine | null {
+  if (bytes === null) {
+    const detail = `is longer than ${maxLineBytes} bytes`;
+    return { line, error: { code: 'line_too_long', pointer: '', detail } };
+  }
+  if (bytes.length === 0) return null; // blank, and there may be millions
   const parsed = parseJson(bytes);
   if ('error' in parsed) {
     const { code, ...where } = parsed.error;
@@ -69,14 +102,19 @@ export async function* splitLines(
   source: AsyncIterable<Uint8Array>,
   maxLineBytes: number,
 ): AsyncGenerator<Uint8Array | null> {
-  for await (const lines of splitChunks(source, maxLineBytes)) yield* lines;
+  for await (const lines of splitChunks(source, maxLineBytes)) for (const { content } of lines) yield content;
+}
+
+interface Line {
+  /** without its newline; null when it was too long */
+  content: Uint8Array | null;
+  /** bytes of the source up to the end of the line, its newline included */
+  end: number;
 }
 
 /** Those that each chunk of the source completes. */
-async function* splitChunks(
-  source: AsyncIterable<Uint8Array>,
-  maxLineBytes: number,
-): AsyncGenerator<(Uint8Array | null)[]> {
+async function* splitChunks(source: AsyncIterable<Uint8Array>, maxLineBytes: number): AsyncGenerator<Line[]> {
+  let passed = 0;
   let held: Uint8Array[] = [];
   let heldBytes = 0;
   let overflow = false;
@@ -95,17 +133,18 @@ async function* splitChunks(
     return line;
   };
   for await (const chunk of source) {
-    const lines: (Uint8Array | null)[] = [];
+    const lines: Line[] = [];
     let start = 0;
     for (let end = chunk.indexOf(newline); end !== -1; end = chunk.indexOf(newline, start)) {
       take(chunk.subarray(start, end));
-      lines.push(finish());
       start = end + 1;
+      lines.push({ content: finish(), end: passed + start });
     }
     take(chunk.subarray(start));
+    passed += chunk.length;
     if (lines.length > 0) yield lines;
   }
-  if (heldBytes > 0) yield [finish()];
+  if (heldBytes > 0) yield [{ content: finish(), end: passed }];
 }
 
 /** One value a line. */

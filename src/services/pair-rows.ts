@@ -39,7 +39,7 @@ export interface PairInput {
 }
 
 const Conversation = Messages(Message);
-const promptSchema = Type.Union([PromptText, Conversation]);
+export const promptSchema = Type.Union([PromptText, Conversation]);
 
 const rowFormats = {
   pair: Compile(

@@ -147,6 +147,7 @@ const idsInData: Record<string, IdKind> = {
   edit_request_id: 'editRequest',
   dataset_id: 'dataset',
   webhook_id: 'webhook',
+  score_job_id: 'scoreJob',
 };
 
 /** What an event is about, as outsiders see it: the database knows bare UUIDs. */

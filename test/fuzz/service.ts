@@ -96,6 +96,7 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     digest: `sha256:${'ab'.repeat(32)}`,
     bytes: 20_000_000,
   });
+  const scoreJob = await call('POST', '/v1/score-jobs', { input: { snapshot_id: snapshot.id } });
   const idsOf = (items: { id: string }[]): string[] => items.map(({ id }) => id);
   return {
     dataset_id: [dataset.id],
@@ -113,6 +114,7 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     secret_name: ['llm-api-key'],
     digest: [((await artifact.json()) as { digest: string }).digest],
     upload_id: [upload.id],
+    score_job_id: [scoreJob.id],
     part: ['1', '2'],
     path: ['config.json', 'reward.onnx'],
     step: ['5'],

@@ -59,6 +59,16 @@ function kinds(server: TestServer): Record<string, () => Promise<Changeable>> {
       const path = `/v1/edit-requests/${id}`;
       return { path, answersResource: true, change: { method: 'POST', path: `${path}/cancel` } };
     },
+    'score job': async () => {
+      const artifact = await call('POST', '/v1/artifacts', {
+        body: '{"prompt": "p", "response": "r"}',
+        headers: { 'content-type': 'application/x-ndjson' },
+      });
+      const input = { artifact: artifact.body.digest };
+      const model = await registerTinyModel(server);
+      const path = `/v1/score-jobs/${(await created('/v1/score-jobs', { model, input })).id}`;
+      return { path, answersResource: true, change: { method: 'POST', path: `${path}/cancel` } };
+    },
     run: async () => {
       const path = `/v1/runs/${(await queueSft(server, [{ prompt: 'p', response: 'r' }])).id}`;
       return { path, answersResource: true, change: { method: 'POST', path: `${path}/cancel` } };

@@ -1,5 +1,6 @@
 // A request that is sent again under its Idempotency-Key has no second effect and gets the first answer.
 import { createHash, randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -11,7 +12,7 @@ import { forgetAnswers, once } from '../../src/services/idempotency.ts';
 import { defaultProjectId } from '../../src/services/keys.ts';
 import { startApiProcess } from '../support/api-process.ts';
 import { holdCommits } from '../support/held-commit.ts';
-import { registerTinyModel } from '../support/models.ts';
+import { registerTinyModel, tinyModelFolder } from '../support/models.ts';
 import { claimAs } from '../support/queue.ts';
 import { queueSft } from '../support/runner.ts';
 import { type Answer, type RequestOptions, startTestServer, type TestServer } from '../support/server.ts';
@@ -363,6 +364,14 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
     digest: `sha256:${createHash('sha256').update(randomUUID()).digest('hex')}`,
     bytes: 1,
   });
+  const upload = async (body: string | Uint8Array): Promise<string> => {
+    const headers = { 'content-type': 'application/octet-stream' };
+    return (await server.call('POST', '/v1/artifacts', { body, headers })).body.digest;
+  };
+  const scoreJob = async () => ({
+    model: await registerTinyModel(server),
+    input: { artifact: await upload('{"prompt": "p", "response": "r"}') },
+  });
   const webhook = async () =>
     (await post('/v1/webhooks', { url: 'https://example.com/hook', events: ['run.failed'] })).id;
   return {
@@ -383,6 +392,20 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
       await server.call('PUT', '/v1/secrets/llm', { json: { value: 'x' } });
       return { method: 'DELETE', path: '/v1/secrets/llm' };
     },
+    async registerModel() {
+      const names = ['config.json', 'finegrain.json', 'golden.json', 'reward.onnx', 'tokenizer.json'];
+      const files = names.map(async (path) => ({
+        path,
+        digest: await upload(await readFile(new URL(path, tinyModelFolder))),
+      }));
+      const json = { name: 'mine', role: 'token_reward', files: await Promise.all(files) };
+      return { method: 'POST', path: '/v1/models', json };
+    },
+    createScoreJob: async () => ({ method: 'POST', path: '/v1/score-jobs', json: await scoreJob() }),
+    cancelScoreJob: async () => ({
+      method: 'POST',
+      path: `/v1/score-jobs/${(await post('/v1/score-jobs', await scoreJob())).id}/cancel`,
+    }),
     createArtifactUpload: async () => ({ method: 'POST', path: '/v1/artifact-uploads', json: announced() }),
     abortArtifactUpload: async () => ({
       method: 'DELETE',

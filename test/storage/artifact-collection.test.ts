@@ -103,6 +103,22 @@ t.test('whatever names a digest keeps its content', async (t) => {
        values ($1, $2, 1, 0, '{}', $3, 1, true)`,
       [project, id, digestOf('finegrain.run_logs.digest')],
     ],
+    [
+      'finegrain.score_jobs.inputs',
+      `insert into finegrain.score_jobs (project_id, id, state, request, inputs, source_bytes, result, due_at, finished_at)
+       values ($1, $2, 'succeeded', '{}', $3, 1, $4, null, now())`,
+      [
+        project,
+        id,
+        JSON.stringify({ source: digestOf('finegrain.score_jobs.inputs') }),
+        JSON.stringify({ digest: digestOf('finegrain.score_jobs.result') }),
+      ],
+    ],
+    [
+      'finegrain.score_job_parts.digest',
+      'insert into finegrain.score_job_parts (project_id, score_job_id, number, digest) values ($1, $2, 1, $3)',
+      [project, id, digestOf('finegrain.score_job_parts.digest')],
+    ],
   ];
   const named = [...columns.map(({ name }) => name as string), 'another'];
   for (const content of [...named, 'unnamed', 'spared']) await put(artifacts, content);

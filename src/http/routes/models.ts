@@ -1,11 +1,29 @@
-// /v1/models: list, get, download, delete. Runs register them; one ships with finegrain.
+// /v1/models: register, list, get, download, delete. Runs register them too; one ships with finegrain.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
+import {
+  examineModel,
+  exportCommand,
+  maxModelFiles,
+  maxModelGiB,
+  type NewModel as Registration,
+} from '../../services/model-examination.ts';
+import { getServing, type ServingState, servingStates, warmModel } from '../../services/model-serving.ts';
 import * as models from '../../services/models.ts';
+import { clientGone } from '../disconnect.ts';
 import { IfMatch, ifNoneMatchHeaders, notModified, preconditionOf, sendTagged, Tagged } from '../etags.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { Digest, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
+import {
+  Digest,
+  describeCodes,
+  Id,
+  Nullable,
+  Page,
+  PageQuery,
+  problemResponses,
+  Timestamp,
+} from '../schemas.ts';
 import { sendStream, streamed } from '../streams.ts';
 
 const exampleId = 'model_019356f0d6e78f9a8b1c2d3e4f5a6b7c';
@@ -38,7 +56,7 @@ const Model = Type.Object(
       }),
     ),
     metrics: Type.Record(Type.String(), Type.Unknown(), {
-      description: 'What its run measured',
+      description: 'What its run measured, or whoever registered it',
       examples: [{ edit_accuracy: 0.93, pair_accuracy: 0.78, bad_token_auc: 0.95 }],
     }),
     run_id: Nullable(Type.String(), {
@@ -55,6 +73,25 @@ const Model = Type.Object(
   { $id: 'Model' },
 );
 
+const Serving = Type.Object(
+  {
+    model_id: Id(exampleId),
+    digest: Digest,
+    state: Type.Enum(Object.keys(servingStates) as ServingState[], {
+      description: describeCodes(servingStates),
+      examples: ['loaded'],
+    }),
+    reason: Nullable(Type.String(), {
+      description: 'Why it is refused, or why it could not be loaded just now',
+      examples: [null],
+    }),
+  },
+  {
+    $id: 'Serving',
+    description: 'Of the process that answers: each process of the service has scorers of its own',
+  },
+);
+
 const IdOrAlias = Type.String({
   description: 'Id or alias',
   minLength: 1,
@@ -67,8 +104,82 @@ const FilePath = Type.String({
   examples: ['reward.onnx'],
 });
 
+const modelName = Type.String({ minLength: 1, maxLength: 200, examples: ['harbor-reward-1'] });
+
+const NewModel = Type.Object(
+  {
+    name: modelName,
+    role: Role,
+    files: Type.Array(
+      Type.Object(
+        {
+          path: Type.String({
+            minLength: 1,
+            maxLength: 200,
+            description: 'Within the folder of the model, with `/` between its parts',
+            examples: ['config.json'],
+          }),
+          digest: Digest,
+        },
+        { additionalProperties: false },
+      ),
+      {
+        minItems: 1,
+        maxItems: maxModelFiles,
+        description: `Artifacts of the project; up to ${maxModelGiB} GiB`,
+      },
+    ),
+    metrics: Type.Optional(
+      Type.Record(Type.String({ maxLength: 100 }), Nullable(Type.Number()), {
+        maxProperties: 100,
+        description: 'What was measured, in your own words',
+        examples: [{ pair_accuracy: 0.78 }],
+      }),
+    ),
+  },
+  {
+    $id: 'NewModel',
+    additionalProperties: false,
+    examples: [
+      {
+        name: 'harbor-reward-1',
+        role: 'token_reward',
+        files: ['config.json', 'finegrain.json', 'golden.json', 'reward.onnx', 'tokenizer.json'].map(
+          (path, index) => ({ path, digest: `sha256:${`3${index}`.repeat(32)}` }),
+        ),
+        metrics: { pair_accuracy: 0.78 },
+      },
+    ],
+  },
+);
+
 export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
   app.addSchema(Model);
+  app.addSchema(NewModel);
+  app.addSchema(Serving);
+
+  app.post(
+    '/v1/models',
+    {
+      config: { scope: 'models:write', idempotency: 'accepted' },
+      schema: {
+        operationId: 'registerModel',
+        tags: ['models'],
+        summary: 'Register a model from uploaded files',
+        description: `Names artifacts that the project has uploaded (\`POST /v1/artifacts\`, or \`/v1/artifact-uploads\` for large ones) as the files of a model. They are looked at first: \`config.json\` and \`tokenizer.json\` in every model, \`finegrain.json\` in a reward model, weights as safetensors or ONNX and never as pickles; a \`token_reward\` model needs its ONNX graph and \`golden.json\`, which \`${exportCommand}\` makes. 422 says what is wrong. Equal files may be registered several times, under other names: each is a model with an id of its own and the same digest. What the graph computes is compared with \`golden.json\` when it is first loaded: \`POST /v1/models/{model_id}/warm\` does that now.`,
+        body: Type.Ref('NewModel'),
+        response: { 201: Type.Ref('Model'), ...problemResponses(404, 413, 415) },
+      },
+    },
+    async (request, reply) => {
+      // before the transaction of an Idempotency-Key, which must not idle while files are read
+      const model = await examineModel(services, request.caller, request.body as Registration);
+      return answerOnce(services, request, reply, async (services) => ({
+        status: 201,
+        body: await models.registerModel(services, request.caller, model),
+      }));
+    },
+  );
 
   app.get(
     '/v1/models',
@@ -78,7 +189,8 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         operationId: 'listModels',
         tags: ['models'],
         summary: 'List models, the shipped sample and then the oldest first',
-        description: 'Those that runs have registered, and the sample that every project may read.',
+        description:
+          'Those that the project and its runs have registered, and the sample that every project may read.',
         querystring: Type.Object(
           { ...PageQuery, role: Type.Optional(Role) },
           { additionalProperties: false },
@@ -142,6 +254,52 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
       });
       return sendStream(reply, octets, content);
     },
+  );
+
+  // apart from the model, whose representation has an ETag and never changes
+  app.get(
+    '/v1/models/:model_id/serving',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getServing',
+        tags: ['models'],
+        summary: 'Whether a model is loaded',
+        description: 'By id or alias: in the process that answers, now.',
+        params: Type.Object({ model_id: IdOrAlias }),
+        response: { 200: Type.Ref('Serving'), ...problemResponses(404) },
+      },
+    },
+    (request) => getServing(services, request.caller, request.params.model_id),
+  );
+
+  app.post(
+    '/v1/models/:model_id/warm',
+    {
+      config: { scope: 'score', idempotency: 'nothing_stored' },
+      schema: {
+        operationId: 'warmModel',
+        tags: ['models'],
+        summary: 'Load a model, so that the next score does not wait',
+        description:
+          'By id or alias, of a token reward model. Waits for up to `wait_seconds`, and answers how far it is; what still loads then goes on. A model that cannot be loaded is not an error of this route but a state, with its reason.',
+        params: Type.Object({ model_id: IdOrAlias }),
+        querystring: Type.Object(
+          {
+            wait_seconds: Type.Optional(
+              Type.Integer({ minimum: 0, maximum: 60, default: 30, description: 'How long to wait' }),
+            ),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: Type.Ref('Serving'), ...problemResponses(404, 429) },
+      },
+    },
+    (request, reply) =>
+      warmModel(services, request.caller, request.params.model_id, {
+        waitSeconds: request.query.wait_seconds!,
+        gone: clientGone(reply),
+      }),
   );
 
   app.delete(

@@ -31,7 +31,7 @@ export const Unit = Type.Enum(['utf16', 'codepoint', 'byte'], {
   description: 'What offsets count: UTF-16 code units, Unicode code points or UTF-8 bytes',
 });
 export const Response = Type.String({ maxLength: maxTextLength, examples: [response] });
-const ModelName = Type.Optional(
+export const ModelName = Type.Optional(
   Type.String({
     minLength: 1,
     maxLength: 200,
@@ -48,7 +48,7 @@ const DeadlineMs = Type.Optional(
       'Milliseconds after which the answer is worth nothing to you; counted from the arrival of the body. What has not begun by then is never scored.',
   }),
 );
-const Precision = Type.Optional(
+export const Precision = Type.Optional(
   Type.Enum([...precisions], {
     default: 'fp32',
     description:
@@ -155,7 +155,7 @@ const namedModel = {
 };
 /** How an answer names the model that was asked. */
 export const NamedModel = Type.Object(namedModel);
-const ScoringModel = Type.Object({
+export const ScoringModel = Type.Object({
   ...namedModel,
   precision: Type.Enum([...precisions], { description: 'In which the rewards were computed' }),
 });

@@ -1,0 +1,60 @@
+"""A token reward model in safetensors, as the trainer saves it, made servable: with reward.onnx, golden.json and a
+finegrain.json that names the graph: the end of a reward run, for weights that were trained or changed elsewhere.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoint import sync
+from .data import Message, Prompt, read_texts
+from .export import TOLERANCE, check_parity, export_onnx, golden_items
+from .failures import BadSpec
+from .models import load_reward_model, write_json
+from .prompt_format import TextCodec, load_tokenizer
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+# What tokenizers trip over, and a text of every day.
+RESPONSES = (
+    "The harbor bridge was opened in 1932, and it carries trains, cars and people.",
+    "",
+    "\r\n  spaces\tand lines\n",
+    "naïve 👩‍👩‍👧 日本語",
+    "<|eos|><|user|></s><pad>",
+)
+
+
+def make_servable(model_folder: Path, output: Path, texts: Path | None) -> dict[str, Any]:
+    """Fills the new folder `output`; says how far graph and PyTorch differ. Raises ExportMismatch for more."""
+    if output.exists():
+        raise BadSpec(f"{output}: is there already; name a new folder")
+    for name in (*FILES, "finegrain.json"):
+        if not (model_folder / name).is_file():
+            raise BadSpec(f"{model_folder}/{name}: is missing")
+    model, card = load_reward_model(model_folder, torch.device("cpu"))
+    if model.role != "token_reward":
+        raise BadSpec(f"{model_folder}: is a {model.role} model; only token rewards have a graph")
+    codec = TextCodec(load_tokenizer(model_folder / "tokenizer.json"), card.prompt_format, card.eos_token_id)
+    told = read_texts(texts) if texts else []
+    own: list[tuple[Prompt, Any, str]] = [((Message("user", "Hi"),), "Hi", text) for text in RESPONSES]
+
+    aside = output.with_name(f".{output.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    onnx = export_onnx(model, aside / "reward.onnx")
+    golden = golden_items(model, codec, told + own, card.context_length)
+    if not golden:
+        raise BadSpec(f"{model_folder}: reads {card.context_length} tokens, too few for any text of golden.json")
+    difference = check_parity(model, aside / "reward.onnx", golden, card.context_length)
+    write_json(aside / "golden.json", {"tolerance": TOLERANCE, "items": golden})
+    for name in FILES:
+        shutil.copyfile(model_folder / name, aside / name)
+    written = json.loads((model_folder / "finegrain.json").read_text(encoding="utf-8"))
+    write_json(aside / "finegrain.json", {**written, "onnx": onnx})
+    for path in aside.iterdir():
+        sync(path)
+    aside.rename(output)
+    return {"folder": str(output), "onnx_difference": difference, "golden_items": len(golden)}
