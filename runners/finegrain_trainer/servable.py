@@ -13,6 +13,7 @@ from .checkpoint import sync
 from .data import Message, Prompt, read_texts
 from .export import TOLERANCE, check_parity, export_onnx, golden_items
 from .failures import BadSpec
+from .int8 import Example, add_int8
 from .models import load_reward_model, write_json
 from .prompt_format import TextCodec, load_tokenizer
 
@@ -49,7 +50,10 @@ def make_servable(model_folder: Path, output: Path, texts: Path | None) -> dict[
     if not golden:
         raise BadSpec(f"{model_folder}: reads {card.context_length} tokens, too few for any text of golden.json")
     difference = check_parity(model, aside / "reward.onnx", golden, card.context_length)
-    write_json(aside / "golden.json", {"tolerance": TOLERANCE, "items": golden})
+    written_golden = {"tolerance": TOLERANCE, "items": golden}
+    examples = [Example(item["prompt_token_ids"], item["token_ids"]) for item in golden]
+    onnx["int8"] = add_int8(model, aside, written_golden, examples)
+    write_json(aside / "golden.json", written_golden)
     for name in FILES:
         shutil.copyfile(model_folder / name, aside / name)
     written = json.loads((model_folder / "finegrain.json").read_text(encoding="utf-8"))
@@ -57,4 +61,4 @@ def make_servable(model_folder: Path, output: Path, texts: Path | None) -> dict[
     for path in aside.iterdir():
         sync(path)
     aside.rename(output)
-    return {"folder": str(output), "onnx_difference": difference, "golden_items": len(golden)}
+    return {"folder": str(output), "onnx_difference": difference, "golden_items": len(golden), "int8": onnx["int8"]}

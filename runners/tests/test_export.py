@@ -24,12 +24,15 @@ def session(reward_folder):
 
 def test_the_folder_is_complete(reward_folder):
     names = {"config.json", "model.safetensors", "reward.onnx", "tokenizer.json", "golden.json", "finegrain.json"}
-    assert {p.name for p in reward_folder.iterdir()} == names | {"report.json"}
+    assert {p.name for p in reward_folder.iterdir()} == names | {"report.json", "reward.int8.onnx"}
     card = json.loads((reward_folder / "finegrain.json").read_text())
     assert card["role"] == "token_reward"
     assert card["reward"] == {"loss": "survival", "clip": -4.0}
     past = {"layers": 2, "key_value_heads": 1, "head_size": 16}
+    int8 = card["onnx"].pop("int8")
     assert card["onnx"] == {"file": "reward.onnx", "input": "input_ids", "output": "rewards", "past": past}
+    assert (int8["file"], int8["rank_correlation"] >= 0.995) == ("reward.int8.onnx", True)
+    assert json.loads((reward_folder / "report.json").read_text())["int8"] == int8
     assert file_digest(reward_folder / "tokenizer.json") == file_digest(GOLDEN / "tokenizer.json")
 
 
@@ -84,7 +87,10 @@ def test_weights_in_safetensors_become_servable_again(reward_folder, tmp_path):
     done = make_servable(bare, tmp_path / "made" / "it", tmp_path / "texts.ndjson")
     assert done["onnx_difference"] < 1e-5
     made = tmp_path / "made" / "it"
-    assert json.loads((made / "finegrain.json").read_text()) == card
+    written = json.loads((made / "finegrain.json").read_text())
+    assert written["onnx"].pop("int8") == done["int8"]
+    del card["onnx"]["int8"]  # measured on other texts
+    assert written == card
     assert (made / "reward.onnx").read_bytes() == (reward_folder / "reward.onnx").read_bytes()
     golden = json.loads((made / "golden.json").read_text())
     assert golden["items"][0]["prompt"] == "Say hello."

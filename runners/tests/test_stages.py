@@ -25,18 +25,9 @@ from support import (
     write_rows,
 )
 
-from finegrain_trainer import reward
 from finegrain_trainer.failures import BadSpec, Unstable
 from finegrain_trainer.models import load_policy
 from finegrain_trainer.spec import LocalModel
-
-
-@pytest.fixture(autouse=True)
-def no_export(monkeypatch):
-    """The ONNX export takes longer than all training here and has its own tests; forked runs inherit this."""
-    monkeypatch.setattr(reward, "export_onnx", lambda model, path: path.write_bytes(b"") or {"file": path.name})
-    monkeypatch.setattr(reward, "check_parity", lambda *_: 0.0)
-
 
 SCRATCH = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 320, "context_length": 96}
 
