@@ -176,7 +176,7 @@ mean nothing: train a model on your own pairs and edits, and give it the alias \
 | --- | --- |
 | id | \`${id}\`, the same in every project |
 | digest | \`${model.digest}\` |
-| architecture | Llama-shaped, ${hidden_size} wide, ${num_layers} layers, ${vocab_size} entries of byte-level BPE, reads ${context_length} tokens; ${kilobytes} kB with its ONNX graph |
+| architecture | Llama-shaped, ${hidden_size} wide, ${num_layers} layers, ${vocab_size} entries of byte-level BPE, reads ${context_length} tokens; ${kilobytes} kB with its ONNX graphs |
 | reward | log(1 − p) of each token, p the probability that an annotator edits it away; 0 is best |
 | starting policy | an sft run from random weights on ${demonstrations} noisy demonstrations, ${hyperparameters.epochs} epochs |
 | trained on | a reward run on ${training.edits} edits of the less-preferred response of ${pairs} pairs, by the simulated editor, ${reward.hyperparameters.epochs} epochs |

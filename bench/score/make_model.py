@@ -5,7 +5,6 @@
 Everything is the trainer's own: tokenizer, export, golden items. The peer loads the same folder.
 """
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +12,12 @@ from pathlib import Path
 import torch
 from finegrain_trainer.data import Message
 from finegrain_trainer.export import check_parity, export_onnx, golden_items
-from finegrain_trainer.models import new_reward_model, save_reward_model, scratch_policy, write_json
+from finegrain_trainer.models import (
+    new_reward_model,
+    save_reward_model,
+    scratch_policy,
+    write_json,
+)
 from finegrain_trainer.spec import ScratchModel
 
 VOCABULARY, CONTEXT = 8192, 2048
