@@ -1,7 +1,7 @@
 // `npm run bench:score`: token scoring over HTTP against a straightforward server with FastAPI and transformers, on one
 // core, in turns, and against onnxruntime itself on the same tokens. Writes its part of bench/RESULTS.md. Linux only.
 //
-//   npm run bench:score [-- --rounds N] [--hidden N --layers N --heads N]
+//   npm run bench:score [-- --rounds N] [-- --large: 91 M parameters instead of 14]
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
@@ -9,31 +9,174 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Tokenizer } from 'tokenizers';
-import type { ScoreItem } from '../../src/services/scoring.ts';
 import { onInstallation } from '../installation.ts';
 import { describeMachine, writePart } from '../report.ts';
-import { onCores } from './processes.ts';
+import { measureLoad } from './load.ts';
+import { bestOf, bulk, inTurns, median, mixed, ratio, single, warmBestOf } from './measures.ts';
+import { hasBfloat16, onCores } from './processes.ts';
+import { openRaw } from './raw-peer.ts';
 import { type Peer, registerFolder, type Scores, type Server, startFinegrain, startPeer } from './servers.ts';
+import { measureStarts } from './starts.ts';
 import { makeWorkloads, type Workloads } from './workloads.ts';
 
 const { values } = parseArgs({
-  options: {
-    rounds: { type: 'string', default: '5' },
-    hidden: { type: 'string', default: '384' },
-    layers: { type: 'string', default: '6' },
-    heads: { type: 'string', default: '6' },
-  },
+  options: { rounds: { type: 'string', default: '5' }, large: { type: 'boolean', default: false } },
 });
 const rounds = Number(values.rounds);
+if (!(rounds >= 1)) {
+  console.log('Usage: npm run bench:score [-- --rounds N] [--large]');
+  process.exit(2);
+}
+const shape = values.large ? ['768', '12', '12'] : ['384', '6', '6'];
 const dataDir = resolve(process.env.FINEGRAIN_DATA_DIR || '.finegrain');
 const python = process.env.FINEGRAIN_PYTHON || join(dataDir, 'python', 'bin', 'python');
-const packages = join(dataDir, 'score-peer-python', 'lib', pythonName(), 'site-packages');
 const servingCore = '0';
 const clientCore = '1';
+const bars: Record<string, (number | null)[]> = {
+  [single.name]: [1.25, 2.4, 1.5],
+  [mixed.name]: [1.2, 2.4, 1.5],
+  [bulk.name]: [1.7, 3.6, 2],
+  [bestOf.name]: [6.5, 12, 8],
+};
 
-function pythonName(): string {
-  const version = 'import sys; print(f"python{sys.version_info[0]}.{sys.version_info[1]}")';
-  return spawnSync(python, ['-c', version], { encoding: 'utf8' }).stdout.trim();
+await onInstallation(async (installation) => {
+  const where = describeMachine();
+  const folder = await mkdtemp(join(tmpdir(), 'finegrain-bench-score-'));
+  const peers: Peer[] = [];
+  try {
+    const modelFolder = join(folder, 'model');
+    const text = await corpus();
+    const said = await makeModel(modelFolder, text);
+    await registerFolder(installation, modelFolder, 'bench');
+    const tokenizer = Tokenizer.fromFile(join(modelFolder, 'tokenizer.json'));
+    const workloads = await makeWorkloads(tokenizer, text);
+
+    const finegrain = await onCores(servingCore, () =>
+      startFinegrain(installation, { FINEGRAIN_SCORERS: '1' }),
+    );
+    const fp32 = finegrain.server('finegrain fp32', { model: 'bench' });
+    const int8 = finegrain.server('finegrain int8', { model: 'bench', precision: 'int8' });
+    const packages = join(dataDir, 'score-peer-python', 'lib', pythonName(), 'site-packages');
+    for (const dtype of hasBfloat16() ? (['float32', 'bfloat16'] as const) : (['float32'] as const))
+      peers.push(
+        await onCores(servingCore, () =>
+          startPeer(modelFolder, 5180 + peers.length, dtype, { python, packages }),
+        ),
+      );
+    const sections = await onCores(clientCore, async () => {
+      await checkEqual(fp32, peers[0]!, workloads);
+      await int8.score(workloads.mixed.slice(0, 8));
+      return [
+        await compare([fp32, int8, ...peers], workloads),
+        await compareRaw(modelFolder, [fp32, int8], workloads),
+        await measureLoad(finegrain, fp32, workloads),
+      ];
+    });
+    await finegrain.stop();
+    for (const peer of peers.splice(0)) await peer.stop();
+    sections.push(await measureTwoCores(installation, workloads));
+    if (!values.large) sections.push(await measureStarts(installation));
+    const title = `# Scoring, ${values.large ? '91 M' : '14 M'} parameters`;
+    const made = `Made by \`npm run bench:score${values.large ? ' -- --large' : ''}\`, ${rounds} rounds; ${where}. Client and servers have a core each. int8: ${said}.`;
+    const part = [title, made, ...sections].join('\n\n');
+    console.log(`\n${part}`);
+    await writePart(values.large ? 'score-large' : 'score', part);
+  } finally {
+    for (const peer of peers) await peer.stop();
+    await rm(folder, { recursive: true, force: true });
+  }
+});
+
+/** The table of the bars. */
+async function compare(servers: Server[], workloads: Workloads): Promise<string> {
+  const rows: string[] = [];
+  for (const work of [single, mixed, bulk, bestOf, warmBestOf]) {
+    const figures = await inTurns(work, servers, workloads, rounds);
+    const [fp32, int8, peer, half] = figures as [number[], number[], number[], number[]?];
+    const ratios = [ratio(fp32, peer), ratio(int8, peer), half ? ratio(int8, half) : null];
+    const cells = ratios.map((value, column) => {
+      if (value === null) return '–';
+      const bar = bars[work.name]?.[column];
+      return bar ? `${value.toFixed(2)} (bar ${bar}${value >= bar ? '' : ': missed'})` : value.toFixed(2);
+    });
+    const absolute = figures.map((row) => median(row).toFixed(1)).join(', ');
+    rows.push(`| ${work.name} | ${cells.join(' | ')} | ${absolute} ${work.unit} |`);
+    console.log(rows.at(-1));
+  }
+  return [
+    `Medians of the ratios of each round; the servers take turns within a round. Absolute figures: ${servers.map(({ name }) => name).join(', ')}.`,
+    '',
+    '| work | fp32 / peer fp32 | int8 / peer fp32 | int8 / peer bf16 | |',
+    '| --- | --- | --- | --- | --- |',
+    ...rows,
+  ].join('\n');
+}
+
+/** What HTTP, tokenizer, queue and processes cost: the same tokens, one after the other, by onnxruntime-node alone. */
+async function compareRaw(
+  modelFolder: string,
+  [fp32, int8]: [Server, Server],
+  workloads: Workloads,
+): Promise<string> {
+  const shares: string[] = [];
+  for (const [server, precision, bar] of [
+    [fp32, 'fp32', 0.92],
+    [int8, 'int8', 0.88],
+  ] as const) {
+    const raw = await onCores(servingCore, () => openRaw(modelFolder, precision, workloads.mixed));
+    try {
+      const [ours, limit] = (await inTurns(bulk, [server, raw], workloads, rounds)) as [number[], number[]];
+      const share = ratio(ours, limit);
+      shares.push(
+        `${precision} ${(100 * share).toFixed(0)} % (bar ${100 * bar} %${share >= bar ? '' : ': missed'}; ${median(limit).toFixed(1)} items/s)`,
+      );
+    } finally {
+      await raw.stop();
+    }
+  }
+  return `Share of onnxruntime-node in a process of its own, one request of 256 items: ${shares.join(', ')}.`;
+}
+
+async function measureTwoCores(
+  installation: Parameters<typeof startFinegrain>[0],
+  workloads: Workloads,
+): Promise<string> {
+  const perSecond: Record<string, number> = {};
+  for (const [name, cores, scorers] of [
+    ['one', '0', '1'],
+    ['two', '0,1', '2'],
+  ] as const) {
+    const finegrain = await onCores(cores, () =>
+      startFinegrain(installation, { FINEGRAIN_SCORERS: scorers }),
+    );
+    const server = finegrain.server(name, { model: 'bench' });
+    for (let warm = 0; warm < 2; warm++) await server.score(workloads.mixed.slice(0, 64));
+    perSecond[name] = median((await inTurns(bulk, [server], workloads, 3))[0]!);
+    if (name === 'two') {
+      const spinner = await onCores('1', async () => spawn(process.execPath, ['-e', 'for (;;);']));
+      perSecond.contended = median((await inTurns(bulk, [server], workloads, 3))[0]!);
+      spinner.kill();
+    }
+    await finegrain.stop();
+  }
+  const gain = perSecond.two! / perSecond.one!;
+  return `One request of 256 items on two cores that are free: ${gain.toFixed(2)} × one core (bar 1.8${gain >= 1.8 ? '' : ': missed'}; the client needs some of the second core); with another program busy on the second core ${(perSecond.contended! / perSecond.one!).toFixed(2)} × (1.5 would be fair).`;
+}
+
+/** The servers do the same work: equal tokens, rewards equal but for rounding. */
+async function checkEqual(ours: Server, peer: Server, { mixed }: Workloads): Promise<void> {
+  const items = mixed.slice(0, 8);
+  const [given, expected] = (await Promise.all([ours.score(items), peer.score(items)])) as [
+    Scores[],
+    Scores[],
+  ];
+  for (const [item, { token_ids, rewards }] of given.entries()) {
+    const theirs = expected[item]!;
+    if (token_ids.join() !== theirs.token_ids.join())
+      throw new Error(`item ${item}: other tokens than the peer's`);
+    const worst = Math.max(...rewards.map((reward, token) => Math.abs(reward - theirs.rewards[token]!)));
+    if (!(worst < 1e-3)) throw new Error(`item ${item}: rewards differ from the peer's by ${worst}`);
+  }
 }
 
 async function corpus(): Promise<string> {
@@ -46,149 +189,21 @@ async function corpus(): Promise<string> {
   return texts.join('\n');
 }
 
-async function makeModel(folder: string, text: string): Promise<void> {
-  const shape = [values.hidden, values.layers, values.heads];
+/** @returns what was measured of int8 */
+async function makeModel(folder: string, text: string): Promise<string> {
   const made = spawn(python, ['bench/score/make_model.py', folder, ...shape], {
     env: { PATH: process.env.PATH, PYTHONPATH: resolve('runners') },
-    stdio: ['pipe', 'inherit', 'inherit'],
+    stdio: ['pipe', 'pipe', 'inherit'],
   });
   made.stdin.end(text);
-  const [code] = await once(made, 'exit');
+  const said: string[] = [];
+  made.stdout.setEncoding('utf8').on('data', (part: string) => said.push(part));
+  const [code] = await once(made, 'close');
   if (code !== 0) throw new Error('The model could not be made.');
+  return said.join('').trim();
 }
 
-/** What one server did with one work. */
-interface Measure {
-  /** of a request, milliseconds */
-  latencies: number[];
-  items: number;
-  seconds: number;
-  cpu: number;
-}
-
-async function measure(server: Server, requests: ScoreItem[][], clients: number): Promise<Measure> {
-  const left = [...requests];
-  const latencies: number[] = [];
-  const cpu = server.cpuSeconds();
-  const started = performance.now();
-  const client = async (): Promise<void> => {
-    for (let items = left.shift(); items; items = left.shift()) {
-      const sent = performance.now();
-      await server.score(items);
-      latencies.push(performance.now() - sent);
-    }
-  };
-  await Promise.all(Array.from({ length: clients }, client));
-  return {
-    latencies,
-    items: requests.reduce((sum, items) => sum + items.length, 0),
-    seconds: (performance.now() - started) / 1000,
-    cpu: server.cpuSeconds() - cpu,
-  };
-}
-
-function median(numbers: number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  return (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2;
-}
-
-interface Work {
-  name: string;
-  clients: number;
-  requests: (workloads: Workloads, round: number) => ScoreItem[][];
-  /** higher is better */
-  figure: (measure: Measure) => number;
-  unit: string;
-}
-
-const alone = (items: ScoreItem[]): ScoreItem[][] => items.map((item) => [item]);
-
-const works: Work[] = [
-  {
-    name: 'single request, 60 + 60 tokens, 1 / p50',
-    clients: 1,
-    requests: ({ short }) => alone(short),
-    figure: ({ latencies }) => 1000 / median(latencies),
-    unit: 'requests/s',
-  },
-  {
-    name: '32 clients, mixed 20–512 tokens, items per CPU-second',
-    clients: 32,
-    requests: ({ mixed }) => alone(mixed),
-    figure: ({ items, cpu }) => items / cpu,
-    unit: 'items/CPU-s',
-  },
-  {
-    name: 'one request of 256 items, peer with length-sorted batches',
-    clients: 1,
-    requests: ({ mixed }) => [mixed],
-    figure: ({ items, seconds }) => items / seconds,
-    unit: 'items/s',
-  },
-  {
-    name: 'best-of-16, prompt 300, responses 60, cold prefix',
-    clients: 1,
-    // prompts that no round before has seen
-    requests: ({ bestOf }, round) => bestOf.slice(2 * round, 2 * round + 2),
-    figure: ({ items, seconds }) => items / seconds,
-    unit: 'items/s',
-  },
-];
-
-await onInstallation(async (installation) => {
-  const where = describeMachine();
-  const folder = await mkdtemp(join(tmpdir(), 'finegrain-bench-score-'));
-  const peers: Peer[] = [];
-  try {
-    const modelFolder = join(folder, 'model');
-    const text = await corpus();
-    await makeModel(modelFolder, text);
-    await registerFolder(installation, modelFolder, 'bench');
-    const tokenizer = Tokenizer.fromFile(join(modelFolder, 'tokenizer.json'));
-    const workloads = await makeWorkloads(tokenizer, text);
-    const finegrain = await onCores(servingCore, () =>
-      startFinegrain(installation, { FINEGRAIN_SCORERS: '1' }),
-    );
-    const ours = finegrain.server('ours fp32', { model: 'bench' });
-    peers.push(
-      await onCores(servingCore, () => startPeer(modelFolder, 5180, 'float32', { python, packages })),
-    );
-    const servers: Server[] = [ours, ...peers];
-    await onCores(clientCore, async () => {
-      const [given, expected] = await Promise.all(
-        servers.map((server) => server.score(workloads.mixed.slice(0, 8))),
-      );
-      checkEqual(given!, expected!);
-      for (const work of works) {
-        const figures = servers.map((): number[] => []);
-        for (let round = 0; round < rounds; round++) {
-          for (const [index, server] of servers.entries()) {
-            const measured = await measure(server, work.requests(workloads, round), work.clients);
-            figures[index]!.push(work.figure(measured));
-          }
-        }
-        console.log(
-          work.name,
-          figures.map((f, i) => `${servers[i]!.name}: ${median(f).toFixed(2)} ${work.unit}`),
-          median(figures[0]!.map((f, i) => f / figures[1]![i]!)).toFixed(3),
-        );
-      }
-    });
-    void where;
-    void writePart;
-    await finegrain.stop();
-  } finally {
-    for (const peer of peers) await peer.stop();
-    await rm(folder, { recursive: true, force: true });
-  }
-});
-
-function checkEqual(ours: Scores[], theirs: Scores[]): void {
-  for (const [item, { token_ids, rewards }] of ours.entries()) {
-    const peer = theirs[item]!;
-    if (token_ids.join() !== peer.token_ids.join())
-      throw new Error(`item ${item}: other tokens than the peer's`);
-    const worst = Math.max(...rewards.map((reward, i) => Math.abs(reward - peer.rewards[i]!)));
-    if (!(worst < 1e-3)) throw new Error(`item ${item}: rewards differ from the peer's by ${worst}`);
-  }
+function pythonName(): string {
+  const version = 'import sys; print(f"python{sys.version_info[0]}.{sys.version_info[1]}")';
+  return spawnSync(python, ['-c', version], { encoding: 'utf8' }).stdout.trim();
 }

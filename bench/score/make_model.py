@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 from finegrain_trainer.data import Message
-from finegrain_trainer.export import check_parity, export_onnx, golden_items
+from finegrain_trainer.export import TOLERANCE, check_parity, export_onnx, golden_items
+from finegrain_trainer.int8 import Example, add_int8
 from finegrain_trainer.models import (
     new_reward_model,
     save_reward_model,
@@ -36,8 +37,12 @@ with tempfile.TemporaryDirectory() as workdir:
     with torch.no_grad():
         model.score.weight.mul_(20)  # as it starts, all tokens have nearly the same reward
     onnx = export_onnx(model, folder / "reward.onnx")
+    texts = [((Message("user", line),), line, line[::-1]) for line in filter(None, lines[:400:40])]
+    items = golden_items(model, base.codec, texts, CONTEXT)
+    check_parity(model, folder / "reward.onnx", items, 256)
+    golden = {"tolerance": TOLERANCE, "items": items}
+    examples = [Example(item["prompt_token_ids"], item["token_ids"]) for item in items]
+    onnx["int8"] = add_int8(model, folder, golden, examples)
+    write_json(folder / "golden.json", golden)
     save_reward_model(model, base, folder, onnx)
-texts = [((Message("user", line),), line, line[::-1]) for line in lines[:400:100]]
-golden = golden_items(model, base.codec, texts, CONTEXT)
-check_parity(model, folder / "reward.onnx", golden, 256)
-write_json(folder / "golden.json", {"tolerance": 1e-4, "items": golden})
+print(onnx["int8"])

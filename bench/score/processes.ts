@@ -46,3 +46,6 @@ function readStat(pid: number): { pid: number; parent: number; ticks: number; st
     return []; // it has ended
   }
 }
+
+/** Peers in bfloat16 are honest ones only where the processor has instructions for it. */
+export const hasBfloat16 = (): boolean => /avx512_bf16|amx_bf16/.test(readFileSync('/proc/cpuinfo', 'utf8'));

@@ -1,5 +1,5 @@
 // The servers that are compared, each with one way to score items.
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createReadStream } from 'node:fs';
 import { readdir } from 'node:fs/promises';
@@ -56,7 +56,8 @@ async function results(answer: Promise<{ status: number; text: string }>): Promi
 export interface Finegrain {
   url: string;
   key: string;
-  child: ChildProcess;
+  /** p99 since it was last asked, seconds */
+  eventLoopDelay(): Promise<number>;
   server(name: string, options?: Record<string, unknown>): Server;
   stop(): Promise<void>;
 }
@@ -82,7 +83,10 @@ export async function startFinegrain(
   return {
     url,
     key,
-    child: api.process,
+    async eventLoopDelay() {
+      const text = await (await fetch(`${url}/metrics`)).text();
+      return Number(/^nodejs_eventloop_lag_p99_seconds (\S+)$/m.exec(text)?.[1]);
+    },
     server: (name, options = {}) => ({
       name,
       score: (items) =>

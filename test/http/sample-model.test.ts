@@ -43,6 +43,7 @@ t.test('scoring with the sample', async (t) => {
         shared: true,
         digest: sample.digest,
         tokenizer_digest: sample.tokenizer_digest,
+        precision: 'fp32',
       });
       const [result] = body.results;
       t.equal(result.tokens.join(''), good);
@@ -50,6 +51,32 @@ t.test('scoring with the sample', async (t) => {
       t.ok(result.rewards.every((reward: number) => Number.isFinite(reward) && reward <= 0));
     }
     t.match((await score({ model: sample.id, prompt, responses: [good] })).body.model, { alias: null });
+  });
+
+  t.test('int8 gives nearly the same, and says so, in streams and comparisons too', async (t) => {
+    const [exact, rounded] = await Promise.all(
+      ['fp32', 'int8'].map((precision) => score({ prompt, responses: [good], precision })),
+    );
+    t.match(rounded!.body.model, { id: sample.id, precision: 'int8' });
+    const of = (answer: typeof exact): number[] => answer!.body.results[0].rewards;
+    const differences = of(exact).map((reward, token) => Math.abs(reward - of(rounded)[token]!));
+    t.ok(Math.max(...differences) < 0.05);
+    t.ok(Math.max(...differences) > 0);
+    const edited = { prompt, original: good.replace('Anna', 'Carl'), edited: good, precision: 'int8' };
+    const { body } = await call('POST', '/v1/score/compare', { json: edited });
+    t.equal(body.model.precision, 'int8');
+    t.same(body.edited.rewards.slice(0, -1), of(rounded));
+    const headers = { accept: 'application/x-ndjson' };
+    const json = { prompt, responses: [good], precision: 'int8' };
+    const lines = (await call('POST', '/v1/score', { json, headers })).text.trim().split('\n');
+    t.match(
+      lines.map((line) => JSON.parse(line)),
+      [
+        { event: 'begin', model: { precision: 'int8' } },
+        { event: 'result', rewards: of(rounded) },
+        { event: 'end', ok: 1 },
+      ],
+    );
   });
 
   t.test('a mistake costs, and the token that is blamed is the mistake', async (t) => {

@@ -3,7 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import t, { type Test } from 'tap';
-import { openScoringEngine, type ScoringEngine, type Sequence } from '../../src/scoring/engine.ts';
+import {
+  openScoringEngine,
+  type Precision,
+  type ScoringEngine,
+  type Sequence,
+} from '../../src/scoring/engine.ts';
 import { openArtifactStore } from '../../src/storage/artifact-store.ts';
 import type { StoredModel } from '../../src/storage/model-folder.ts';
 import { type FileChanges, storeTinyModel, tinyModelFolder, tinyModelWithNaN } from '../support/models.ts';
@@ -117,7 +122,12 @@ t.test('a model that does not compute what its trainer computed is refused', asy
     edit(file.items[0]);
     return JSON.stringify(file);
   };
-  const cases: [string, FileChanges, RegExp][] = [
+  // the graph of fp32 does for what is refused before any difference could show
+  const offerInt8 = (text: string): string => {
+    const card = JSON.parse(text);
+    return JSON.stringify({ ...card, onnx: { ...card.onnx, int8: { file: 'reward.onnx' } } });
+  };
+  const cases: [string, FileChanges, RegExp, Precision?][] = [
     [
       'another reward',
       {
@@ -138,6 +148,22 @@ t.test('a model that does not compute what its trainer computed is refused', asy
     ],
     ['no golden items', { 'golden.json': null }, /golden\.json is missing/],
     ['a broken graph', { 'reward.onnx': () => 'no graph' }, /reward\.onnx cannot be loaded/],
+    ['no graph of integers', {}, /not offered in int8/, 'int8'],
+    [
+      'other rewards of integers',
+      {
+        'finegrain.json': offerInt8,
+        'golden.json': (text) => {
+          const file = JSON.parse(text);
+          const rewards = file.items.map((item: { rewards: number[] }) => item.rewards);
+          rewards[1] = rewards[1].map((reward: number) => reward - 0.5);
+          return JSON.stringify({ ...file, int8: { tolerance: 0.01, rewards } });
+        },
+      },
+      /\/int8\/rewards\/1\/0: .*the largest difference is 0\.500, the tolerance 0\.01/,
+      'int8',
+    ],
+    ['no rewards of integers', { 'finegrain.json': offerInt8 }, /golden\.json at \/int8: is missing/, 'int8'],
     [
       'a policy',
       { 'finegrain.json': (text) => JSON.stringify({ ...JSON.parse(text), onnx: undefined }) },
@@ -154,13 +180,14 @@ t.test('a model that does not compute what its trainer computed is refused', asy
       /has inputs input_ids and outputs rewards/,
     ],
   ];
-  for (const [name, changes, reason] of cases) {
+  for (const [name, changes, reason, precision] of cases) {
     const model = await store(changes);
     const refusal = { name: 'Problem', code: 'unprocessable', message: reason };
-    const thrown = await scoreOne(engine, model).catch((error) => error);
+    const scoreOne = () => engine.score(model, [sequences[0]!], never, { precision });
+    const thrown = await scoreOne().catch((error) => error);
     t.match(thrown, refusal, name);
     t.notMatch(thrown.message, tmpdir(), 'and no path of the server is told');
-    t.equal(await scoreOne(engine, model).catch((error) => error), thrown, 'and it is remembered');
+    t.equal(await scoreOne().catch((error) => error), thrown, 'and it is remembered');
   }
   t.match(await scoreOne(engine, await store()), { rewards: Float32Array }, 'other models are served');
 });
