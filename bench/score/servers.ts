@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { Agent, request } from 'undici';
 import { v7 as uuidv7 } from 'uuid';
+import { freePort } from '../../src/db/embedded/server.ts';
 import { modelDigest } from '../../src/domain/model-digest.ts';
 import { defaultProjectId } from '../../src/services/keys.ts';
 import type { ScoreItem } from '../../src/services/scoring.ts';
@@ -134,14 +135,15 @@ export interface Peer extends Server {
 /** @param python of the trainer's environment; `packages` has the web server's */
 export async function startPeer(
   folder: string,
-  port: number,
   dtype: 'float32' | 'bfloat16',
   { python, packages }: { python: string; packages: string },
 ): Promise<Peer> {
+  const port = await freePort();
   const child = spawn(python, ['bench/score/peer.py', folder, String(port), dtype], {
     env: { PATH: process.env.PATH, PYTHONPATH: packages, OMP_NUM_THREADS: '1' },
     stdio: ['ignore', 'inherit', 'inherit'],
   });
+  process.once('exit', () => child.kill('SIGKILL'));
   const url = `http://127.0.0.1:${port}`;
   while (
     !(await fetch(`${url}/health`).then(
