@@ -23,9 +23,14 @@ export type SequenceScore =
 /** The process ended or was killed while it held work. */
 export class ScorerDied extends Error {}
 
+/** A process of ours, or a way to a server (http-scorer.ts). */
 export interface Scorer {
-  /** One at a time. @throws ScorerDied */
-  score(sequence: Sequence): Promise<SequenceScore>;
+  /**
+   * One at a time.
+   * @param signal nobody waits any more; a process finishes all the same
+   * @throws ScorerDied; of a server Problem unavailable, ModelRefused, or the signal's reason
+   */
+  score(sequence: Sequence, signal?: AbortSignal): Promise<SequenceScore>;
   /** Lets the work at hand finish, then ends the process. */
   close(): Promise<void>;
   /** Resolves when the process is gone. */
@@ -71,7 +76,7 @@ export async function startScorer(
       const reply = await answer;
       if (reply.type === 'scored') return { rewards: reply.rewards };
       if (reply.type === 'failed') return { error: { code: reply.code, detail: reply.detail } };
-      throw new Error(`a scorer answered ${reply.type}`);
+      throw new ScorerDied(`The scorer process answered ${reply.type}, out of turn.`);
     },
     async close() {
       channel.tell({ type: 'close' });
