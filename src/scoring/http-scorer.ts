@@ -29,6 +29,7 @@ const longestRetryAfterSeconds = 3600;
 
 export const poolingUrl = ({ baseUrl }: ModelServer): string => routeOf(baseUrl, '/pooling');
 
+/** `detail` goes on from "The server of the model". */
 type Outcome =
   | { kind: 'numbers'; numbers: Float32Array }
   /** of this sequence: others may be taken */
@@ -82,7 +83,7 @@ export async function startHttpScorer(
       return judge(answer, tokenIds.length, key);
     } catch (error) {
       if (!(error instanceof OutgoingError)) throw error;
-      const detail = `${error.code}: ${outgoingErrors[error.code]}.`;
+      const detail = `cannot be asked (${error.code}): ${outgoingErrors[error.code]}`;
       if (error.code === 'refused_address') return { kind: 'unusable', detail };
       return { kind: 'trouble', detail, internal: error.message, retryAfterSeconds: null };
     }
@@ -96,20 +97,20 @@ export async function startHttpScorer(
         const outcome = await ask(tokenIds, Math.max(1, Math.ceil(endsAt - performance.now())), signal);
         if (outcome.kind === 'numbers')
           return scoreOf(outcome.numbers.subarray(promptIds.length), server.clip);
-        const detail = `The server of the model: ${outcome.detail}`;
+        const detail = `The server of the model ${outcome.detail}`;
         if (outcome.kind === 'refused') return { error: { code: 'model_failed', detail } };
         if (outcome.kind === 'credentials' && readKey) {
           const known = key;
           key = await readKey();
           if (key !== known) continue; // it was changed meanwhile
         }
-        if (outcome.kind !== 'trouble') throw new ModelRefused(detail);
+        if (outcome.kind !== 'trouble') throw new ModelRefused(`its server ${outcome.detail}`);
         const retryAfterSeconds = outcome.retryAfterSeconds ?? 0;
         const delayMs = firstDelayMs * 2 ** (tries - 1) * (1 + Math.random() / 4);
         const waitMs = Math.max(1000 * retryAfterSeconds, delayMs);
         if (tries === mostTries || waitMs > longestWaitMs || performance.now() + waitMs > endsAt) {
           log.warn({ detail: outcome.internal ?? outcome.detail }, 'the server of a model does not serve');
-          throw new Problem('unavailable', `${detail} It was tried ${tries} times; try again later.`, {
+          throw new Problem('unavailable', `Try again later. ${detail}`, {
             retryAfterSeconds: Math.min(longestRetryAfterSeconds, Math.max(5, retryAfterSeconds)),
           });
         }
@@ -128,10 +129,10 @@ function judge({ status, headers, body }: OutgoingAnswer, count: number, key: st
   if (status >= 200 && status < 300) {
     const read = readNumbers(text, count);
     if ('numbers' in read) return { kind: 'numbers', ...read };
-    const detail = `It does not answer as the pooling API does: ${read.fault}. It begins: ${excerptOf(text, key)}`;
+    const detail = `does not answer as the pooling API does: ${read.fault}. It begins: ${excerptOf(text, key)}`;
     return { kind: 'trouble', detail, retryAfterSeconds: null };
   }
-  const detail = `It answered ${status}: ${excerptOf(text, key)}`;
+  const detail = `answered ${status}: ${excerptOf(text, key)}`;
   if ([408, 409, 425, 429].includes(status) || status >= 500) {
     const retryAfterSeconds = readRetryAfter([headers['retry-after']].flat()[0], Date.now());
     return { kind: 'trouble', detail, retryAfterSeconds };

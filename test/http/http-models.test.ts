@@ -118,7 +118,7 @@ t.test('a model that another finegrain serves', async (t) => {
     t.equal(body.digest, made.body.digest);
     t.match(await call('POST', '/v1/score', { key: other, json: { model: body.id, ...texts } }), {
       status: 422,
-      body: { code: 'unprocessable', detail: /It answered 401/ },
+      body: { code: 'unprocessable', detail: /its server answered 401/ },
     });
     await call('DELETE', '/v1/secrets/behind', { key: other });
     t.match((await call('POST', `/v1/models/${body.id}/warm`, { key: other })).body, { state: 'refused' });
