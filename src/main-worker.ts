@@ -52,6 +52,7 @@ async function main(): Promise<void> {
     log,
     maxScorers: 1,
     memoryBytes: config.scoring.memoryBytes,
+    provider: config.scoring.provider,
     idleMs: 60_000,
   });
   const scorers = { db, artifacts, scoring };

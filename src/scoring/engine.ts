@@ -16,7 +16,13 @@ import { ModelRefused } from './model-json.ts';
 import { type ModelManifest, type ModelServer, type Precision, readModelManifest } from './model-manifest.ts';
 import { openPlaces } from './places.ts';
 import type { RewardGraphFile } from './reward-graph.ts';
-import { type Scorer, type Sequence, type SequenceScore, startScorer } from './scorer.ts';
+import {
+  type Scorer,
+  type ScoringProvider,
+  type Sequence,
+  type SequenceScore,
+  startScorer,
+} from './scorer.ts';
 import { loadModelTokenizer, type ModelTokenizer } from './tokenizer.ts';
 
 export type { StoredModel } from '../storage/model-folder.ts';
@@ -89,6 +95,8 @@ export interface ScoringEngineOptions {
   maxScorers: number;
   /** of all scorer processes, as estimated from the size of their graphs */
   memoryBytes: number;
+  /** the CPU unless given */
+  provider?: ScoringProvider;
   /** of all models that are held here, and of each that is served elsewhere */
   maxQueuedTokens?: number;
   /** a process without work ends after this long */
@@ -144,6 +152,7 @@ export function openScoringEngine({
   maxQueuedTokens = 100_000,
   maxScorers,
   memoryBytes,
+  provider = { name: 'cpu', environment: {} },
   idleMs = 600_000,
   answerLimitMs = 120_000,
 }: ScoringEngineOptions): ScoringEngine {
@@ -190,7 +199,7 @@ export function openScoringEngine({
     const manifest = await readModelManifest(folder);
     const { server } = manifest;
     const graph = server && precision === 'fp32' ? null : graphOf(manifest, folder, precision);
-    const open = () => (graph ? startScorer(graph, log, answerLimitMs) : reach(server!, model));
+    const open = () => (graph ? startScorer(graph, provider, log, answerLimitMs) : reach(server!, model));
     if (proven) return open();
     const golden = await readGolden(folder);
     await checkGoldenTokens(golden, await tokenizer(model));

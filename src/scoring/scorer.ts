@@ -37,6 +37,13 @@ export interface Scorer {
   ended: Promise<void>;
 }
 
+/** What scorer processes compute on. */
+export interface ScoringProvider {
+  name: 'cpu' | 'cuda';
+  /** that processes on a GPU are given: where its libraries are, which devices they may use */
+  environment: Record<string, string>;
+}
+
 const program = fileURLToPath(new URL('./scorer-process.js', import.meta.url));
 
 const loadLimitMs = 300_000;
@@ -47,12 +54,15 @@ const loadLimitMs = 300_000;
  */
 export async function startScorer(
   graph: RewardGraphFile,
+  { name: wanted, environment }: ScoringProvider,
   log: Logger,
   answerLimitMs: number,
 ): Promise<Scorer> {
-  const child = fork(program, [JSON.stringify(graph)], {
+  const provider = graph.past ? 'cpu' : wanted; // its attention has no kernel for float32 on CUDA (docs/adr/0029)
+  const child = fork(program, [JSON.stringify(graph), provider], {
     serialization: 'advanced',
-    env: {}, // it holds secrets that an uploaded model's process needs none of
+    // ours holds secrets that an uploaded model's process needs none of; float32 is to be float32 (TF32 has 10 bits)
+    env: provider === 'cpu' ? {} : { NVIDIA_TF32_OVERRIDE: '0', ...environment },
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });
   let lastWords = '';
@@ -63,9 +73,10 @@ export async function startScorer(
   const first = await channel.answer(loadLimitMs);
   if (first.type === 'refused') {
     const name = basename(graph.file);
-    throw new ModelRefused(`${name} cannot be loaded: ${first.reason.replaceAll(graph.file, name)}`);
+    const where = provider === 'cpu' ? '' : ` on ${provider}, as FINEGRAIN_SCORING_PROVIDER asks for`;
+    throw new ModelRefused(`${name} cannot be loaded${where}: ${first.reason.replaceAll(graph.file, name)}`);
   }
-  log.info({ pid: child.pid }, 'a scorer is ready');
+  log.info({ pid: child.pid, provider }, 'a scorer is ready');
   return {
     async score({ promptIds, responseIds, sharesPrompt = false }) {
       const tokenIds = new Int32Array(promptIds.length + responseIds.length);
