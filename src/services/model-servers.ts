@@ -1,5 +1,4 @@
 // Models that a server elsewhere holds: how the engine gets there, and what is checked when one is registered.
-import type { Transaction } from '../db/pool.ts';
 import { selectSealedSecret } from '../db/secrets.ts';
 import { Problem } from '../errors.ts';
 import { OutgoingError } from '../outgoing/errors.ts';
@@ -43,7 +42,7 @@ export async function examineServer(
     throw new ModelRefused(
       'finegrain.json at /http/secret: cannot be read, as the operator of this service has set no FINEGRAIN_SECRET_KEY',
     );
-  const known = await db.transaction(caller.projectId, (tx: Transaction) =>
+  const known = await db.transaction(caller.projectId, (tx) =>
     selectSealedSecret(tx, caller.projectId, secret),
   );
   if (!known)

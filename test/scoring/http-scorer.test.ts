@@ -216,7 +216,7 @@ t.test('an answer that is none is a 503, and no null or NaN is ever a reward', a
           },
         ],
       }),
-    }, // prettier
+    },
     '/text': { numbers: ['-1', '-1', '-1'] },
     '/large': { body: Buffer.alloc(1_000_000, 0x20) },
     '/twice': { body: JSON.stringify({ data: [{ data: [1, 1, 1] }, { data: [1, 1, 1] }] }) },
