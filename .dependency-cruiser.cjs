@@ -5,7 +5,7 @@
 const layers = {
   domain: [],
   db: ['domain', 'errors.ts'],
-  scoring: ['storage', 'domain', 'errors.ts'],
+  scoring: ['storage', 'outgoing', 'domain', 'errors.ts'],
   storage: ['domain', 'errors.ts'],
   outgoing: ['domain', 'errors.ts'],
   services: ['db', 'scoring', 'storage', 'outgoing', 'domain', 'errors.ts'],

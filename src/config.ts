@@ -2,6 +2,7 @@
 import { isIP } from 'node:net';
 import { availableParallelism, totalmem } from 'node:os';
 import { resolve } from 'node:path';
+import type { ScoringProvider } from './scoring/scorer.ts';
 import type { ArtifactPlace } from './storage/artifact-place.ts';
 
 export interface Config {
@@ -44,8 +45,8 @@ export interface Config {
     rolloutDays: number;
     eventDays: number;
   };
-  /** how many processes score at a time, and the memory of all that there are */
-  scoring: { maxScorers: number; memoryBytes: number };
+  /** how many processes score at a time, the memory of all that there are, and what they compute on */
+  scoring: { maxScorers: number; memoryBytes: number; provider: ScoringProvider };
   runner: RunnerConfig;
   /** how many of them the embedded mode starts; each takes one run at a time */
   embeddedRunners: number;
@@ -125,6 +126,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
     scoring: {
       maxScorers: integer(env, 'FINEGRAIN_SCORERS', availableParallelism(), 1, 1024),
       memoryBytes: integer(env, 'FINEGRAIN_SCORING_MEMORY_MB', halfTheMemory(), 1, 100_000_000) * 1_000_000,
+      provider: scoringProvider(env),
     },
     embeddedRunners: integer(env, 'FINEGRAIN_RUNNERS', 1, 0, 64),
     runner: {
@@ -213,6 +215,14 @@ const passedOn =
 function trainerEnvironment(env: NodeJS.ProcessEnv): Record<string, string> {
   const listed = Object.entries(env).filter(([name, value]) => value !== undefined && passedOn.test(name));
   return Object.fromEntries(listed) as Record<string, string>;
+}
+
+/** A process on a GPU has to find libraries and devices; one on CPU needs nothing of this environment. */
+function scoringProvider(env: NodeJS.ProcessEnv): ScoringProvider {
+  const name = choice(env, 'FINEGRAIN_SCORING_PROVIDER', 'cpu', ['cpu', 'cuda']);
+  if (name === 'cpu') return { name, environment: {} };
+  const listed = Object.entries(env).filter(([key]) => /^(LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+)$/.test(key));
+  return { name, environment: Object.fromEntries(listed) as Record<string, string> };
 }
 
 const list = (text = ''): string[] =>
@@ -312,9 +322,15 @@ function integer(
   return value;
 }
 
-function choice(env: NodeJS.ProcessEnv, name: string, fallback: string, choices: string[]): string {
+function choice<Choice extends string>(
+  env: NodeJS.ProcessEnv,
+  name: string,
+  fallback: NoInfer<Choice>,
+  choices: Choice[],
+): Choice {
   const value = env[name] || fallback;
-  if (!choices.includes(value))
+  const known = choices.find((one) => one === value);
+  if (known === undefined)
     throw new Error(`${name} must be one of ${choices.join(', ')}, not ${JSON.stringify(value)}.`);
-  return value;
+  return known;
 }

@@ -11,6 +11,7 @@ import { createLogger, runMain, untilStopped } from './process.ts';
 import { openScoringEngine } from './scoring/engine.ts';
 import { findSecretKey } from './secret-key.ts';
 import { openCursors } from './services/cursors.ts';
+import { modelServerAccess } from './services/model-servers.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
 import { secretKeys } from './services/sealing.ts';
 import { openArtifacts } from './storage/artifact-place.ts';
@@ -40,22 +41,26 @@ async function serve(
     onError: (err) => logger.warn({ err }, 'a database connection broke'),
   });
   const artifacts = await openArtifacts(config.artifacts, config.artifactCache);
+  const outgoing = openOutgoingClient({ allow: config.outgoingAllow });
+  const calling = {
+    db,
+    outgoing,
+    secretKeys: config.secretKey && secretKeys(config.secretKey, config.previousSecretKeys),
+  };
   const scoring = openScoringEngine({
     modelCacheFolder: `${config.dataDir}/models`,
     artifacts,
+    servers: modelServerAccess(calling),
     log: logger,
     ...config.scoring,
   });
-  const outgoing = openOutgoingClient({ allow: config.outgoingAllow });
   const app = await buildApp({
     services: {
-      db,
+      ...calling,
       artifacts,
       cursors: openCursors(),
       scoring,
       sample: await openSampleModel(shippedSampleFolder, artifacts),
-      secretKeys: config.secretKey && secretKeys(config.secretKey, config.previousSecretKeys),
-      outgoing,
     },
     bootstrapKey: key,
     logger,

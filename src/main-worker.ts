@@ -17,6 +17,7 @@ import { openScoringEngine } from './scoring/engine.ts';
 import { collectArtifacts } from './services/artifact-collection.ts';
 import { forgetAnswers } from './services/idempotency.ts';
 import { editSlice } from './services/llm-editing.ts';
+import { modelServerAccess } from './services/model-servers.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
 import { trimRuns } from './services/run-retention.ts';
 import { openSampleModel, shippedSampleFolder } from './services/sample-model.ts';
@@ -47,9 +48,11 @@ async function main(): Promise<void> {
   const scoring = openScoringEngine({
     modelCacheFolder: `${config.dataDir}/models`,
     artifacts,
+    servers: modelServerAccess(calling),
     log,
     maxScorers: 1,
     memoryBytes: config.scoring.memoryBytes,
+    provider: config.scoring.provider,
     idleMs: 60_000,
   });
   const scorers = { db, artifacts, scoring };

@@ -79,11 +79,16 @@ def export(argv: list[str]) -> dict:
     parser.add_argument("--model", type=Path, required=True, help="folder of a token reward model in safetensors")
     parser.add_argument("--output", type=Path, required=True, help="a new folder, with reward.onnx and golden.json too")
     parser.add_argument("--texts", type=Path, help="NDJSON {prompt, response}: further texts for golden.json")
+    parser.add_argument(
+        "--standard",
+        action="store_true",
+        help="the graph of PyTorch's exporter, which a GPU can score with, slower on CPU",
+    )
     arguments = parser.parse_args(argv)
     prepare_libraries()
     from .servable import make_servable
 
-    return make_servable(arguments.model, arguments.output, arguments.texts)
+    return make_servable(arguments.model, arguments.output, arguments.texts, arguments.standard)
 
 
 def run(spec: Spec, kind: str, workdir: Path, reporter: Reporter, stop: StopRequest, device_name: str = "cpu") -> None:

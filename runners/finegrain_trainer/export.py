@@ -23,9 +23,9 @@ from .scoring_graph import INLINE_BYTES, export_scoring_graph
 TOLERANCE = 1e-4
 
 
-def export_onnx(model: RewardModel, path: Path) -> dict[str, Any]:
+def export_onnx(model: RewardModel, path: Path, standard: bool = False) -> dict[str, Any]:
     """Writes the graph and returns what finegrain.json says of it, `past` where keys and values come in and out."""
-    past = export_scoring_graph(model, path)
+    past = None if standard else export_scoring_graph(model, path)
     if past is None:
         export_standard_graph(model, path)
     said = {"file": path.name, "input": "input_ids", "output": "rewards"}

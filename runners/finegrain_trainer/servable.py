@@ -28,8 +28,11 @@ RESPONSES = (
 )
 
 
-def make_servable(model_folder: Path, output: Path, texts: Path | None) -> dict[str, Any]:
-    """Fills the new folder `output`; says how far graph and PyTorch differ. Raises ExportMismatch for more."""
+def make_servable(model_folder: Path, output: Path, texts: Path | None, standard: bool = False) -> dict[str, Any]:
+    """Fills the new folder `output`; says how far graph and PyTorch differ. Raises ExportMismatch for more.
+
+    `standard`: a graph without a past, of operators that ONNX Runtime has on CUDA, too; int8 is for CPUs and left out.
+    """
     if output.exists():
         raise BadSpec(f"{output}: is there already; name a new folder")
     for name in (*FILES, "finegrain.json"):
@@ -45,14 +48,15 @@ def make_servable(model_folder: Path, output: Path, texts: Path | None) -> dict[
     aside = output.with_name(f".{output.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    onnx = export_onnx(model, aside / "reward.onnx")
+    onnx = export_onnx(model, aside / "reward.onnx", standard)
     golden = golden_items(model, codec, told + own, card.context_length)
     if not golden:
         raise BadSpec(f"{model_folder}: reads {card.context_length} tokens, too few for any text of golden.json")
     difference = check_parity(model, aside / "reward.onnx", golden, card.context_length)
     written_golden = {"tolerance": TOLERANCE, "items": golden}
     examples = [Example(item["prompt_token_ids"], item["token_ids"]) for item in golden]
-    onnx["int8"] = add_int8(model, aside, written_golden, examples)
+    if not standard:
+        onnx["int8"] = add_int8(model, aside, written_golden, examples)
     write_json(aside / "golden.json", written_golden)
     for name in FILES:
         shutil.copyfile(model_folder / name, aside / name)
@@ -61,4 +65,4 @@ def make_servable(model_folder: Path, output: Path, texts: Path | None) -> dict[
     for path in aside.iterdir():
         sync(path)
     aside.rename(output)
-    return {"folder": str(output), "onnx_difference": difference, "golden_items": len(golden), "int8": onnx["int8"]}
+    return {"folder": str(output), "onnx_difference": difference, "golden_items": len(golden), "int8": onnx.get("int8")}

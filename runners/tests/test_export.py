@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -95,6 +96,16 @@ def test_weights_in_safetensors_become_servable_again(reward_folder, tmp_path):
     golden = json.loads((made / "golden.json").read_text())
     assert golden["items"][0]["prompt"] == "Say hello."
     assert len(golden["items"]) == done["golden_items"] == 6
+
+
+def test_a_standard_graph_has_no_past_and_no_operator_of_onnx_runtimes_own(reward_folder, tmp_path):
+    done = make_servable(reward_folder, tmp_path / "made", None, standard=True)
+    assert done["onnx_difference"] < 1e-5
+    assert done["int8"] is None
+    card = json.loads((tmp_path / "made" / "finegrain.json").read_text())
+    assert card["onnx"] == {"file": "reward.onnx", "input": "input_ids", "output": "rewards"}
+    graph = onnx.load(tmp_path / "made" / "reward.onnx")
+    assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"}
 
 
 def test_what_cannot_become_servable_is_refused_and_leaves_nothing(reward_folder, tmp_path):

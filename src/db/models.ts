@@ -2,6 +2,8 @@
 import type { Transaction } from './pool.ts';
 
 export interface ModelRow {
+  /** null for the shipped sample, which is every project's */
+  project_id: string | null;
   id: string;
   name: string;
   role: 'policy' | 'token_reward' | 'sequence_reward';
@@ -13,7 +15,7 @@ export interface ModelRow {
   created_at: Date;
 }
 
-const columns = 'id, name, role, digest, tokenizer_digest, files, metrics, run_id, created_at';
+const columns = 'project_id, id, name, role, digest, tokenizer_digest, files, metrics, run_id, created_at';
 
 export async function selectModel(tx: Transaction, id: string): Promise<ModelRow | undefined> {
   return (await tx.query<ModelRow>(`select ${columns} from finegrain.models where id = $1`, [id]))[0];

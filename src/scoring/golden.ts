@@ -87,7 +87,7 @@ export async function checkGoldenRewards(
       const difference = Math.abs(ours.rewards[token]! - reward);
       if (difference <= largest) continue;
       largest = difference;
-      where = `${pointer}/${token}: the graph gives ${ours.rewards[token]}, the trainer gave ${reward}`;
+      where = `${pointer}/${token}: the model gives ${ours.rewards[token]} here, the trainer gave ${reward}`;
     }
   }
   if (largest > tolerance) {

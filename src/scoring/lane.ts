@@ -1,6 +1,6 @@
 // One model in use: its queue and its scorer processes, started when there is work, a second one when more waits. The
 // requests in the queue take turns, a sequence each, so that one of two sequences does not wait for one of thousands. A
-// process that dies or hangs is replaced, and what it held is tried once more. When other models wait for memory, idle
+// process that dies or hangs is replaced, and what it held is tried once more; a server (http-scorer.ts) has its own tries. When other models wait for memory, idle
 // processes give theirs away at once, busy ones after a turn.
 import type { Logger } from 'pino';
 import { Problem } from '../errors.ts';
@@ -11,6 +11,8 @@ import { type Scorer, ScorerDied, type Sequence, type SequenceScore } from './sc
 
 export interface Job {
   sequence: Sequence;
+  /** aborts when nobody waits for it any more */
+  signal?: AbortSignal;
   /** @param milliseconds that scoring took */
   done(score: SequenceScore, milliseconds: number): void;
   fail(error: Problem): void;
@@ -40,7 +42,7 @@ const refusalMs = 60_000;
 
 export interface LaneOptions {
   /**
-   * @param proven a process before this one gave the rewards that the trainer gave
+   * @param proven one before this one gave the rewards that the trainer gave
    * @throws ModelRefused, ScorerDied or a Problem
    */
   start(proven: boolean): Promise<Scorer>;
@@ -164,25 +166,34 @@ export function openLane({
       return true;
     }
     held++;
+    let died = false;
     const started = performance.now();
     try {
-      const score = await scorer.score(job.sequence);
+      const score = await scorer.score(job.sequence, job.signal);
       job.done(score, performance.now() - started);
-      return true;
     } catch (error) {
-      log.warn({ err: error }, 'a scorer ended while it held a sequence');
-      onRestart();
-      void scorer.close();
-      if (retried.has(job)) job.fail(explain(error));
-      else {
-        retried.add(job);
-        requests.unshift([job]);
+      died = error instanceof ScorerDied;
+      if (died) {
+        log.warn({ err: error }, 'a scorer ended while it held a sequence');
+        onRestart();
+        if (retried.has(job)) job.fail(explain(error));
+        else {
+          retried.add(job);
+          requests.unshift([job]);
+        }
+      } else if (!job.signal?.aborted) {
+        log.warn({ err: error }, 'the server of a model did not score a sequence');
+        proven = false; // what serves there next may be another model
+        void rest();
+        job.fail(explain(error));
       }
-      return false;
     } finally {
       held--;
       cores.give();
     }
+    if (proven && !died) return true;
+    void scorer.close();
+    return false;
   }
 
   function wake(): void {

@@ -22,6 +22,17 @@ const Finegrain = Type.Object({
     roles: Type.Object({ system: RoleFormat, user: RoleFormat, assistant: RoleFormat }),
     generation_prefix: Type.Array(TokenId),
   }),
+  /** of token rewards: what is made of the head's numbers, where that is done here */
+  reward: Type.Optional(Type.Object({ loss: Type.String(), clip: Type.Optional(Type.Number()) })),
+  http: Type.Optional(
+    Type.Object({
+      base_url: Type.String({ minLength: 1, maxLength: 2000 }),
+      model: Type.String({ minLength: 1, maxLength: 200 }),
+      /** of the project, by name */
+      secret: Type.Optional(Type.String({ minLength: 1, maxLength: 200 })),
+      gives: Type.Enum(['logits', 'rewards']),
+    }),
+  ),
   onnx: Type.Optional(
     Type.Object({
       file: Type.String(),
@@ -52,6 +63,19 @@ export interface ModelManifest {
   promptFormat: PromptFormat | { plain: { bos: number[] } };
   /** the graphs that give token rewards, their files within the folder; none for models that cannot score */
   graphs: Partial<Record<Precision, RewardGraphFile>>;
+  /** that gives token rewards in the place of graphs */
+  server: ModelServer | null;
+}
+
+/** Where a model is served that is not held here. */
+export interface ModelServer {
+  baseUrl: string;
+  /** as the server calls it */
+  model: string;
+  /** the secret of the project with the server's key */
+  secret: string | null;
+  /** its numbers are logits z, and rewards log(1 - sigmoid(z)), not below this; null: its numbers are the rewards */
+  clip: number | null;
 }
 
 /** `int8`: faster, of nearly the same rewards; for models whose trainer found that it ranks tokens as `fp32` does. */
@@ -61,11 +85,9 @@ export type Precision = (typeof precisions)[number];
 /** @throws ModelRefused */
 export async function readModelManifest(folder: string): Promise<ModelManifest> {
   if (!existsSync(join(folder, 'finegrain.json'))) return fromHuggingFace(folder);
-  const { role, context_length, eos_token_id, prompt_format, onnx } = await readModelJson(
-    folder,
-    'finegrain.json',
-    Finegrain,
-  );
+  const card = await readModelJson(folder, 'finegrain.json', Finegrain);
+  const { role, context_length, eos_token_id, prompt_format, onnx, http } = card;
+  if (onnx && http) throw new ModelRefused('finegrain.json has both onnx and http: a model has one of them');
   const graphs = onnx ? graphsOf(onnx) : {};
   for (const [precision, { file }] of Object.entries(graphs)) {
     const pointer = precision === 'fp32' ? '/onnx/file' : '/onnx/int8/file';
@@ -78,11 +100,26 @@ export async function readModelManifest(folder: string): Promise<ModelManifest> 
     eosTokenId: eos_token_id,
     promptFormat: prompt_format,
     graphs,
+    server: http ? serverOf(http, card.reward) : null,
   };
 }
 
 function graphsOf({ int8, ...fp32 }: NonNullable<Static<typeof Finegrain>['onnx']>): ModelManifest['graphs'] {
   return { fp32, ...(int8?.file && { int8: { ...fp32, file: int8.file } }) };
+}
+
+/** @throws ModelRefused */
+function serverOf(
+  { base_url, model, secret, gives }: NonNullable<Static<typeof Finegrain>['http']>,
+  reward: Static<typeof Finegrain>['reward'],
+): ModelServer {
+  const server: ModelServer = { baseUrl: base_url, model, secret: secret ?? null, clip: null };
+  if (gives === 'rewards') return server;
+  if (!reward)
+    throw new ModelRefused('finegrain.json at /reward: is missing, and says what rewards are made of logits');
+  if (reward.loss !== 'survival') return server; // trained as rewards
+  if (reward.clip === undefined) throw new ModelRefused('finegrain.json at /reward/clip: is missing');
+  return { ...server, clip: reward.clip };
 }
 
 async function fromHuggingFace(folder: string): Promise<ModelManifest> {
@@ -96,5 +133,6 @@ async function fromHuggingFace(folder: string): Promise<ModelManifest> {
     eosTokenId: Array.isArray(eos) ? eos[0]! : eos,
     promptFormat: { plain: { bos: bos == null ? [] : [bos] } },
     graphs: {},
+    server: null,
   };
 }

@@ -3,7 +3,7 @@
 //
 // A reward never depends on how it was computed, to the last bit. What makes that so: one sequence at a time, one thread,
 // and no piece of a token more than a multiple of 32, as attention computes a block of one token with other instructions;
-// such a piece gets a token behind it, or gives one to the next.
+// such a piece gets a token behind it, or gives one to the next. On a GPU (graphs without a past) none of this is promised.
 import { hash } from 'node:crypto';
 import ort from 'onnxruntime-node';
 
@@ -25,9 +25,13 @@ export interface RewardGraph {
   release(): Promise<void>;
 }
 
-/** @throws Error when onnxruntime cannot run the graph, or it lacks an input or an output */
-export async function openRewardGraph(graph: RewardGraphFile): Promise<RewardGraph> {
+/**
+ * @param provider of ONNX Runtime: `cpu`, or `cuda`, which leaves to the CPU what it has no kernel for
+ * @throws Error when onnxruntime cannot run the graph, or has no such provider, or the graph lacks an input or an output
+ */
+export async function openRewardGraph(graph: RewardGraphFile, provider = 'cpu'): Promise<RewardGraph> {
   const session = await ort.InferenceSession.create(graph.file, {
+    executionProviders: [provider],
     intraOpNumThreads: 1,
     interOpNumThreads: 1,
     executionMode: 'sequential',

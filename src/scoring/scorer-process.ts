@@ -3,7 +3,7 @@
 // parent: it ends when told to or when the parent goes away, and never in the middle of a run, which would abort it.
 // It imports little, so that it starts fast.
 //
-// node scorer-process.js GRAPH, started by scorer.ts; GRAPH: a RewardGraphFile as JSON
+// node scorer-process.js GRAPH [cpu|cuda], started by scorer.ts; GRAPH: a RewardGraphFile as JSON
 import { openRewardGraph, type RewardGraph, type RewardGraphFile } from './reward-graph.ts';
 import type { ScorerReply, ScorerRequest } from './scorer-protocol.ts';
 
@@ -45,7 +45,8 @@ async function serve(graph: RewardGraph): Promise<void> {
 process.on('SIGINT', () => {});
 process.on('SIGTERM', () => {});
 
-const graph = await openRewardGraph(JSON.parse(process.argv[2]!) as RewardGraphFile).catch((error: Error) => {
+const [, , file, provider] = process.argv;
+const graph = await openRewardGraph(JSON.parse(file!) as RewardGraphFile, provider).catch((error: Error) => {
   reply({ type: 'refused', reason: error.message });
 });
 if (graph) await serve(graph);

@@ -23,13 +23,25 @@ export type SequenceScore =
 /** The process ended or was killed while it held work. */
 export class ScorerDied extends Error {}
 
+/** A process of ours, or a way to a server (http-scorer.ts). */
 export interface Scorer {
-  /** One at a time. @throws ScorerDied */
-  score(sequence: Sequence): Promise<SequenceScore>;
+  /**
+   * One at a time.
+   * @param signal nobody waits any more; a process finishes all the same
+   * @throws ScorerDied; of a server Problem unavailable, ModelRefused, or the signal's reason
+   */
+  score(sequence: Sequence, signal?: AbortSignal): Promise<SequenceScore>;
   /** Lets the work at hand finish, then ends the process. */
   close(): Promise<void>;
   /** Resolves when the process is gone. */
   ended: Promise<void>;
+}
+
+/** What scorer processes compute on. */
+export interface ScoringProvider {
+  name: 'cpu' | 'cuda';
+  /** that processes on a GPU are given: where its libraries are, which devices they may use */
+  environment: Record<string, string>;
 }
 
 const program = fileURLToPath(new URL('./scorer-process.js', import.meta.url));
@@ -42,12 +54,15 @@ const loadLimitMs = 300_000;
  */
 export async function startScorer(
   graph: RewardGraphFile,
+  { name: wanted, environment }: ScoringProvider,
   log: Logger,
   answerLimitMs: number,
 ): Promise<Scorer> {
-  const child = fork(program, [JSON.stringify(graph)], {
+  const provider = graph.past ? 'cpu' : wanted; // its attention has no kernel for float32 on CUDA (docs/adr/0029)
+  const child = fork(program, [JSON.stringify(graph), provider], {
     serialization: 'advanced',
-    env: {}, // it holds secrets that an uploaded model's process needs none of
+    // ours holds secrets that an uploaded model's process needs none of; float32 is to be float32 (TF32 has 10 bits)
+    env: provider === 'cpu' ? {} : { NVIDIA_TF32_OVERRIDE: '0', ...environment },
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });
   let lastWords = '';
@@ -58,9 +73,10 @@ export async function startScorer(
   const first = await channel.answer(loadLimitMs);
   if (first.type === 'refused') {
     const name = basename(graph.file);
-    throw new ModelRefused(`${name} cannot be loaded: ${first.reason.replaceAll(graph.file, name)}`);
+    const where = provider === 'cpu' ? '' : ` on ${provider}, as FINEGRAIN_SCORING_PROVIDER asks for`;
+    throw new ModelRefused(`${name} cannot be loaded${where}: ${first.reason.replaceAll(graph.file, name)}`);
   }
-  log.info({ pid: child.pid }, 'a scorer is ready');
+  log.info({ pid: child.pid, provider }, 'a scorer is ready');
   return {
     async score({ promptIds, responseIds, sharesPrompt = false }) {
       const tokenIds = new Int32Array(promptIds.length + responseIds.length);
@@ -71,7 +87,7 @@ export async function startScorer(
       const reply = await answer;
       if (reply.type === 'scored') return { rewards: reply.rewards };
       if (reply.type === 'failed') return { error: { code: reply.code, detail: reply.detail } };
-      throw new Error(`a scorer answered ${reply.type}`);
+      throw new ScorerDied(`The scorer process answered ${reply.type}, out of turn.`);
     },
     async close() {
       channel.tell({ type: 'close' });

@@ -3,6 +3,7 @@
 import type { ChatChoice } from '../domain/edit-answers.ts';
 import { readRetryAfter } from '../domain/retry-after.ts';
 import type { OutgoingAnswer, OutgoingClient } from '../outgoing/client.ts';
+import { excerptOf, routeOf, withoutKey } from '../outgoing/endpoint.ts';
 import { OutgoingError, type OutgoingErrorCode, outgoingErrors } from '../outgoing/errors.ts';
 import type { ChatMessage } from './edit-prompt.ts';
 
@@ -29,17 +30,8 @@ export type ChatOutcome =
   | { kind: 'unusable'; reason: 'credentials' | 'endpoint'; detail: string };
 
 const maxAnswerBytes = 4_000_000;
-const shownLength = 500;
-const shortestHiddenKey = 8; // a shorter one might be part of any word
 
-/** `https://host/v1?version=2` → `https://host/v1/chat/completions?version=2` */
-export function chatUrl(baseUrl: string): string {
-  if (!URL.canParse(baseUrl)) return baseUrl; // whoever checks it says what is wrong
-  const url = new URL(baseUrl);
-  url.pathname = `${url.pathname.replace(/\/+$/, '')}/chat/completions`;
-  url.hash = '';
-  return url.href;
-}
+export const chatUrl = (baseUrl: string): string => routeOf(baseUrl, '/chat/completions');
 
 /** @throws the reason of the signal */
 export async function callChat(outgoing: OutgoingClient, call: ChatCall): Promise<ChatOutcome> {
@@ -85,10 +77,10 @@ function judge(
   if (status >= 200 && status < 300) {
     const answer = readCompletion(text);
     if (answer) return { kind: 'answer', ...answer };
-    const detail = `The endpoint does not answer as a chat completion endpoint: ${excerpt(text)}`;
+    const detail = `The endpoint does not answer as a chat completion endpoint: ${excerptOf(text, key)}`;
     return { kind: 'trouble', detail, retryAfterSeconds: null, charged: true };
   }
-  const detail = `The endpoint answered ${status}: ${excerpt(text)}`;
+  const detail = `The endpoint answered ${status}: ${excerptOf(text, key)}`;
   if ([408, 409, 425, 429].includes(status) || status >= 500) {
     const retryAfterSeconds = readRetryAfter([headers['retry-after']].flat()[0], Date.now());
     return { kind: 'trouble', detail, retryAfterSeconds, charged: false };
@@ -100,15 +92,6 @@ function judge(
   if (status === 401 || status === 403) return { kind: 'unusable', reason: 'credentials', detail };
   return { kind: 'unusable', reason: 'endpoint', detail };
 }
-
-/** An endpoint may repeat the key, in an error message for one. */
-function withoutKey(text: string, key: string | null): string {
-  if (key === null || key.length < shortestHiddenKey) return text;
-  return text.replaceAll(key, '…').replaceAll(JSON.stringify(key).slice(1, -1), '…');
-}
-
-const excerpt = (text: string): string =>
-  text.replaceAll('\0', '').slice(0, shownLength).toWellFormed().trim() || 'nothing';
 
 function readCompletion(
   text: string,

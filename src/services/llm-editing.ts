@@ -28,8 +28,7 @@ import {
 } from './edit-tasks.ts';
 import { type LlmSettings, type StopReason, sampleName } from './llm-editors.ts';
 import { maxTextLength } from './pair-rows.ts';
-import { UnreadableSecret } from './sealing.ts';
-import { readSecret } from './secrets.ts';
+import { readKey } from './secrets.ts';
 
 export type LlmServices = Pick<Services, 'db' | 'secretKeys' | 'outgoing'>;
 
@@ -166,27 +165,10 @@ async function readApiKey(
   name: string | null,
 ): Promise<{ apiKey: string | null; ending: Ending | null }> {
   if (name === null) return { apiKey: null, ending: null };
-  const unreadable = (detail: string) => ({
-    apiKey: null,
-    ending: { kind: 'stopped' as const, reason: 'credentials' as const, detail },
-  });
-  try {
-    const apiKey = await services.db.transaction(projectId, (tx) =>
-      readSecret(services, tx, projectId, name),
-    );
-    if (apiKey === undefined)
-      return unreadable(`There is no secret "${name}" any more: PUT /v1/secrets/${name} sets it.`);
-    if (!/^[\x21-\x7e]+$/.test(apiKey))
-      return unreadable(
-        `The secret "${name}" holds something that no header can carry, a space or a line break perhaps: set it again.`,
-      );
-    return { apiKey, ending: null };
-  } catch (error) {
-    if (!(error instanceof UnreadableSecret)) throw error;
-    return unreadable(
-      `The secret "${name}" was encrypted with a key that this service does not have: set it again.`,
-    );
-  }
+  const read = await readKey(services, projectId, name);
+  return 'key' in read
+    ? { apiKey: read.key, ending: null }
+    : { apiKey: null, ending: { kind: 'stopped', reason: 'credentials', detail: read.fault } };
 }
 
 /** As many lanes as calls are allowed at a time, beside a heartbeat. @throws what is nobody's fault but ours */

@@ -8,6 +8,7 @@ import { selectArtifacts } from '../db/artifacts.ts';
 import type { ModelRow } from '../db/models.ts';
 import { modelDigest } from '../domain/model-digest.ts';
 import { notFound, unprocessable } from '../errors.ts';
+import { isElsewhere } from '../scoring/engine.ts';
 import { checkGoldenTokens, readGolden } from '../scoring/golden.ts';
 import { ModelRefused, readModelJson } from '../scoring/model-json.ts';
 import { readModelManifest } from '../scoring/model-manifest.ts';
@@ -15,6 +16,7 @@ import { loadModelTokenizer } from '../scoring/tokenizer.ts';
 import { checkSafetensors, externalDataOf, type RangedFile } from '../scoring/weight-files.ts';
 import { isModelFilePath, type ModelFile, materialiseModel } from '../storage/model-folder.ts';
 import type { Caller, Services } from './context.ts';
+import { examineServer } from './model-servers.ts';
 
 export interface NewModel {
   name: string;
@@ -41,15 +43,16 @@ export const exportCommand = 'python -m finegrain_trainer export --model FOLDER 
 
 /**
  * Everything that can be refused is refused here, before the transaction that registers the model.
- * @throws Problem not_found for an artifact that the project has not uploaded; unprocessable
+ * @throws Problem not_found for an artifact that the project has not uploaded; unprocessable; missing_scope for a model
+ * that names a secret
  */
 export async function examineModel(
-  { db, artifacts }: Services,
-  { projectId }: Caller,
+  services: Services,
+  caller: Caller,
   { name, role, files: named, metrics = {} }: NewModel,
 ): Promise<ExaminedModel> {
   checkPaths(named);
-  const rows = await db.transaction(projectId, (tx) =>
+  const rows = await services.db.transaction(caller.projectId, (tx) =>
     selectArtifacts(
       tx,
       named.map(({ digest }) => digest),
@@ -66,7 +69,7 @@ export async function examineModel(
     throw unprocessable('/files', `are more than ${maxModelGiB} GiB together`);
   const digest = modelDigest(files);
   try {
-    await examineFolder(artifacts, role, { digest, files });
+    await examineFolder(services, caller, role, { digest, files });
   } catch (error) {
     if (!(error instanceof ModelRefused)) throw error;
     throw unprocessable('/files', `are not a ${role} model: ${error.message}`);
@@ -101,12 +104,14 @@ function checkPaths(files: NewModel['files']): void {
         throw unprocessable(`/files/${index}/path`, `lies in ${taken.get(folder)}, which is a file`);
 }
 
-/** @throws ModelRefused */
+/** @throws ModelRefused, Problem missing_scope */
 async function examineFolder(
-  artifacts: Services['artifacts'],
+  services: Services,
+  caller: Caller,
   role: ModelRow['role'],
   { digest, files }: { digest: string; files: ModelFile[] },
 ): Promise<void> {
+  const { artifacts } = services;
   const texts = files.filter(({ path }) => readNames.includes(path));
   for (const { path, bytes } of texts) {
     const most = path === 'tokenizer.json' ? maxTokenizerBytes : maxJsonBytes;
@@ -115,9 +120,16 @@ async function examineFolder(
   const aside = await mkdtemp(join(tmpdir(), 'finegrain-model-'));
   try {
     const folder = await materialiseModel(aside, artifacts, { digest, files: texts });
-    const { graphs } = await examineTexts(folder, role, files);
+    const { graphs, server } = await examineTexts(folder, role, files);
     if (role === 'token_reward')
       for (const { file } of Object.values(graphs)) await examineGraph(artifacts, files, file);
+    if (server) {
+      if (role !== 'token_reward')
+        throw new ModelRefused('finegrain.json at /http: is for token_reward models');
+      if (!isElsewhere({ digest, files }))
+        throw new ModelRefused('finegrain.json at /http: names a server, and there is an ONNX graph, too');
+      await examineServer(services, caller, server);
+    }
     await examineWeights(artifacts, folder, role, files);
   } finally {
     await rm(aside, { recursive: true, force: true });
@@ -139,7 +151,8 @@ async function examineTexts(folder: string, role: ModelRow['role'], files: Model
     throw new ModelRefused(`finegrain.json says that it is a ${manifest.role} model`);
   const tokenizer = await loadModelTokenizer(folder);
   if (role === 'token_reward') {
-    if (!manifest.graphs.fp32) throw new ModelRefused(`finegrain.json names no ONNX graph. ${advice(role)}`);
+    if (!manifest.graphs.fp32 && !manifest.server)
+      throw new ModelRefused(`finegrain.json names no ONNX graph and no server. ${advice(role)}`);
     if (!has('golden.json')) throw new ModelRefused(`golden.json is missing. ${advice(role)}`);
     await checkGoldenTokens(await readGolden(folder), tokenizer);
   }

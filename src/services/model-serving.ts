@@ -2,13 +2,14 @@
 // POST /v1/models/{id}/warm; a model that is not warmed loads when it is first scored with.
 import { formatId } from '../domain/ids.ts';
 import { Problem } from '../errors.ts';
+import type { ServedModel } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import { resolveModel } from './models.ts';
 
 /** What moves a model from one to the next. */
 export const servingStates = {
   not_loaded:
-    'no scorer has it: it was not used yet, nothing came for ten minutes, or others needed its place; a score or a warm-up loads it',
+    'no scorer has it: it was not used yet, nothing came for ten minutes, others needed its place, or its server does not serve; a score or a warm-up loads it',
   loading: 'a scorer starts: files, graph, and the comparison with golden.json; becomes loaded or refused',
   loaded: 'the next score does not wait for it',
   refused:
@@ -67,14 +68,14 @@ export async function warmModel(
 
 function servingOf(
   { scoring }: Services,
-  { id, digest }: { id: string; digest: string },
+  model: ServedModel & { id: string },
   failure: string | null,
 ): Serving {
-  const state = scoring.stateOf(digest);
+  const state = scoring.stateOf(model);
   const refused = state instanceof Problem;
   return {
-    model_id: formatId('model', id),
-    digest,
+    model_id: formatId('model', model.id),
+    digest: model.digest,
     state: refused ? 'refused' : state,
     reason: refused ? state.message : state === 'not_loaded' ? failure : null,
   };

@@ -57,7 +57,7 @@ async function checkModel({ sample, scoring }: Services): Promise<Check> {
     };
   }
   await sample.store();
-  const state = scoring.stateOf(sample.row.digest);
+  const state = scoring.stateOf(sample.row);
   if (state instanceof Problem) return { ok: false, detail: state.message };
   return { ok: true, detail: state === 'loaded' ? 'loaded' : 'loads when it is first needed' };
 }

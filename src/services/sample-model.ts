@@ -43,7 +43,13 @@ export async function openSampleModel(folder: string, artifacts: ArtifactStore):
   const { id, created_at, ...model } = await readModelJson(folder, 'model.json', Registration);
   let stored: Promise<void> | null = null;
   return {
-    row: { ...model, id: parseId('model', id)!, run_id: null, created_at: new Date(created_at) },
+    row: {
+      ...model,
+      project_id: null,
+      id: parseId('model', id)!,
+      run_id: null,
+      created_at: new Date(created_at),
+    },
     store() {
       stored ??= storeFiles(folder, model.files, artifacts).catch((error) => {
         stored = null; // the next one tries again

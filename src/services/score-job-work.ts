@@ -8,6 +8,7 @@ import { gzip as gzipWithCallback } from 'node:zlib';
 import { insertArtifact } from '../db/artifacts.ts';
 import * as db from '../db/score-jobs.ts';
 import { Problem } from '../errors.ts';
+import type { ServedModel } from '../scoring/engine.ts';
 import type { Services } from './context.ts';
 import { holdArtifacts, untilNamed } from './named-artifacts.ts';
 import { type Batch, countRows, type JobItem, readBatches, type Source } from './score-job-items.ts';
@@ -190,24 +191,36 @@ async function scoreBatch(work: Work, items: JobItem[]): Promise<Map<number, Rew
   return new Map(positions.map((position, index) => [position, scores[index]!]));
 }
 
-const scoreTogether = ({ services, inputs, request, stop }: Work, items: ScoreItem[]) =>
-  scoreItems(services, inputs.model, items, { ...request, precision: inputs.model.precision }, stop);
+const servedModel = ({ projectId }: db.ScoreJobSlice, { model }: ScoreJobInputs): ServedModel => ({
+  ...model,
+  project_id: model.shared ? null : projectId,
+});
+
+const scoreTogether = ({ services, slice, inputs, request, stop }: Work, items: ScoreItem[]) =>
+  scoreItems(
+    services,
+    servedModel(slice, inputs),
+    items,
+    { ...request, precision: inputs.model.precision },
+    stop,
+  );
 
 const isScorerTrouble = ({ stop }: Work, error: unknown): boolean =>
   !stop.aborted && error instanceof Problem && error.code === 'unavailable';
 
 /**
- * A scorer has died twice, of one of the items perhaps. One by one they show of which, and it costs that one's line only.
- * @throws Problem unavailable when scorers die without it
+ * A scorer has died twice, or its server has failed, of one of the items perhaps. One by one they show of which, and it
+ * costs that one's line only.
+ * @throws Problem unavailable when scorers die without it, or the server serves nobody
  */
 async function scoreOneByOne(work: Work, items: ScoreItem[]): Promise<(RewardedItem | FailedItem)[]> {
   const scores: (RewardedItem | FailedItem)[] = [];
   for (const item of items) {
     const [score] = await scoreTogether(work, [item]).catch(async (error): Promise<FailedItem[]> => {
       if (!isScorerTrouble(work, error)) throw error;
-      await work.services.scoring.warm(work.inputs.model, work.stop);
+      await work.services.scoring.warm(servedModel(work.slice, work.inputs), work.stop);
       const detail =
-        'The process that scores ended while it held this item, and did so when it was tried again.';
+        'What scores with this model failed over this item, also when it was tried again, and works without it.';
       return [{ status: 'error', code: 'model_failed', detail }];
     });
     scores.push(score!);

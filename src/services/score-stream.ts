@@ -1,7 +1,7 @@
 // Token rewards as they come: each result leaves when it is there, whatever is still to be scored, and is rendered when
 // the reader takes it.
 import type { Unit } from '../domain/text.ts';
-import type { SequenceScore, StoredModel } from '../scoring/engine.ts';
+import type { SequenceScore, ServedModel } from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import { openDeadline } from './deadlines.ts';
 import {
@@ -78,7 +78,7 @@ interface Finished {
 /** What has failed before it could be scored comes with the first score. @throws as ScoringEngine.score */
 async function* scoreInAnyOrder(
   { scoring }: Pick<Services, 'scoring'>,
-  model: StoredModel,
+  model: ServedModel,
   encoded: (EncodedItem | FailedItem)[],
   { precision }: ScoreOptions,
   signal: AbortSignal,

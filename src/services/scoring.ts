@@ -5,7 +5,13 @@ import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
 import { type Span, spansInUnit, type Unit } from '../domain/text.ts';
 import { Problem } from '../errors.ts';
-import type { ModelTokenizer, Precision, SequenceScore, StoredModel } from '../scoring/engine.ts';
+import type {
+  ModelTokenizer,
+  Precision,
+  SequenceScore,
+  ServedModel,
+  StoredModel,
+} from '../scoring/engine.ts';
 import type { Caller, Services } from './context.ts';
 import { openDeadline, unlessAborted } from './deadlines.ts';
 import { findModelByAlias, isShared, resolveModel, scoringAlias } from './models.ts';
@@ -118,7 +124,7 @@ export async function scoreResponses(
 /** One result for each item, in order. @throws as scoreResponses */
 export async function scoreItems(
   services: Pick<Services, 'scoring'>,
-  model: StoredModel,
+  model: ServedModel,
   items: readonly ScoreItem[],
   options: ScoreOptions,
   signal: AbortSignal,

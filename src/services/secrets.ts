@@ -4,7 +4,7 @@ import * as db from '../db/secrets.ts';
 import { notFound } from '../errors.ts';
 import { recordAct } from './audit.ts';
 import type { Caller, Services } from './context.ts';
-import { seal, unseal } from './sealing.ts';
+import { seal, UnreadableSecret, unseal } from './sealing.ts';
 
 export interface Secret {
   name: string;
@@ -60,4 +60,27 @@ export async function readSecret(
 ): Promise<string | undefined> {
   const row = await db.selectSealedSecret(tx, projectId, name);
   return row && unseal(secretKeys, { projectId, name }, { keyId: row.key_id, bytes: row.sealed });
+}
+
+/** A secret as the key of an Authorization header, or what is wrong with it. */
+export async function readKey(
+  services: Pick<Services, 'db' | 'secretKeys'>,
+  projectId: string,
+  name: string,
+): Promise<{ key: string } | { fault: string }> {
+  try {
+    const key = await services.db.transaction(projectId, (tx) => readSecret(services, tx, projectId, name));
+    if (key === undefined)
+      return { fault: `There is no secret "${name}" any more: PUT /v1/secrets/${name} sets it.` };
+    if (!/^[\x21-\x7e]+$/.test(key))
+      return {
+        fault: `The secret "${name}" holds something that no header can carry, a space or a line break perhaps: set it again.`,
+      };
+    return { key };
+  } catch (error) {
+    if (!(error instanceof UnreadableSecret)) throw error;
+    return {
+      fault: `The secret "${name}" was encrypted with a key that this service does not have: set it again.`,
+    };
+  }
 }

@@ -302,7 +302,7 @@ t.test('models from uploads', async (t) => {
       const { id } = (await register({ ...tiny, 'golden.json': JSON.stringify(golden) })).body;
       t.match(await call('POST', `/v1/models/${id}/warm`), {
         status: 200,
-        body: { state: 'refused', reason: /golden\.json at \/items\/0\/rewards\/0: the graph gives/ },
+        body: { state: 'refused', reason: /golden\.json at \/items\/0\/rewards\/0: the model gives/ },
       });
       t.match((await call('GET', `/v1/models/${id}/serving`)).body, {
         state: 'refused',

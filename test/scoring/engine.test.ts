@@ -55,20 +55,20 @@ async function scoreOne(engine: ScoringEngine, model: StoredModel, signal = neve
 t.test('warming loads a model once; the wait for it may end before', async (t) => {
   const { engine, store } = await openEngine(t);
   const model = await store();
-  t.equal(engine.stateOf(model.digest), 'not_loaded');
+  t.equal(engine.stateOf(model), 'not_loaded');
   const impatient = new AbortController();
   const waiting = engine.warm(model, impatient.signal);
-  t.equal(engine.stateOf(model.digest), 'loading');
+  t.equal(engine.stateOf(model), 'loading');
   impatient.abort(new Error('enough'));
   await t.rejects(waiting, { message: 'enough' });
   await engine.warm(model, never);
-  t.equal(engine.stateOf(model.digest), 'loaded');
+  t.equal(engine.stateOf(model), 'loaded');
   t.equal(scorerProcesses().length, 1);
   const broken = await store({
     'golden.json': (text) => text.replace(/"rewards": \[\s*-?\d/, '"rewards": [9'),
   });
   await t.rejects(engine.warm(broken, never), { code: 'unprocessable', message: /golden\.json/ });
-  t.match(engine.stateOf(broken.digest), { code: 'unprocessable' });
+  t.match(engine.stateOf(broken), { code: 'unprocessable' });
 });
 
 t.test(

@@ -10,6 +10,7 @@ import { openOutgoingClient } from '../../src/outgoing/client.ts';
 import { openScoringEngine } from '../../src/scoring/engine.ts';
 import { openCursors } from '../../src/services/cursors.ts';
 import { generateKey } from '../../src/services/keys.ts';
+import { modelServerAccess } from '../../src/services/model-servers.ts';
 import { openSampleModel } from '../../src/services/sample-model.ts';
 import { type SecretKeys, secretKeys } from '../../src/services/sealing.ts';
 import { type ArtifactStore, openArtifactStore } from '../../src/storage/artifact-store.ts';
@@ -54,6 +55,8 @@ export interface TestServerOptions extends Omit<Partial<AppOptions>, 'services' 
   artifacts?: ArtifactStore;
   /** null: as when the operator gave none; undefined: made for the test */
   keys?: SecretKeys | null;
+  /** of scoring */
+  scoringLimits?: Partial<Parameters<typeof openScoringEngine>[0]>;
   /** gets everything that the service logs, at its most talkative */
   log?: DestinationStream;
 }
@@ -66,6 +69,7 @@ export async function startTestServer(
     keys = secretKeys(randomBytes(32), []),
     log,
     artifacts: given,
+    scoringLimits = {},
     ...options
   }: TestServerOptions = {},
 ): Promise<TestServer> {
@@ -76,17 +80,20 @@ export async function startTestServer(
   const logger = log
     ? pino({ level: 'trace' }, log)
     : pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
+  const db = database.open('finegrain_api');
+  const outgoing = openOutgoingClient({ allow: ['127.0.0.0/8'] });
   const scoring = openScoringEngine({
     modelCacheFolder: join(dataDir, 'models'),
     artifacts,
+    servers: modelServerAccess({ db, outgoing, secretKeys: keys }),
     log: logger,
     maxScorers: 2,
     memoryBytes: 4 * 1024 ** 3,
+    ...scoringLimits,
   });
   const sample = sampleFolder === undefined ? null : await openSampleModel(sampleFolder, artifacts);
-  const outgoing = openOutgoingClient({ allow: ['127.0.0.0/8'] });
   const services = {
-    db: database.open('finegrain_api'),
+    db,
     artifacts,
     cursors: openCursors(),
     scoring,

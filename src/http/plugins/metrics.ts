@@ -99,7 +99,7 @@ function measureScoring(scoring: Services['scoring'], registers: Registry[]): vo
   );
   gauge(
     'finegrain_scoring_loaded_models',
-    'Scorer processes, one for each model in use',
+    'Models in use: with scorer processes, or with a server elsewhere that answers',
     () => scoring.figures().loadedModels,
   );
 }

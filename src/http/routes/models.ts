@@ -282,7 +282,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = as
         tags: ['models'],
         summary: 'Load a model, so that the next score does not wait',
         description:
-          'By id or alias, of a token reward model. Waits for up to `wait_seconds`, and answers how far it is; what still loads then goes on. A model that cannot be loaded is not an error of this route but a state, with its reason.',
+          'By id or alias, of a token reward model; one that is served elsewhere is asked whether it serves. Waits for up to `wait_seconds`, and answers how far it is; what still loads then goes on. A model that cannot be loaded is not an error of this route but a state, with its reason.',
         params: Type.Object({ model_id: IdOrAlias }),
         querystring: Type.Object(
           {
