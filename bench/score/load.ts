@@ -1,5 +1,5 @@
-// Ten times as many clients as one core serves well, and more than the queue takes: throughput, latency of what is
-// accepted, refusals, and how long the API's event loop was held.
+// Ten times as many clients as one core serves well, more than the queue takes, and requests of the largest size:
+// throughput, latency of what is accepted, refusals, and how long the API's event loop was held.
 import { quantile } from './measures.ts';
 import { type Finegrain, post, type Server } from './servers.ts';
 import type { Workloads } from './workloads.ts';
@@ -12,7 +12,12 @@ export async function measureLoad(
   { mixed }: Workloads,
 ): Promise<string> {
   const rows: string[] = [];
-  for (const clients of [32, 320, 1280]) {
+  for (const [clients, size] of [
+    [32, 1],
+    [320, 1],
+    [1280, 1],
+    [2, 256],
+  ] as const) {
     await eventLoopDelay(); // from here on
     const latencies: number[] = [];
     let refused = 0;
@@ -21,11 +26,11 @@ export async function measureLoad(
     const until = performance.now() + seconds * 1000;
     const client = async (): Promise<void> => {
       while (performance.now() < until) {
-        const item = mixed[next++ % mixed.length]!;
+        const items = Array.from({ length: size }, () => mixed[next++ % mixed.length]!);
         const sent = performance.now();
         const { status, text } = await post(
           `${url}/v1/score`,
-          { model: 'bench', items: [item] },
+          { model: 'bench', items },
           { authorization: `Bearer ${key}` },
         );
         if (status === 200) latencies.push(performance.now() - sent);
@@ -41,17 +46,18 @@ export async function measureLoad(
     const took = (performance.now() - started) / 1000;
     const [p50, p99] = [0.5, 0.99].map((share) => (quantile(latencies, share) / 1000).toFixed(2));
     const delay = (1000 * (await eventLoopDelay())).toFixed(0);
-    const cpuShare = latencies.length / (server.cpuSeconds() - cpu);
+    const scored = size * latencies.length;
+    const perCpuSecond = scored / (server.cpuSeconds() - cpu);
     rows.push(
-      `| ${clients} | ${(latencies.length / took).toFixed(1)} | ${cpuShare.toFixed(1)} | ${p50} | ${p99} | ${refused} | ${delay} |`,
+      `| ${clients} | ${size} | ${(scored / took).toFixed(1)} | ${perCpuSecond.toFixed(1)} | ${p50} | ${p99} | ${refused} | ${delay} |`,
     );
     console.log(rows.at(-1));
   }
   return [
-    `Clients that send one item after the other for ${seconds} s, those refused (429) after a second again:`,
+    `Clients that send one request after the other for ${seconds} s, those refused (429) after a second again:`,
     '',
-    '| clients | items/s | items per CPU-second | p50, s | p99, s | refused | event loop p99, ms |',
-    '| --- | --- | --- | --- | --- | --- | --- |',
+    '| clients | items each | items/s | items per CPU-second | p50, s | p99, s | refused | event loop p99, ms |',
+    '| --- | --- | --- | --- | --- | --- | --- | --- |',
     ...rows,
   ].join('\n');
 }
