@@ -117,8 +117,9 @@ def open_graph(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def graph_rewards(session: Any, ids: np.ndarray, cut: int = 0) -> np.ndarray:
-    """Rewards [n] of ids [n]; the first `cut` of them are given as a past, where the graph takes one."""
+def graph_rewards(session: Any, ids: np.ndarray, cut: int = 0, first: int = 0) -> np.ndarray:
+    """Rewards [n] of ids [n]. Where the graph takes a past, the first `cut` ids are given as one, and of each piece the
+    rewards before `first` are left out."""
     names = [given.name for given in session.get_outputs()]
     shapes = {taken.name: taken.shape for taken in session.get_inputs()}
     past = {name: np.zeros((1, shape[1], 0, shape[3]), np.float32) for name, shape in shapes.items() if "past" in name}
@@ -127,7 +128,7 @@ def graph_rewards(session: Any, ids: np.ndarray, cut: int = 0) -> np.ndarray:
     rewards, done = [], 0
     for part in filter(len, (ids[:cut], ids[cut:])):
         done += len(part)
-        feed = {"input_ids": part[None], "last_position": np.array([done - 1], np.int32)}
+        feed = {"input_ids": part[None], "last_position": np.array([done - 1], np.int32), "first": np.array([first])}
         given = dict(zip(names, session.run(names, {**feed, "length": np.array(done, np.int32), **past}), strict=True))
         rewards.append(given.pop("rewards")[0])
         past = {name.replace("present", "past"): value for name, value in given.items()}

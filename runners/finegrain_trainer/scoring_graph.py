@@ -5,8 +5,9 @@ GroupQueryAttention, which also turns by rotary positions; norm and residual in 
 and go out, so that a prompt is computed once for all of its responses.
 
 `input_ids` int64 [1, n], `last_position` int32 [1] and `length` int32 [] (of past and input together; its last
-position), `past_key.L`, `past_value.L` float32 [1, key_value_heads, past, head_size]
--> `rewards` float32 [1, n], `present_key.L`, `present_value.L` [1, key_value_heads, length, head_size].
+position), `first` int64 [1] (of the input, whose reward is wanted: the last layer spares itself what only those before
+would need), `past_key.L`, `past_value.L` float32 [1, key_value_heads, past, head_size]
+-> `rewards` float32 [1, n - first], `present_key.L`, `present_value.L` [1, key_value_heads, length, head_size].
 
 With `int8` the products with weights are of integers: a scale for each row of activations, so that no token's reward
 depends on another token (one scale for all rows, as quantisation usually has, lets the future change the past), and one
@@ -298,7 +299,11 @@ def export_scoring_graph(model: RewardModel, path: Path, int8: bool = False) -> 
     normed = _norm_alone(graph, backbone, hidden, backbone.blocks[0].attention_norm, "block.0.attention_norm")
     for index, block in enumerate(backbone.blocks):
         name = f"block.{index}"
-        attended = _attention(graph, backbone, block, normed, index)
+        last = index + 1 == len(backbone.blocks)
+        heads = _attention_heads(graph, backbone, block, normed, index)
+        if last:
+            heads, residual = _from_first(graph, heads), _from_first(graph, residual)
+        attended = graph.affine(heads, block.attention_out, f"{name}.attention.out")
         present += [f"present_key.{index}", f"present_value.{index}"]
         if backbone.parallel:
             of_mlp = _norm_alone(graph, backbone, residual, block.mlp_norm, f"{name}.mlp_norm")
@@ -306,7 +311,6 @@ def export_scoring_graph(model: RewardModel, path: Path, int8: bool = False) -> 
         else:
             of_mlp, residual = _norm_of_sum(graph, backbone, attended, residual, block.mlp_norm, f"{name}.mlp_norm")
             both = _mlp(graph, backbone, block, of_mlp, name)
-        last = index + 1 == len(backbone.blocks)
         following = backbone.final_norm if last else backbone.blocks[index + 1].attention_norm
         normed, residual = _norm_of_sum(graph, backbone, both, residual, following, f"{name}.next_norm")
     _head(graph, model, normed)
@@ -332,7 +336,7 @@ def _embed(graph: Nodes, backbone: Backbone) -> str:
     return graph.add("Add", [words, graph.add("Gather", [table, places], "position_embeddings")], "embedded")
 
 
-def _attention(graph: Nodes, backbone: Backbone, block: Block, normed: str, index: int) -> str:
+def _attention_heads(graph: Nodes, backbone: Backbone, block: Block, normed: str, index: int) -> str:
     name = f"block.{index}.attention"
     qkv = graph.affine(normed, block.qkv, f"{name}.qkv")
     tables = ["", ""]
@@ -341,7 +345,7 @@ def _attention(graph: Nodes, backbone: Backbone, block: Block, normed: str, inde
         if index == 0:
             for table, values in zip(tables, backbone.rotary, strict=True):
                 graph.weight(table, values)
-    attended = graph.add(
+    return graph.add(
         "GroupQueryAttention",
         [qkv, "", "", f"past_key.{index}", f"past_value.{index}", "last_position", "length", *tables],
         f"{name}.heads",
@@ -353,7 +357,14 @@ def _attention(graph: Nodes, backbone: Backbone, block: Block, normed: str, inde
         do_rotary=int(backbone.rotary is not None),
         scale=backbone.head_size**-0.5,
     )
-    return graph.affine(attended, block.attention_out, f"{name}.out")
+
+
+def _from_first(graph: Nodes, x: str) -> str:
+    """Of x [1, n, ...] what is at the places from `first` on."""
+    if not any(weight.name == "everything" for weight in graph.weights):
+        graph.weight("everything", np.array([np.iinfo(np.int64).max]))
+        graph.weight("place_axis", np.array([1], np.int64))
+    return graph.add("Slice", [x, "first", "everything", "place_axis"], f"{x}.from_first")
 
 
 def _mlp(graph: Nodes, backbone: Backbone, block: Block, normed: str, name: str) -> str:
@@ -399,7 +410,7 @@ def _head(graph: Nodes, model: RewardModel, normed: str) -> None:
     if model.loss == "survival":
         kept = graph.add("Neg", [graph.add("Softplus", [z], "softplus")], "log_survival")
         rewards = graph.add("Max", [kept, graph.weight("clip", np.array(model.clip, np.float32))], "clipped")
-    graph.add("Gather", [rewards, graph.weight("first", np.array(0, np.int64))], "rewards", axis=-1)
+    graph.add("Gather", [rewards, graph.weight("first_lane", np.array(0, np.int64))], "rewards", axis=-1)
 
 
 def _save(graph: Nodes, backbone: Backbone, path: Path) -> None:
@@ -410,9 +421,10 @@ def _save(graph: Nodes, backbone: Backbone, path: Path) -> None:
         value("input_ids", TensorProto.INT64, [1, "sequence"]),
         value("last_position", TensorProto.INT32, [1]),
         value("length", TensorProto.INT32, []),
+        value("first", TensorProto.INT64, [1]),
     ]
     inputs += [value(f"past_{part}.{i}", TensorProto.FLOAT, cache("past")) for i in layers for part in ("key", "value")]
-    outputs = [value("rewards", TensorProto.FLOAT, [1, "sequence"])]
+    outputs = [value("rewards", TensorProto.FLOAT, [1, "rewards"])]
     outputs += [
         value(f"present_{part}.{i}", TensorProto.FLOAT, cache("total")) for i in layers for part in ("key", "value")
     ]

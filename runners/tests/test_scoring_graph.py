@@ -90,6 +90,7 @@ def test_a_reward_does_not_depend_on_what_follows_or_on_how_the_past_was_compute
     for cut in range(2, CONTEXT - 1):
         if cut % 32 != 1:
             np.testing.assert_array_equal(graph_rewards(session, ids[:cut]), whole[:cut])
+            np.testing.assert_array_equal(graph_rewards(session, ids, first=cut), whole[cut:])
         if cut % 32 != 1 and (CONTEXT - cut) % 32 != 1:
             np.testing.assert_array_equal(graph_rewards(session, ids, cut), whole)
 

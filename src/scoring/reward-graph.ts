@@ -25,6 +25,9 @@ export interface RewardGraph {
   release(): Promise<void>;
 }
 
+// of a graph that takes a past
+const pieceInputs = ['last_position', 'length', 'first'];
+
 /**
  * @param provider of ONNX Runtime: `cpu`, or `cuda`, which leaves to the CPU what it has no kernel for
  * @throws Error when onnxruntime cannot run the graph, or has no such provider, or the graph lacks an input or an output
@@ -40,7 +43,9 @@ export async function openRewardGraph(graph: RewardGraphFile, provider = 'cpu'):
   });
   const { inputNames, outputNames } = session;
   const missing = [
-    ...[graph.input, ...pastNames(graph, 'past')].filter((name) => !inputNames.includes(name)),
+    ...[graph.input, ...(graph.past ? pieceInputs : []), ...pastNames(graph, 'past')].filter(
+      (name) => !inputNames.includes(name),
+    ),
     ...[graph.output, ...pastNames(graph, 'present')].filter((name) => !outputNames.includes(name)),
   ];
   if (missing.length > 0)
@@ -107,18 +112,24 @@ function withPast(
   let keptTokens = 0;
   const seen = new Set<string>();
 
-  function feedsOf(tokenIds: Int32Array, { length, values }: Past): Record<string, ort.Tensor> {
+  /** @param first of the tokens whose reward is wanted */
+  function feedsOf(
+    tokenIds: Int32Array,
+    { length, values }: Past,
+    first: number,
+  ): Record<string, ort.Tensor> {
     const total = length + tokenIds.length;
     return {
       [input]: tensorOf(tokenIds),
       last_position: new ort.Tensor('int32', Int32Array.of(total - 1), [1]),
       length: new ort.Tensor('int32', Int32Array.of(total), []),
+      first: new ort.Tensor('int64', BigInt64Array.of(BigInt(first)), [1]),
       ...values,
     };
   }
 
   async function compute(prefix: Int32Array): Promise<Past> {
-    const present = await session.run(feedsOf(prefix, none), given);
+    const present = await session.run(feedsOf(prefix, none, prefix.length - 1), given);
     const values = Object.fromEntries(taken.map((name, index) => [name, present[given[index]!]!]));
     return { length: prefix.length, values };
   }
@@ -158,7 +169,8 @@ function withPast(
     const past = await pastOf(tokenIds.subarray(0, promptLength), sharesPrompt);
     const rest = tokenIds.subarray(past.length);
     const padded = isUnequal(rest.length) ? Int32Array.of(...rest, 0) : rest;
-    const run = await session.run(feedsOf(padded, past), [output]);
-    return rewardsOf(run[output], padded.length).slice(promptLength - past.length, rest.length);
+    const first = promptLength - past.length;
+    const run = await session.run(feedsOf(padded, past, first), [output]);
+    return rewardsOf(run[output], padded.length - first).slice(0, rest.length - first);
   };
 }
