@@ -2,14 +2,14 @@
 // throughput, latency of what is accepted, refusals, and how long the API's event loop was held.
 import { quantile } from './measures.ts';
 import { type Finegrain, post, type Server } from './servers.ts';
-import type { Workloads } from './workloads.ts';
+import type { Draw } from './workloads.ts';
 
-const seconds = 20;
+const seconds = 10;
 
 export async function measureLoad(
   { url, key, eventLoopDelay }: Finegrain,
   server: Server,
-  { mixed }: Workloads,
+  draw: Draw,
 ): Promise<string> {
   const rows: string[] = [];
   for (const [clients, size] of [
@@ -18,6 +18,7 @@ export async function measureLoad(
     [1280, 1],
     [2, 256],
   ] as const) {
+    const { mixed } = await draw();
     await eventLoopDelay(); // from here on
     const latencies: number[] = [];
     let refused = 0;

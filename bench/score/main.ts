@@ -17,10 +17,10 @@ import { hasBfloat16, onCores } from './processes.ts';
 import { openRaw } from './raw-peer.ts';
 import { type Peer, registerFolder, type Scores, type Server, startFinegrain, startPeer } from './servers.ts';
 import { measureStarts } from './starts.ts';
-import { makeWorkloads, type Workloads } from './workloads.ts';
+import { type Draw, openTexts } from './workloads.ts';
 
 const { values } = parseArgs({
-  options: { rounds: { type: 'string', default: '5' }, large: { type: 'boolean', default: false } },
+  options: { rounds: { type: 'string', default: '3' }, large: { type: 'boolean', default: false } },
 });
 const rounds = Number(values.rounds);
 if (!(rounds >= 1)) {
@@ -49,7 +49,7 @@ await onInstallation(async (installation) => {
     const said = await makeModel(modelFolder, text);
     await registerFolder(installation, modelFolder, 'bench');
     const tokenizer = Tokenizer.fromFile(join(modelFolder, 'tokenizer.json'));
-    const workloads = await makeWorkloads(tokenizer, text);
+    const draw = await openTexts(tokenizer, text);
 
     const finegrain = await onCores(servingCore, () =>
       startFinegrain(installation, { FINEGRAIN_SCORERS: '1' }),
@@ -60,17 +60,17 @@ await onInstallation(async (installation) => {
     for (const dtype of hasBfloat16() ? (['float32', 'bfloat16'] as const) : (['float32'] as const))
       peers.push(await onCores(servingCore, () => startPeer(modelFolder, dtype, { python, packages })));
     const sections = await onCores(clientCore, async () => {
-      await checkEqual(fp32, peers[0]!, workloads);
-      await int8.score(workloads.mixed.slice(0, 8));
+      await checkEqual(fp32, peers[0]!, draw);
+      await int8.score((await draw()).short);
       return [
-        await compare([fp32, int8, ...peers], workloads),
-        await compareRaw(modelFolder, [fp32, int8], workloads),
-        await measureLoad(finegrain, fp32, workloads),
+        await compare([fp32, int8, ...peers], draw),
+        await compareRaw(modelFolder, [fp32, int8], draw),
+        await measureLoad(finegrain, fp32, draw),
       ];
     });
     await finegrain.stop();
     for (const peer of peers.splice(0)) await peer.stop();
-    sections.push(await measureTwoCores(installation, workloads));
+    sections.push(await measureTwoCores(installation, draw));
     if (!values.large) sections.push(await measureStarts(installation));
     const title = `# Scoring, ${values.large ? '91 M' : '14 M'} parameters`;
     const made = `Made by \`npm run bench:score${values.large ? ' -- --large' : ''}\`, ${rounds} rounds; ${where}. Client and servers have a core each. int8: ${said}.`;
@@ -84,10 +84,10 @@ await onInstallation(async (installation) => {
 });
 
 /** The table of the bars. */
-async function compare(servers: Server[], workloads: Workloads): Promise<string> {
+async function compare(servers: Server[], draw: Draw): Promise<string> {
   const rows: string[] = [];
   for (const work of [single, mixed, bulk, bestOf, warmBestOf]) {
-    const figures = await inTurns(work, servers, workloads, rounds);
+    const figures = await inTurns(work, servers, draw, rounds);
     const [fp32, int8, peer, half] = figures as [number[], number[], number[], number[]?];
     const ratios = [ratio(fp32, peer), ratio(int8, peer), half ? ratio(int8, half) : null];
     const cells = ratios.map((value, column) => {
@@ -109,19 +109,15 @@ async function compare(servers: Server[], workloads: Workloads): Promise<string>
 }
 
 /** What HTTP, tokenizer, queue and processes cost: the same tokens, one after the other, by onnxruntime-node alone. */
-async function compareRaw(
-  modelFolder: string,
-  [fp32, int8]: [Server, Server],
-  workloads: Workloads,
-): Promise<string> {
+async function compareRaw(modelFolder: string, [fp32, int8]: [Server, Server], draw: Draw): Promise<string> {
   const shares: string[] = [];
   for (const [server, precision, bar] of [
     [fp32, 'fp32', 0.92],
     [int8, 'int8', 0.88],
   ] as const) {
-    const raw = await onCores(servingCore, () => openRaw(modelFolder, precision, workloads.mixed));
+    const raw = await onCores(servingCore, () => openRaw(modelFolder, precision));
     try {
-      const [ours, limit] = (await inTurns(bulk, [server, raw], workloads, rounds)) as [number[], number[]];
+      const [ours, limit] = (await inTurns(bulk, [server, raw], draw, rounds)) as [number[], number[]];
       const share = ratio(ours, limit);
       shares.push(
         `${precision} ${(100 * share).toFixed(0)} % (bar ${100 * bar} %${share >= bar ? '' : ': missed'}; ${median(limit).toFixed(1)} items/s)`,
@@ -135,7 +131,7 @@ async function compareRaw(
 
 async function measureTwoCores(
   installation: Parameters<typeof startFinegrain>[0],
-  workloads: Workloads,
+  draw: Draw,
 ): Promise<string> {
   const perSecond: Record<string, number> = {};
   for (const [name, cores, scorers] of [
@@ -146,11 +142,11 @@ async function measureTwoCores(
       startFinegrain(installation, { FINEGRAIN_SCORERS: scorers }),
     );
     const server = finegrain.server(name, { model: 'bench' });
-    for (let warm = 0; warm < 2; warm++) await server.score(workloads.mixed.slice(0, 64));
-    perSecond[name] = median((await inTurns(bulk, [server], workloads, 3))[0]!);
+    for (let warm = 0; warm < 2; warm++) await server.score((await draw()).short);
+    perSecond[name] = median((await inTurns(bulk, [server], draw, 2))[0]!);
     if (name === 'two') {
       const spinner = await onCores('1', async () => spawn(process.execPath, ['-e', 'for (;;);']));
-      perSecond.contended = median((await inTurns(bulk, [server], workloads, 3))[0]!);
+      perSecond.contended = median((await inTurns(bulk, [server], draw, 2))[0]!);
       spinner.kill();
     }
     await finegrain.stop();
@@ -160,8 +156,8 @@ async function measureTwoCores(
 }
 
 /** The servers do the same work: equal tokens, rewards equal but for rounding. */
-async function checkEqual(ours: Server, peer: Server, { mixed }: Workloads): Promise<void> {
-  const items = mixed.slice(0, 8);
+async function checkEqual(ours: Server, peer: Server, draw: Draw): Promise<void> {
+  const items = (await draw()).mixed.slice(0, 8);
   const [given, expected] = (await Promise.all([ours.score(items), peer.score(items)])) as [
     Scores[],
     Scores[],

@@ -1,7 +1,7 @@
 // How works are measured: in turns, each server's figure beside the others' of the same round.
 import type { ScoreItem } from '../../src/services/scoring.ts';
 import type { Server } from './servers.ts';
-import type { Workloads } from './workloads.ts';
+import type { Draw, Workloads } from './workloads.ts';
 
 /** What one server did with one work. */
 export interface Measure {
@@ -45,7 +45,9 @@ export const median = (numbers: readonly number[]): number => quantile(numbers, 
 export interface Work {
   name: string;
   clients: number;
-  requests(workloads: Workloads, round: number): ScoreItem[][];
+  requests(workloads: Workloads): ScoreItem[][];
+  /** all of it was scored once before */
+  warm?: boolean;
   /** higher is better */
   figure(measure: Measure): number;
   unit: string;
@@ -81,7 +83,7 @@ export const bulk: Work = {
 export const bestOf: Work = {
   name: 'best-of-16, prompt 300, responses 60, cold prefix',
   clients: 1,
-  requests: ({ bestOf }, round) => bestOf.slice(2 * round, 2 * round + 2), // prompts that no round has seen
+  requests: ({ bestOf }) => bestOf,
   figure: perSecond,
   unit: 'items/s',
 };
@@ -89,20 +91,21 @@ export const bestOf: Work = {
 export const warmBestOf: Work = {
   ...bestOf,
   name: 'best-of-16, the same prompts once more (warm prefix)',
-  requests: ({ bestOf }) => bestOf.slice(0, 2),
+  warm: true,
 };
 
 /** Figures by server, round by round, the servers in turns. */
 export async function inTurns(
   work: Work,
   servers: readonly Server[],
-  workloads: Workloads,
+  draw: Draw,
   rounds: number,
 ): Promise<number[][]> {
   const figures = servers.map((): number[] => []);
   for (let round = 0; round < rounds; round++) {
+    const requests = work.requests(await draw());
     for (const [index, server] of servers.entries()) {
-      const requests = work.requests(workloads, round);
+      if (work.warm) await measure(server, requests, work.clients);
       figures[index]!.push(work.figure(await measure(server, requests, work.clients)));
     }
   }

@@ -1,24 +1,13 @@
-// Scores sequences of token ids one after the other, without a server, a tokenizer, a queue, or prompts that are kept.
-// Its parent says first which, then each time when.
+// Scores sequences of token ids one after the other, without a server, a tokenizer, or a queue. Its parent names the graph
+// first, then each time the sequences.
 import { openRewardGraph, type RewardGraph, type RewardGraphFile } from '../../src/scoring/reward-graph.ts';
 
-interface Work {
-  graph: RewardGraphFile;
-  sequences: { ids: number[]; prompt: number }[];
-}
-
 let graph: RewardGraph | null = null;
-let inputs: { ids: Int32Array; prompt: number }[] = [];
 
-process.on('message', async (message: Work | 'score') => {
-  if (message === 'score') {
-    // as one text, since a prompt that comes again would be kept
-    for (const { ids } of inputs) await graph!.score(ids, 0, false);
-  } else {
-    graph = await openRewardGraph(message.graph);
-    inputs = message.sequences.map(({ ids, prompt }) => ({ ids: Int32Array.from(ids), prompt }));
-    await graph.score(inputs[0]!.ids, 0, false);
-  }
+process.on('message', async (message: RewardGraphFile | { ids: number[]; prompt: number }[]) => {
+  if (Array.isArray(message))
+    for (const { ids, prompt } of message) await graph!.score(Int32Array.from(ids), prompt, false);
+  else graph = await openRewardGraph(message);
   process.send!('done');
 });
 process.on('disconnect', () => void graph?.release());

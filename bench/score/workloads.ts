@@ -1,4 +1,4 @@
-// What is scored: texts of so many tokens, cut at random from a corpus, the same for every server.
+// What is scored: texts of so many tokens, cut at random from a corpus; no text comes twice, as prompts that do are kept.
 
 import type { Tokenizer } from 'tokenizers';
 import type { ScoreItem } from '../../src/services/scoring.ts';
@@ -12,7 +12,10 @@ export interface Workloads {
   bestOf: ScoreItem[][];
 }
 
-export async function makeWorkloads(tokenizer: Tokenizer, corpus: string, seed = 9): Promise<Workloads> {
+export type Draw = () => Promise<Workloads>;
+
+/** @returns what gives other texts each time, in the same order on every machine */
+export async function openTexts(tokenizer: Tokenizer, corpus: string, seed = 9): Promise<Draw> {
   const ids = (await tokenizer.encode(corpus, null, { addSpecialTokens: false })).getIds();
   const random = randomNumbers(seed);
   const between = (low: number, high: number): number => low + Math.floor(random() * (high - low + 1));
@@ -26,19 +29,19 @@ export async function makeWorkloads(tokenizer: Tokenizer, corpus: string, seed =
   });
   const times = <T>(count: number, make: () => Promise<T>): Promise<T[]> =>
     Promise.all(Array.from({ length: count }, make));
-  return {
+  return async () => ({
     short: await times(64, () => item(60, 60)),
     mixed: await times(256, () => {
       const tokens = between(20, 512);
       const prompt = Math.max(5, tokens >> 1);
       return item(prompt, tokens - prompt);
     }),
-    bestOf: await times(64, async () => {
+    bestOf: await times(2, async () => {
       const prompt = await text(300);
       const responses = await times(16, () => text(60));
       return responses.map((response) => ({ prompt, response }));
     }),
-  };
+  });
 }
 
 /** mulberry32: 0 to 1, the same for a seed on every machine. */

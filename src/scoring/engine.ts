@@ -97,7 +97,7 @@ export interface ScoringEngineOptions {
   memoryBytes: number;
   /** the CPU unless given */
   provider?: ScoringProvider;
-  /** of all models that are held here, and of each that is served elsewhere */
+  /** of all models that are held here, and of each that is served elsewhere; a request is taken whole while there are fewer */
   maxQueuedTokens?: number;
   /** a process without work ends after this long */
   idleMs?: number;
@@ -149,9 +149,9 @@ export function openScoringEngine({
   artifacts,
   servers,
   log,
-  maxQueuedTokens = 100_000,
   maxScorers,
   memoryBytes,
+  maxQueuedTokens = 100_000 * maxScorers,
   provider = { name: 'cpu', environment: {} },
   idleMs = 600_000,
   answerLimitMs = 120_000,
@@ -268,12 +268,11 @@ export function openScoringEngine({
     const { lane, queue } = laneOf(model, precision);
     if (lane.refusal) throw lane.refusal;
     const tokens = sequences.reduce((sum, sequence) => sum + lengthOf(sequence), 0);
-    // a request alone always fits, whatever its size
-    if (queue.tokens > 0 && queue.tokens + tokens > maxQueuedTokens) {
+    if (queue.tokens >= maxQueuedTokens) {
       counts.refusals++;
       throw new Problem(
         'overloaded',
-        `${queue.tokens} tokens are waiting to be scored and these would be ${tokens} more; at most ${maxQueuedTokens} may wait. Try again later or send fewer at a time.`,
+        `${queue.tokens} tokens are waiting to be scored; more are taken when there are fewer than ${maxQueuedTokens}. Try again later.`,
         { retryAfterSeconds: Math.min(60, queue.tokens / (tokensPerSecond * maxScorers)) },
       );
     }
