@@ -248,7 +248,7 @@ t.test('a server that does not answer costs its limit, and holds up nothing else
   const { server, engine, store, artifacts } = await setUp(
     t,
     (asked) => (isGolden(asked) ? honest(asked) : { way: 'hang' }),
-    { limits: { answerLimitMs: 2_000, maxQueuedTokens: 60 } },
+    { limits: { answerLimitMs: 2_000, maxQueuedTokens: 30 } },
   );
   const model = await store();
   const started = performance.now();
