@@ -9,10 +9,11 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Tokenizer } from 'tokenizers';
+import { median } from '../../test/soak/trend.ts';
 import { onInstallation } from '../installation.ts';
 import { describeMachine, writePart } from '../report.ts';
 import { measureLoad } from './load.ts';
-import { bestOf, bulk, inTurns, median, mixed, ratio, single, warmBestOf } from './measures.ts';
+import { bestOf, bulk, inTurns, mixed, ratio, single, warmBestOf } from './measures.ts';
 import { hasBfloat16, onCores } from './processes.ts';
 import { openRaw } from './raw-peer.ts';
 import { type Peer, registerFolder, type Scores, type Server, startFinegrain, startPeer } from './servers.ts';
@@ -47,13 +48,13 @@ await onInstallation(async (installation) => {
     const modelFolder = join(folder, 'model');
     const text = await corpus();
     const said = await makeModel(modelFolder, text);
-    await registerFolder(installation, modelFolder, 'bench');
     const tokenizer = Tokenizer.fromFile(join(modelFolder, 'tokenizer.json'));
     const draw = await openTexts(tokenizer, text);
 
     const finegrain = await onCores(servingCore, () =>
       startFinegrain(installation, { FINEGRAIN_SCORERS: '1' }),
     );
+    await registerFolder(finegrain, modelFolder, 'bench');
     const fp32 = finegrain.server('finegrain fp32', { model: 'bench' });
     const int8 = finegrain.server('finegrain int8', { model: 'bench', precision: 'int8' });
     const packages = join(dataDir, 'score-peer-python', 'lib', pythonName(), 'site-packages');

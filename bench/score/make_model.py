@@ -12,14 +12,12 @@ from pathlib import Path
 import torch
 from finegrain_trainer import int8
 from finegrain_trainer.data import Message
-from finegrain_trainer.export import TOLERANCE, check_parity, export_onnx, golden_items
-from finegrain_trainer.int8 import Example, add_int8
 from finegrain_trainer.models import (
     new_reward_model,
     save_reward_model,
     scratch_policy,
-    write_json,
 )
+from finegrain_trainer.servable import write_graphs
 from finegrain_trainer.spec import ScratchModel
 
 VOCABULARY, CONTEXT = 8192, 2048
@@ -37,15 +35,9 @@ with tempfile.TemporaryDirectory() as workdir:
     model = new_reward_model(base, "survival", -4.0, SEED).eval()
     with torch.no_grad():
         model.score.weight.mul_(20)  # as it starts, all tokens have nearly the same reward
-    onnx = export_onnx(model, folder / "reward.onnx")
     texts = [((Message("user", line),), line, line[::-1]) for line in filter(None, lines[:400:40])]
-    items = golden_items(model, base.codec, texts, CONTEXT)
-    check_parity(model, folder / "reward.onnx", items, 256)
-    golden = {"tolerance": TOLERANCE, "items": items}
-    examples = [Example(item["prompt_token_ids"], item["token_ids"]) for item in items]
     # that random weights are ranked otherwise is no reason not to measure; what is printed says how far
     int8.LEAST_RANK_CORRELATION = int8.MOST_AUC_DIFFERENCE = 0
-    onnx["int8"] = add_int8(model, folder, golden, examples)
-    write_json(folder / "golden.json", golden)
+    onnx = write_graphs(model, folder, base.codec, texts, CONTEXT).onnx
     save_reward_model(model, base, folder, onnx)
 print(onnx["int8"])

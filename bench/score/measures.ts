@@ -1,5 +1,6 @@
 // How works are measured: in turns, each server's figure beside the others' of the same round.
 import type { ScoreItem } from '../../src/services/scoring.ts';
+import { median } from '../../test/soak/trend.ts';
 import type { Server } from './servers.ts';
 import type { Draw, Workloads } from './workloads.ts';
 
@@ -32,15 +33,6 @@ export async function measure(server: Server, requests: ScoreItem[][], clients: 
     cpu: server.cpuSeconds() - cpu,
   };
 }
-
-export function quantile(numbers: readonly number[], share: number): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const place = share * (sorted.length - 1);
-  const [low, high] = [sorted[Math.floor(place)]!, sorted[Math.ceil(place)]!];
-  return low + (high - low) * (place - Math.floor(place));
-}
-
-export const median = (numbers: readonly number[]): number => quantile(numbers, 0.5);
 
 export interface Work {
   name: string;
@@ -113,5 +105,5 @@ export async function inTurns(
 }
 
 /** Median of the ratios of each round. */
-export const ratio = (a: readonly number[], b: readonly number[]): number =>
+export const ratio = (a: number[], b: number[]): number =>
   median(a.map((figure, round) => figure / b[round]!));

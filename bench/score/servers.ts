@@ -1,18 +1,13 @@
 // The servers that are compared, each with one way to score items.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createReadStream } from 'node:fs';
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
 import { Agent, request } from 'undici';
-import { v7 as uuidv7 } from 'uuid';
+import { createClient } from '../../examples/client.ts';
 import { freePort } from '../../src/db/embedded/server.ts';
-import { modelDigest } from '../../src/domain/model-digest.ts';
-import { defaultProjectId } from '../../src/services/keys.ts';
 import type { ScoreItem } from '../../src/services/scoring.ts';
-import { openArtifactStore } from '../../src/storage/artifact-store.ts';
 import { type Installation, readyAddress } from '../../test/support/installation.ts';
 import { cpuSeconds } from './processes.ts';
 
@@ -31,14 +26,10 @@ export interface Server {
 
 const agent = new Agent({ connections: 512, headersTimeout: 0, bodyTimeout: 0 });
 
-export async function post(
-  url: string,
-  body: unknown,
-  headers: Record<string, string> = {},
-): Promise<{ status: number; text: string }> {
+export async function post(url: string, body: unknown): Promise<{ status: number; text: string }> {
   const answer = await request(url, {
     method: 'POST',
-    headers: { 'content-type': 'application/json', ...headers },
+    headers: { 'content-type': 'application/json', authorization: `Bearer ${benchmarkKey}` },
     body: JSON.stringify(body),
     dispatcher: agent,
   });
@@ -56,14 +47,13 @@ async function results(answer: Promise<{ status: number; text: string }>): Promi
 
 export interface Finegrain {
   url: string;
-  key: string;
   /** p99 since it was last asked, seconds */
   eventLoopDelay(): Promise<number>;
   server(name: string, options?: Record<string, unknown>): Server;
   stop(): Promise<void>;
 }
 
-const key = 'a-key-of-the-benchmark';
+export const benchmarkKey = 'a-key-of-the-benchmark';
 
 /** The API on an installation, as an operator runs it. */
 export async function startFinegrain(
@@ -72,7 +62,7 @@ export async function startFinegrain(
 ): Promise<Finegrain> {
   const api = installation.run('main-api.js', [], {
     DATABASE_URL: installation.directUrl('finegrain_api'),
-    FINEGRAIN_API_KEY: key,
+    FINEGRAIN_API_KEY: benchmarkKey,
     FINEGRAIN_RATE_LIMIT: '0',
     HOST: '127.0.0.1',
     PORT: '0',
@@ -83,15 +73,13 @@ export async function startFinegrain(
   const pids = [api.process.pid!, installation.postgres.pid];
   return {
     url,
-    key,
     async eventLoopDelay() {
       const text = await (await fetch(`${url}/metrics`)).text();
       return Number(/^nodejs_eventloop_lag_p99_seconds (\S+)$/m.exec(text)?.[1]);
     },
     server: (name, options = {}) => ({
       name,
-      score: (items) =>
-        results(post(`${url}/v1/score`, { ...options, items }, { authorization: `Bearer ${key}` })),
+      score: (items) => results(post(`${url}/v1/score`, { ...options, items })),
       cpuSeconds: () => cpuSeconds(pids),
     }),
     async stop() {
@@ -101,31 +89,20 @@ export async function startFinegrain(
   };
 }
 
-/** Makes the model of a folder the default project's model of this alias. */
-export async function registerFolder(
-  installation: Installation,
-  folder: string,
-  alias: string,
-): Promise<void> {
-  const store = await openArtifactStore(installation.environment.FINEGRAIN_ARTIFACTS!);
+/** Registers the model of a folder and gives it an alias, as docs/models.md says. */
+export async function registerFolder({ url }: Finegrain, folder: string, alias: string): Promise<void> {
+  const { request } = createClient(url, benchmarkKey);
   const files = [];
-  for (const path of (await readdir(folder)).sort())
-    files.push({ path, ...(await store.put(createReadStream(join(folder, path)))) });
-  const tokenizer = files.find(({ path }) => path === 'tokenizer.json')!.digest;
-  const client = new pg.Client({ connectionString: installation.postgres.superuserUrl });
-  await client.connect();
-  const id = uuidv7();
-  await client.query(
-    `insert into finegrain.models (project_id, id, name, role, digest, tokenizer_digest, files, metrics)
-     values ($1, $2, $3, 'token_reward', $4, $5, $6, '{}')`,
-    [defaultProjectId, id, alias, modelDigest(files), tokenizer, JSON.stringify(files)],
-  );
-  await client.query('insert into finegrain.aliases (project_id, name, model_id) values ($1, $2, $3)', [
-    defaultProjectId,
-    alias,
-    id,
-  ]);
-  await client.end();
+  for (const path of (await readdir(folder)).sort()) {
+    const answer = await fetch(`${url}/v1/artifacts`, {
+      method: 'POST',
+      body: await readFile(join(folder, path)),
+      headers: { authorization: `Bearer ${benchmarkKey}`, 'content-type': 'application/octet-stream' },
+    });
+    files.push({ path, digest: ((await answer.json()) as { digest: string }).digest });
+  }
+  const { id } = await request('POST', '/v1/models', { name: alias, role: 'token_reward', files });
+  await request('PUT', `/v1/aliases/${alias}`, { model_id: id });
 }
 
 export interface Peer extends Server {

@@ -1,6 +1,7 @@
 // What is scored: texts of so many tokens, cut at random from a corpus; no text comes twice, as prompts that do are kept.
 
 import type { Tokenizer } from 'tokenizers';
+import { createRandom } from '../../examples/world/random.ts';
 import type { ScoreItem } from '../../src/services/scoring.ts';
 
 export interface Workloads {
@@ -15,10 +16,10 @@ export interface Workloads {
 export type Draw = () => Promise<Workloads>;
 
 /** @returns what gives other texts each time, in the same order on every machine */
-export async function openTexts(tokenizer: Tokenizer, corpus: string, seed = 9): Promise<Draw> {
+export async function openTexts(tokenizer: Tokenizer, corpus: string): Promise<Draw> {
   const ids = (await tokenizer.encode(corpus, null, { addSpecialTokens: false })).getIds();
-  const random = randomNumbers(seed);
-  const between = (low: number, high: number): number => low + Math.floor(random() * (high - low + 1));
+  const random = createRandom('bench/score');
+  const between = (low: number, high: number): number => low + random.integer(high - low + 1);
   const text = (tokens: number): Promise<string> => {
     const start = between(0, ids.length - tokens - 1);
     return tokenizer.decode(ids.slice(start, start + tokens), false);
@@ -42,15 +43,4 @@ export async function openTexts(tokenizer: Tokenizer, corpus: string, seed = 9):
       return responses.map((response) => ({ prompt, response }));
     }),
   });
-}
-
-/** mulberry32: 0 to 1, the same for a seed on every machine. */
-function randomNumbers(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .export import graph_rewards, open_graph
-from .metrics import bad_token_auc, rank_correlation
+from .metrics import area_under_curve, rank_correlation
 from .models import RewardModel
 from .scoring_graph import export_scoring_graph
 
@@ -37,13 +37,14 @@ def add_int8(model: RewardModel, folder: Path, golden: dict[str, Any], examples:
     if export_scoring_graph(model, graph, int8=True) is None:
         return {"file": None}
     exact, rounded = open_graph(folder / "reward.onnx"), open_graph(graph)
-    rewards = [(_rewards(exact, each), _rewards(rounded, each)) for each in examples]
-    labelled = [(-a, -b, np.array(e.labels)) for e, (a, b) in zip(examples, rewards, strict=True) if e.labels]
-    areas = [bad_token_auc([row[k] for row in labelled], [row[2] for row in labelled])["value"] for k in (0, 1)]
+    sides = [np.concatenate([_rewards(session, each) for each in examples]) for session in (exact, rounded)]
+    known = np.concatenate([np.full(len(e.token_ids), e.labels is not None) for e in examples])
+    labels = np.array([label for e in examples for label in e.labels or ()])
+    areas = [area_under_curve(-rewards[known], labels) for rewards in sides] if known.any() else [None, None]
     measured = {
-        "rank_correlation": rank_correlation(*(np.concatenate(side) for side in zip(*rewards, strict=True))),
+        "rank_correlation": rank_correlation(*sides),
         "bad_token_auc_difference": None if None in areas else areas[1] - areas[0],
-        "tokens": sum(len(a) for a, _ in rewards),
+        "tokens": len(known),
     }
     items = [Example(item["prompt_token_ids"], item["token_ids"]) for item in golden["items"]]
     golden_rewards = [_rewards(rounded, item) for item in items]

@@ -63,6 +63,13 @@ def bad_token_auc(badness: list[np.ndarray], labels: list[np.ndarray], seed: int
     return {"value": float(value), "low": float(low), "high": float(high), **head}
 
 
+def area_under_curve(scores: np.ndarray, truth: np.ndarray) -> float | None:
+    """The area alone; None where all of `truth` (0 or 1) is the same."""
+    _, group = np.unique(scores, return_inverse=True)
+    area = _weighted_auc(group, truth, np.ones(len(truth)))
+    return area if np.isfinite(area) else None
+
+
 def _weighted_auc(group: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> float:
     """P(score of a labelled token > score of another) + P(equal) / 2; `group` numbers the scores in rising order."""
     positive = np.bincount(group, weights * truth)

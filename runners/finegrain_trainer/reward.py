@@ -17,14 +17,14 @@ import torch
 from .batching import collate, epoch_batches, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
-from .export import TOLERANCE, check_parity, export_onnx, golden_items
 from .failures import BadSpec, Interrupted
-from .int8 import Example, add_int8
+from .int8 import Example
 from .metrics import accuracy, bad_token_auc
 from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
 from .optimization import adamw, descend, set_learning_rate
 from .protocol import Reporter, StopRequest
 from .rl_math import hunk_preference_loss, last_places, masked_mean, preference_loss, survival_loss
+from .servable import write_graphs
 from .spec import RewardOptions, RewardSpec
 from .workdir import finish_folder, run_identity
 
@@ -97,13 +97,12 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
 
     reporter.progress(total_steps, total_steps, "export")
     with finish_folder(workdir, "model") as folder:
-        onnx = export_onnx(model, folder / "reward.onnx") if model.role == "token_reward" else None
-        if onnx:
-            items = golden_items(model, base.codec, golden_texts(data.edits), base.card.context_length)
-            report["onnx_difference"] = check_parity(model, folder / "reward.onnx", items, base.card.context_length)
-            golden = {"tolerance": TOLERANCE, "items": items}
-            onnx["int8"] = report["int8"] = add_int8(model, folder, golden, int8_examples(data.edits))
-            write_json(folder / "golden.json", golden)
+        onnx = None
+        if model.role == "token_reward":
+            texts, examples = golden_texts(data.edits), int8_examples(data.edits)
+            graphs = write_graphs(model, folder, base.codec, texts, base.card.context_length, examples)
+            onnx = graphs.onnx
+            report |= {"onnx_difference": graphs.difference, "int8": onnx["int8"]}
         save_reward_model(model, base, folder, onnx)
         write_json(folder / "report.json", report)
     reporter.model(model.role, "output/model", headline)

@@ -254,18 +254,15 @@ class Nodes:
         self.nodes.append(helper.make_node(operator, inputs, [output, *more], domain=domain, **attributes))
         return output
 
-    def affine(self, x: str, layer: Affine, name: str) -> str:
-        product = self._integer_product(x, layer.weight, name) if self.int8 else self._product(x, layer.weight, name)
+    def affine(self, x: str, layer: Affine, name: str, exact: bool = False) -> str:
+        """`exact`: not of integers, whatever the graph is of."""
+        if self.int8 and not exact:
+            product = self._integer_product(x, layer.weight, name)
+        else:
+            product = self.add("MatMul", [x, self.weight(f"{name}.weight", layer.weight)], f"{name}.product")
         if layer.bias is None:
             return product
         return self.add("Add", [product, self.weight(f"{name}.bias", layer.bias)], name)
-
-    def exact_affine(self, x: str, layer: Affine, name: str) -> str:
-        product = self._product(x, layer.weight, name)
-        return self.add("Add", [product, self.weight(f"{name}.bias", layer.bias)], name)
-
-    def _product(self, x: str, weight: np.ndarray, name: str) -> str:
-        return self.add("MatMul", [x, self.weight(f"{name}.weight", weight)], f"{name}.product")
 
     def _integer_product(self, x: str, weight: np.ndarray, name: str) -> str:
         if not any(each.name == "row_axis" for each in self.weights):
@@ -405,7 +402,7 @@ def _head(graph: Nodes, model: RewardModel, normed: str) -> None:
     """The score of each place, in LANES equal columns: what vector instructions compute at the end of an array may
     differ in the last bit from what they compute within it, so no value may be at an end in one batch only."""
     weight = np.repeat(_array(model.score.weight).T, LANES, axis=1)
-    z = graph.exact_affine(normed, Affine(weight, np.repeat(_array(model.score.bias), LANES)), "score")
+    z = graph.affine(normed, Affine(weight, np.repeat(_array(model.score.bias), LANES)), "score", exact=True)
     rewards = z
     if model.loss == "survival":
         kept = graph.add("Neg", [graph.add("Softplus", [z], "softplus")], "log_survival")

@@ -1,12 +1,11 @@
 """The graph that is built for scoring computes what PyTorch computes, in one piece and from a past."""
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from transformers import AutoModel, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen2Config
 
-from finegrain_trainer.export import export_onnx, graph_rewards
+from finegrain_trainer.export import export_onnx, graph_rewards, open_graph
 from finegrain_trainer.models import RewardModel
 from finegrain_trainer.scoring_graph import export_scoring_graph
 
@@ -47,12 +46,6 @@ def reward_model(config) -> RewardModel:
     for parameter in model.parameters():  # biases and norms too, which begin at 0 and 1
         parameter += torch.randn_like(parameter) * 0.1
     return model
-
-
-def open_graph(path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)

@@ -12,7 +12,7 @@ import {
   findScoringModel,
   type RewardedItem,
   renderItem,
-  renderModel,
+  renderScoringModel,
   type ScoredItem,
   type ScoringModel,
   scoreItems,
@@ -57,7 +57,7 @@ export async function compareVersions(
 async function compare(
   services: Services,
   caller: Caller,
-  { model: named, prompt, original, edited, unit = 'utf16', precision = 'fp32' }: ComparisonRequest,
+  { model: named, prompt, original, edited, unit = 'utf16', precision }: ComparisonRequest,
   signal: AbortSignal,
 ): Promise<Comparison> {
   const model = await services.db.transaction(caller.projectId, (tx) =>
@@ -76,7 +76,7 @@ async function compare(
   const inUnit = segmentsInUnit(original, edited, alignment.segments, unit);
   const scored = { original: renderItem(sides.original, unit), edited: renderItem(sides.edited, unit) };
   return {
-    model: { ...renderModel(services, model, named), precision },
+    model: renderScoringModel(services, model, { model: named, precision }),
     unit,
     segments: rewards.segments.map((segment, index) => ({ ...segment, ...inUnit[index]! })),
     end: rewards.end,

@@ -12,7 +12,7 @@ import type { Caller, Services } from './context.ts';
 import { ArtifactsGone, holdArtifacts } from './named-artifacts.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { checkPrecondition, type Precondition } from './preconditions.ts';
-import { findScoringModel, renderModel, type ScoringModel } from './scoring.ts';
+import { findScoringModel, renderScoringModel, type ScoringModel } from './scoring.ts';
 import { completeCounts, type SnapshotCounts } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
 
@@ -129,11 +129,7 @@ export function createScoreJob(services: Services, caller: Caller, job: NewScore
     const { input, source, total } = await resolveInput(tx, job.input);
     const artifact = (await selectArtifact(tx, source))!;
     const inputs: ScoreJobInputs = {
-      model: {
-        ...renderModel(services, model, job.model),
-        precision: job.precision ?? 'fp32',
-        files: model.files,
-      },
+      model: { ...renderScoringModel(services, model, job), files: model.files },
       source,
     };
     const digests = [source, ...model.files.map(({ digest }) => digest)];

@@ -11,8 +11,8 @@ import {
   findScoringModel,
   type RewardedItem,
   readItems,
-  renderModel,
   renderResult,
+  renderScoringModel,
   type ScoredItem,
   type ScoreOptions,
   type ScoreRequest,
@@ -52,9 +52,8 @@ export async function* streamScores(
     for await (const { index, item } of scoreInAnyOrder(services, model, encoded, request, deadline.signal)) {
       if (!begun) {
         begun = true;
-        const named = renderModel(services, model, request.model);
-        const { precision = 'fp32' } = request;
-        yield { event: 'begin', model: { ...named, precision }, unit, count: items.length };
+        const named = renderScoringModel(services, model, request);
+        yield { event: 'begin', model: named, unit, count: items.length };
       }
       const result = renderResult(item, unit);
       unscored.delete(index);

@@ -112,7 +112,7 @@ export async function scoreResponses(
     const scored = await scoreItems(services, model, items, request, deadline.signal);
     const unit = request.unit ?? 'utf16';
     return {
-      model: { ...renderModel(services, model, request.model), precision: request.precision ?? 'fp32' },
+      model: renderScoringModel(services, model, request),
       unit,
       results: scored.map((item) => renderResult(item, unit)),
     };
@@ -244,6 +244,13 @@ function tooLong(
     detail: `The prompt has ${promptTokens} tokens and the response ${responseTokens}; the model reads ${contextLength} in all. ${advice}`,
   };
 }
+
+/** @param request names the model, and the mode if not the default one */
+export const renderScoringModel = (
+  services: Services,
+  model: ModelRow,
+  { model: named, precision = 'fp32' }: Pick<ScoreRequest, 'model' | 'precision'>,
+): ScoringModel => ({ ...renderModel(services, model, named), precision });
 
 /** @param named how the request names the model */
 export function renderModel(services: Services, model: ModelRow, named: string | undefined): NamedModel {
