@@ -1,6 +1,7 @@
 // `npm run build`: makes dist/, from which every program runs, as Node 20 cannot run TypeScript (docs/adr/0021). dist/ is
 // the project with the types of its TypeScript blanked out, so that each line and column of a stack trace is the source's;
-// all else in it are links. What is up to date stays as it is. Several builds at once do not disturb each other.
+// all else in it are links. The packages that each start would read from hundreds of small files are bundled (docs/adr/0032).
+// What is up to date stays as it is. Several builds at once do not disturb each other.
 import {
   existsSync,
   lstatSync,
@@ -16,19 +17,21 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { bundleOf, bundlePackages, folderOfBundles, versionOfBundles } from './build-packages.mjs';
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 const folder = 'dist';
 const sources = ['src', 'test', 'examples', 'bench'].filter((name) => existsSync(name));
 const notLinked = /^(\.|dist$|node_modules$)/; // Node finds the packages of the folder above
-const unfinishedName = /\.js\.\d+$/; // of another build perhaps
+const unfinishedName = /\.\d+\.part$/; // of another build perhaps
 const made = new Set();
 let compiled = 0;
 
 try {
   for (const name of readdirSync('.')) if (!sources.includes(name) && !notLinked.test(name)) link(name);
+  const newBundles = await bundle();
   for (const file of sources.flatMap(filesIn)) {
-    if (file.endsWith('.ts')) await compile(file);
+    if (file.endsWith('.ts')) await compile(file, newBundles);
     else link(file);
   }
   for (const file of filesIn(folder))
@@ -39,18 +42,31 @@ try {
 }
 if (compiled > 0) process.stderr.write(`Build: ${compiled} files, done in ${seconds()} s\n`);
 
+/** True when there are new ones, so that what imports them is compiled anew. */
+async function bundle() {
+  const version = versionOfBundles();
+  const list = path.join(folderOfBundles, 'made.json'); // the last of them to be written
+  made.add(list);
+  let there = readJson(list);
+  const isOld = there?.version !== version;
+  if (isOld) {
+    const files = await bundlePackages();
+    for (const { path: file, contents } of files) writeWhole(file, contents);
+    there = { version, files: files.map(({ path: file }) => file) };
+    writeWhole(list, JSON.stringify(there));
+  }
+  for (const file of there.files) made.add(file);
+  return isOld;
+}
+
 /** Its output carries the time of its source: another time, older or newer, is another source. */
-async function compile(file) {
+async function compile(file, anew) {
   const target = path.join(folder, file.replace(/\.ts$/, '.js'));
   made.add(target);
   const { atime, mtime } = statSync(file);
-  if (statSync(target, { throwIfNoEntry: false })?.mtime.getTime() === mtime.getTime()) return;
+  if (!anew && statSync(target, { throwIfNoEntry: false })?.mtime.getTime() === mtime.getTime()) return;
   const code = await toJavaScript(readFileSync(file, 'utf8'), file);
-  const unfinished = `${target}.${process.pid}`;
-  mkdirSync(path.dirname(target), { recursive: true });
-  writeFileSync(unfinished, code);
-  utimesSync(unfinished, atime, mtime);
-  renameSync(unfinished, target);
+  writeWhole(target, code, (unfinished) => utimesSync(unfinished, atime, mtime));
   compiled += 1;
 }
 
@@ -61,23 +77,53 @@ async function toJavaScript(source, file) {
   ]);
   try {
     const { code } = transformSync(source, { mode: 'strip-only' });
-    return withJavaScriptImports(code, parse(code)[0]);
+    return withImportsOfBuild(code, parse(code)[0], path.dirname(path.join(folder, file)));
   } catch (error) {
     throw new Error(`${file}:${error.startLine ?? ''} ${error.message}`);
   }
 }
 
-/** './x.ts' becomes './x.js', in import, export … from and import(). */
-function withJavaScriptImports(code, imports) {
+/** In import, export … from and import(), './x.ts' becomes './x.js' and the name of a bundled package its file. */
+function withImportsOfBuild(code, imports, importer) {
   let result = '';
   let at = 0;
-  for (const { specifier, end, type } of imports) {
-    if (!/^\.{1,2}\/.*\.ts$/.test(specifier ?? '')) continue;
-    const endOfName = type === 'dynamic' ? end - 1 : end; // there the quotes belong to it
-    result += `${code.slice(at, endOfName - 'ts'.length)}js`;
-    at = endOfName;
+  for (const { specifier, start, end, type } of imports) {
+    const name = nameInBuild(specifier ?? '', importer);
+    if (name === null) continue;
+    const quote = type === 'dynamic' ? 1 : 0; // there the quotes belong to it
+    result += code.slice(at, start + quote) + name;
+    at = end - quote;
   }
   return result + code.slice(at);
+}
+
+function nameInBuild(specifier, importer) {
+  if (/^\.{1,2}\/.*\.ts$/.test(specifier)) return specifier.replace(/ts$/, 'js');
+  const bundle = bundleOf(specifier);
+  return (
+    bundle &&
+    path
+      .relative(importer, bundle)
+      .replace(/^(?!\.)/, './')
+      .replaceAll('\\', '/')
+  );
+}
+
+/** A reader finds the old file or the new one, never half of one. */
+function writeWhole(file, contents, beforeItIsSeen = () => {}) {
+  const unfinished = `${file}.${process.pid}.part`;
+  mkdirSync(path.dirname(file), { recursive: true });
+  writeFileSync(unfinished, contents);
+  beforeItIsSeen(unfinished);
+  renameSync(unfinished, file);
+}
+
+function readJson(file) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'));
+  } catch {
+    return null; // missing
+  }
 }
 
 function link(file) {

@@ -201,14 +201,19 @@ export function openScoringEngine({
     const graph = server && precision === 'fp32' ? null : graphOf(manifest, folder, precision);
     const open = () => (graph ? startScorer(graph, provider, log, answerLimitMs) : reach(server!, model));
     if (proven) return open();
-    const golden = await readGolden(folder);
-    await checkGoldenTokens(golden, await tokenizer(model));
-    const scorer = await open();
+    const opening = open();
+    opening.catch(() => {}); // noticed below, perhaps after it happened
     try {
+      const golden = await readGolden(folder);
+      await checkGoldenTokens(golden, await tokenizer(model)); // while the process loads
+      const scorer = await opening;
       await checkGoldenRewards(golden, precision, scorer.score);
       return scorer;
     } catch (error) {
-      void scorer.close();
+      void opening.then(
+        (scorer) => scorer.close(),
+        () => {},
+      );
       throw error;
     }
   }

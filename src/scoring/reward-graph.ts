@@ -5,7 +5,11 @@
 // and no piece of a token more than a multiple of 32, as attention computes a block of one token with other instructions;
 // such a piece gets a token behind it, or gives one to the next. On a GPU (graphs without a past) none of this is promised.
 import { hash } from 'node:crypto';
-import ort from 'onnxruntime-node';
+import { createRequire } from 'node:module';
+import type * as Ort from 'onnxruntime-node';
+
+// CommonJS of 60 files, which an import would first search for names: 40 ms of each process
+const ort: typeof Ort = createRequire(import.meta.url)('onnxruntime-node');
 
 export interface RewardGraphFile {
   /** absolute */
@@ -54,12 +58,12 @@ export async function openRewardGraph(graph: RewardGraphFile, provider = 'cpu'):
   return { score, release: () => session.release() };
 }
 
-type Run = (feeds: Record<string, ort.Tensor>, outputs: string[]) => Promise<Record<string, ort.Tensor>>;
+type Run = (feeds: Record<string, Ort.Tensor>, outputs: string[]) => Promise<Record<string, Ort.Tensor>>;
 
 const tensorOf = (tokenIds: Int32Array) =>
   new ort.Tensor('int64', BigInt64Array.from(tokenIds, BigInt), [1, tokenIds.length]);
 
-function rewardsOf(output: ort.Tensor | undefined, count: number): Float32Array {
+function rewardsOf(output: Ort.Tensor | undefined, count: number): Float32Array {
   if (!(output?.data instanceof Float32Array) || output.data.length !== count)
     throw new Error(
       `the graph gave ${output?.type} [${output?.dims}] for ${count} tokens, not one float32 for each`,
@@ -82,7 +86,7 @@ function pastNames({ past }: RewardGraphFile, when: 'past' | 'present'): string[
 /** Keys and values of the first tokens of a sequence, under the names of the inputs. */
 interface Past {
   length: number;
-  values: Record<string, ort.Tensor>;
+  values: Record<string, Ort.Tensor>;
 }
 
 const blockTokens = 32;
@@ -117,7 +121,7 @@ function withPast(
     tokenIds: Int32Array,
     { length, values }: Past,
     first: number,
-  ): Record<string, ort.Tensor> {
+  ): Record<string, Ort.Tensor> {
     const total = length + tokenIds.length;
     return {
       [input]: tensorOf(tokenIds),

@@ -56,7 +56,7 @@ t.test('/v1/score/compare', async (t) => {
       );
   };
 
-  t.test('without a model', async (t) => {
+  await t.test('without a model', async (t) => {
     t.match(await compare(edit), { status: 404, body: { errors: [{ pointer: '/model' }] } });
   });
 

@@ -41,10 +41,7 @@ type Compile = (route: { schema: unknown }) => Validate;
 // A list of every error of a body of millions of wrong values would take seconds and gigabytes.
 const mostValuesToListErrorsOf = 10_000;
 
-/**
- * Finds the first error; then, unless the value is very large, all of them. Compiles at first use: all routes together
- * would take half a second of each start.
- */
+/** Finds the first error; then, unless the value is very large, all of them. Compiles at first use. */
 function compileBoth(first: Compile, all: Compile): Compile {
   return (route) => {
     let validate: Validate | undefined;
@@ -75,14 +72,19 @@ function hasMoreValues(data: unknown, limit: number): boolean {
 export const validation: FastifyServerOptions['schemaController'] = {
   compilersFactory: {
     buildValidator: (externalSchemas: unknown) => {
-      const compilers = (coerceTypes: boolean): Compile => {
-        const compiler = (allErrors: boolean): Compile =>
-          factory(
+      // made at first use, as all that a start needs of validation: compilers and routes would take .8 s of it
+      const compiler = (coerceTypes: boolean, allErrors: boolean): Compile => {
+        let compile: Compile | undefined;
+        return (route) => {
+          compile ??= factory(
             externalSchemas as never,
             { customOptions: { ...common, coerceTypes, allErrors } } as never,
-          ) as never;
-        return compileBoth(compiler(false), compiler(true));
+          ) as never as Compile;
+          return compile(route);
+        };
       };
+      const compilers = (coerceTypes: boolean): Compile =>
+        compileBoth(compiler(coerceTypes, false), compiler(coerceTypes, true));
       const strict = compilers(false);
       const coercing = compilers(true);
       const compile: FastifySchemaCompiler<unknown> = (route) => {

@@ -113,7 +113,7 @@ export const tokenizeRoutes: FastifyPluginAsyncTypebox<{ services: Services }> =
         operationId: 'tokenize',
         tags: ['scoring'],
         summary: 'Show the tokens that a model reads',
-        description: `Tokens of a prompt, in the model's own prompt format, and of up to ${maxScoreItems} responses, exactly as they are scored; up to ${bodyLimitMiB} MiB and ${maxListedTokens.toLocaleString('en')} tokens. All tokens are counted; listed are as many of each text as the model reads. Text that spells a control token stays text. 422: the model has no tokenizer, or the texts have more tokens.`,
+        description: `Tokens of a prompt, in the model's own prompt format, and of up to ${maxScoreItems} responses, exactly as they are scored; up to ${bodyLimitMiB} MiB and ${maxListedTokens / 1e6} million tokens. All tokens are counted; listed are as many of each text as the model reads. Text that spells a control token stays text. 422: the model has no tokenizer, or the texts have more tokens.`,
         body: Type.Ref('TokenizeRequest'),
         response: { 200: Type.Ref('TokenizeAnswer'), ...problemResponses(404, 413, 415) },
       },
