@@ -17,16 +17,18 @@ COPY --from=packages /usr/local/bin/node /usr/local/bin/node
 WORKDIR /app
 COPY --from=packages /app/node_modules node_modules
 COPY package.json LICENSE ./
-COPY docker/scripts/entrypoint.sh docker/scripts/healthy.mjs docker/scripts/
+COPY docker/scripts/entrypoint.sh docker/scripts/healthy.mjs docker/scripts/keep-compiled.sh docker/scripts/
 COPY migrations migrations
 COPY models models
 COPY runners/requirements.lock runners/
 COPY src src
 RUN node src/build.mjs
 ENV NODE_ENV=production \
+    NODE_COMPILE_CACHE=/app/compile-cache \
     FINEGRAIN_DATA_DIR=/var/lib/finegrain \
     FINEGRAIN_SCORING_PROVIDER=cuda \
     FINEGRAIN_SCORERS=1
+RUN docker/scripts/keep-compiled.sh
 USER 10001:10001
 VOLUME /var/lib/finegrain
 EXPOSE 3000

@@ -70,6 +70,7 @@ async function main([command, ...rest]) {
   const pgbouncer = program.withPooler ? await ensurePgbouncer(path.join(dataDir, 'pgbouncer')) : null;
   if (pgbouncer !== null) process.env.FINEGRAIN_PGBOUNCER = pgbouncer;
   if (program.withS3) await ensureS3Server(path.join(dataDir, 's3-server'));
+  process.env.NODE_COMPILE_CACHE ||= path.join(dataDir, 'compile-cache'); // what Node 22 and newer compiled
   endSetUp();
   return runProgram(
     program.entry,

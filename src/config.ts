@@ -2,7 +2,7 @@
 import { isIP } from 'node:net';
 import { availableParallelism, totalmem } from 'node:os';
 import { resolve } from 'node:path';
-import type { ScoringProvider } from './scoring/scorer.ts';
+import type { ScoringProvider } from './scoring/scorer-processes.ts';
 import type { ArtifactPlace } from './storage/artifact-place.ts';
 
 export interface Config {

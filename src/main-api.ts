@@ -52,6 +52,7 @@ async function serve(
     artifacts,
     servers: modelServerAccess(calling),
     log: logger,
+    ahead: true,
     ...config.scoring,
   });
   const app = await buildApp({

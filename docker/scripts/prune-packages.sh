@@ -32,6 +32,7 @@ find "$modules" -type f \( -name '*.map' -o -name '*.d.ts' -o -name '*.d.mts' -o
     import ort from 'onnxruntime-node';
     import { Tokenizer } from 'tokenizers';
     import '@swc/wasm-typescript';
+    import 'esbuild';
     import 'es-module-lexer';
     if (!ort.InferenceSession || !Tokenizer) throw new Error('a native package is not whole');"
 )

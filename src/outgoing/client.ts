@@ -5,7 +5,7 @@
 import type { LookupAddress } from 'node:dns';
 import { lookup } from 'node:dns/promises';
 import type { LookupFunction } from 'node:net';
-import { Agent, buildConnector } from 'undici';
+import type { Agent, buildConnector } from 'undici';
 import { type AddressPolicy, checkUrl, notPublic, readAddressPolicy } from './address-policy.ts';
 import { OutgoingError } from './errors.ts';
 
@@ -50,11 +50,15 @@ export type Resolve = (hostname: string) => Promise<LookupAddress[]>;
 export function openOutgoingClient(options: { allow: readonly string[]; resolve?: Resolve }): OutgoingClient {
   const policy = readAddressPolicy(options.allow);
   const resolve: Resolve = options.resolve ?? ((hostname) => lookup(hostname, { all: true }));
-  const agent = new Agent({
-    connect: guardedConnector(policy, resolve),
-    headersTimeout: 0, // the signal of each request bounds it as a whole
-    bodyTimeout: 0,
-  });
+  let agent: Promise<Agent> | null = null;
+  const openAgent = async (): Promise<Agent> => {
+    const undici = await import('undici'); // of a megabyte, which many a start never needs
+    return new undici.Agent({
+      connect: guardedConnector(undici.buildConnector, policy, resolve),
+      headersTimeout: 0, // the signal of each request bounds it as a whole
+      bodyTimeout: 0,
+    });
+  };
   return {
     check: (url) => void checkUrl(policy, url),
     async request(text, { method, headers = {}, body, timeoutMs, maxAnswerBytes, signal: given }) {
@@ -63,7 +67,8 @@ export function openOutgoingClient(options: { allow: readonly string[]; resolve?
       const timeout = AbortSignal.timeout(timeoutMs);
       const signal = given ? AbortSignal.any([timeout, given]) : timeout;
       try {
-        const answer = await agent.request({
+        agent ??= openAgent();
+        const answer = await (await agent).request({
           origin: url.origin,
           path: url.pathname + url.search,
           method,
@@ -81,19 +86,23 @@ export function openOutgoingClient(options: { allow: readonly string[]; resolve?
         throw requestError(error as NodeJS.ErrnoException, signal, url.host);
       }
     },
-    close: () => agent.destroy(),
+    close: async () => (await agent)?.destroy(),
   };
 }
 
 /** For host names. A literal address makes no look-up: checkUrl has seen it, in the very form that is connected to. */
-function guardedConnector(policy: AddressPolicy, resolve: Resolve): buildConnector.connector {
+function guardedConnector(
+  build: typeof buildConnector,
+  policy: AddressPolicy,
+  resolve: Resolve,
+): buildConnector.connector {
   const guardedLookup: LookupFunction = (hostname, _options, callback) => {
     allowedAddresses(policy, resolve, hostname).then(
       (addresses) => callback(null, addresses),
       (error) => callback(error, []),
     );
   };
-  const connect = buildConnector({
+  const connect = build({
     timeout: connectTimeoutMs,
     lookup: guardedLookup,
     autoSelectFamily: true, // asks the look-up for all addresses

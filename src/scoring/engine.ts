@@ -16,13 +16,8 @@ import { ModelRefused } from './model-json.ts';
 import { type ModelManifest, type ModelServer, type Precision, readModelManifest } from './model-manifest.ts';
 import { openPlaces } from './places.ts';
 import type { RewardGraphFile } from './reward-graph.ts';
-import {
-  type Scorer,
-  type ScoringProvider,
-  type Sequence,
-  type SequenceScore,
-  startScorer,
-} from './scorer.ts';
+import { providerOf, type Scorer, type Sequence, type SequenceScore, startScorer } from './scorer.ts';
+import { cpu, openScorerProcesses, type ScoringProvider } from './scorer-processes.ts';
 import { loadModelTokenizer, type ModelTokenizer } from './tokenizer.ts';
 
 export type { StoredModel } from '../storage/model-folder.ts';
@@ -97,6 +92,8 @@ export interface ScoringEngineOptions {
   memoryBytes: number;
   /** the CPU unless given */
   provider?: ScoringProvider;
+  /** has a process ready, so that the first model does not wait for one to start */
+  ahead?: boolean;
   /** of all models that are held here, and of each that is served elsewhere; a request is taken whole while there are fewer */
   maxQueuedTokens?: number;
   /** a process without work ends after this long */
@@ -152,7 +149,8 @@ export function openScoringEngine({
   maxScorers,
   memoryBytes,
   maxQueuedTokens = 100_000 * maxScorers,
-  provider = { name: 'cpu', environment: {} },
+  provider = cpu,
+  ahead = false,
   idleMs = 600_000,
   answerLimitMs = 120_000,
 }: ScoringEngineOptions): ScoringEngine {
@@ -172,6 +170,8 @@ export function openScoringEngine({
       .sort((a, b) => a.idleSince! - b.idleSince!);
     void idle[0]?.rest();
   });
+
+  const processes = openScorerProcesses(ahead ? provider : null, idleMs);
 
   const folderOf = (model: StoredModel): Promise<string> =>
     materialiseModel(modelCacheFolder, artifacts, model).catch((error: Error) => {
@@ -199,7 +199,10 @@ export function openScoringEngine({
     const manifest = await readModelManifest(folder);
     const { server } = manifest;
     const graph = server && precision === 'fp32' ? null : graphOf(manifest, folder, precision);
-    const open = () => (graph ? startScorer(graph, provider, log, answerLimitMs) : reach(server!, model));
+    const open = () =>
+      graph
+        ? startScorer(graph, processes.take(providerOf(graph, provider)), log, answerLimitMs)
+        : reach(server!, model);
     if (proven) return open();
     const opening = open();
     opening.catch(() => {}); // noticed below, perhaps after it happened
@@ -345,7 +348,7 @@ export function openScoringEngine({
     },
     async close() {
       closing = true;
-      await Promise.all([...lanes.values()].map(({ lane }) => lane.close()));
+      await Promise.all([processes.close(), ...[...lanes.values()].map(({ lane }) => lane.close())]);
     },
   };
 }

@@ -7,7 +7,8 @@ import { Problem } from '../errors.ts';
 import type { MemoryBudget } from './memory-budget.ts';
 import { ModelRefused } from './model-json.ts';
 import type { Places } from './places.ts';
-import { type Scorer, ScorerDied, type Sequence, type SequenceScore } from './scorer.ts';
+import type { Scorer, Sequence, SequenceScore } from './scorer.ts';
+import { ScorerDied } from './scorer-processes.ts';
 
 export interface Job {
   sequence: Sequence;

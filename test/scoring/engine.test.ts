@@ -287,6 +287,25 @@ t.test('models share the memory for processes, and an idle process ends', async 
   t.same(await scoreOne(engine, one), scores[0], 'and comes back when there is work');
 });
 
+t.test('a process that was started ahead takes the first model', async (t) => {
+  const { engine, store } = await openEngine(t, { ahead: true });
+  const ahead = scorerProcesses();
+  t.equal(ahead.length, 1);
+  await scoreOne(engine, await store());
+  t.same(scorerProcesses(), ahead);
+});
+
+t.test('when it has died, another is started', async (t) => {
+  const { engine, store } = await openEngine(t, { ahead: true });
+  process.kill(scorerProcesses()[0]!, 'SIGKILL');
+  t.match(await scoreOne(engine, await store()), { rewards: {} });
+});
+
+t.test('when nobody wants it, it ends', async (t) => {
+  await openEngine(t, { ahead: true, idleMs: 50 });
+  await eventually(() => scorerProcesses().length === 0);
+});
+
 t.test('several processes work for one request, with the same result', async (t) => {
   const { engine, store } = await openEngine(t, { maxScorers: 3 });
   const model = await store();

@@ -4,7 +4,8 @@ import t from 'tap';
 import { type Job, openLane } from '../../src/scoring/lane.ts';
 import { openMemoryBudget } from '../../src/scoring/memory-budget.ts';
 import { openPlaces } from '../../src/scoring/places.ts';
-import { type Scorer, ScorerDied, type SequenceScore } from '../../src/scoring/scorer.ts';
+import type { Scorer, SequenceScore } from '../../src/scoring/scorer.ts';
+import { ScorerDied } from '../../src/scoring/scorer-processes.ts';
 
 /** A lane over scorers that answer when they are told to. */
 function openFakeLane({ maxScorers = 1, memory = openMemoryBudget(10) } = {}) {

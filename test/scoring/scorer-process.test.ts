@@ -7,7 +7,7 @@ import { tinyModelFolder } from '../support/models.ts';
 
 const program = fileURLToPath(new URL('../../src/scoring/scorer-process.js', import.meta.url));
 const file = fileURLToPath(new URL('reward.onnx', tinyModelFolder));
-const graph = JSON.stringify({ file, input: 'input_ids', output: 'rewards' });
+const graph = { file, input: 'input_ids', output: 'rewards' };
 const score = {
   type: 'score',
   tokenIds: Int32Array.of(1, 4, 40, 41, 42),
@@ -16,8 +16,9 @@ const score = {
 };
 
 async function start(t: Test) {
-  const child = fork(program, [graph], { serialization: 'advanced', env: {} });
+  const child = fork(program, [], { serialization: 'advanced', env: {} });
   t.teardown(() => child.kill('SIGKILL'));
+  child.send({ type: 'load', graph, provider: 'cpu' });
   const [first] = (await once(child, 'message')) as [ScorerReply];
   t.equal(first.type, 'ready');
   const ended = once(child, 'exit');
