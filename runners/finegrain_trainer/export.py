@@ -109,11 +109,12 @@ def check_parity(model: RewardModel, path: Path, items: list[dict[str, Any]], co
 
 
 def open_graph(path: Path) -> Any:
-    """A session on one thread, as scorers have."""
+    """A session as scorers have (src/scoring/reward-graph.ts)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -128,8 +129,8 @@ def graph_rewards(session: Any, ids: np.ndarray, cut: int = 0, first: int = 0) -
     rewards, done = [], 0
     for part in filter(len, (ids[:cut], ids[cut:])):
         done += len(part)
-        feed = {"input_ids": part[None], "last_position": np.array([done - 1], np.int32), "first": np.array([first])}
-        given = dict(zip(names, session.run(names, {**feed, "length": np.array(done, np.int32), **past}), strict=True))
+        feed = {"input_ids": part[None], "length": np.array(done, np.int32), "first": np.array([first])}
+        given = dict(zip(names, session.run(names, {**feed, **past}), strict=True))
         rewards.append(given.pop("rewards")[0])
         past = {name.replace("present", "past"): value for name, value in given.items()}
     return np.concatenate(rewards)

@@ -1,12 +1,12 @@
 """A token reward model as an ONNX graph built for scoring one sequence after another on a CPU.
 
 Two things make it fast: fused operators of ONNX Runtime (one product for query, key and value, one for gate and up;
-GroupQueryAttention, which also turns by rotary positions; norm and residual in one), and keys and values that come in
-and go out, so that a prompt is computed once for all of its responses.
+norm and residual in one), and keys and values that come in and go out, so that a prompt is computed once for all of its
+responses.
 
-`input_ids` int64 [1, n], `last_position` int32 [1] and `length` int32 [] (of past and input together; its last
-position), `first` int64 [1] (of the input, whose reward is wanted: the last layer spares itself what only those before
-would need), `past_key.L`, `past_value.L` float32 [1, key_value_heads, past, head_size]
+`input_ids` int64 [1, n], `length` int32 [] (of past and input together), `first` int64 [1] (of the input, whose reward
+is wanted: the last layer spares itself what only those before would need), `past_key.L`, `past_value.L` float32
+[1, key_value_heads, past, head_size]
 -> `rewards` float32 [1, n - first], `present_key.L`, `present_value.L` [1, key_value_heads, length, head_size].
 
 With `int8` the products with weights are of integers: a scale for each row of activations, so that no token's reward
@@ -42,6 +42,9 @@ SPARE = 1
 # and saturate in silence. With weights of 7 bits they do not, as 2 * 255 * 63 < 2^15, and all give the same integers.
 GREATEST_WEIGHT = 63
 GREATEST_ACTIVATION = 127
+# Attention sees places in blocks of so many, the last of them filled up: where a row ends within a vector must not
+# depend on what follows (docs/adr/0023).
+BLOCK = 64
 # A protobuf holds at most 2 GiB; larger weights lie beside the graph.
 INLINE_BYTES = 1 << 30
 
@@ -56,12 +59,14 @@ class Affine:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer. `qkv`: queries of all heads, then keys, then values. Gated: `up` is gate and up side by side."""
-
     attention_norm: Affine
-    qkv: Affine
+    query: Affine
+    key: Affine
+    value: Affine
     attention_out: Affine
     mlp_norm: Affine
+    # None where the activation is of `up`
+    gate: Affine | None
     up: Affine
     down: Affine
 
@@ -76,7 +81,6 @@ class Backbone:
     head_size: int
     epsilon: float
     activation: str
-    gated: bool
     # of RMS norms, not of layer norms
     root_mean_square: bool
     # attention and MLP read the same input and are added together
@@ -109,11 +113,14 @@ def _read_llama(model: nn.Module) -> Backbone | None:
     blocks = [
         Block(
             _norm(layer.input_layernorm),
-            _side_by_side(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-            _side_by_side(layer.self_attn.o_proj),
+            _linear(layer.self_attn.q_proj),
+            _linear(layer.self_attn.k_proj),
+            _linear(layer.self_attn.v_proj),
+            _linear(layer.self_attn.o_proj),
             _norm(layer.post_attention_layernorm),
-            _side_by_side(layer.mlp.gate_proj, layer.mlp.up_proj),
-            _side_by_side(layer.mlp.down_proj),
+            _linear(layer.mlp.gate_proj),
+            _linear(layer.mlp.up_proj),
+            _linear(layer.mlp.down_proj),
         )
         for layer in model.layers
     ]
@@ -126,7 +133,6 @@ def _read_llama(model: nn.Module) -> Backbone | None:
         model.layers[0].self_attn.head_dim,
         config.rms_norm_eps,
         config.hidden_act,
-        gated=True,
         root_mean_square=True,
         rotary=rotary,
     )
@@ -141,9 +147,10 @@ def _read_gpt2(model: nn.Module) -> Backbone | None:
     blocks = [
         Block(
             _norm(layer.ln_1),
-            conv(layer.attn.c_attn),
+            *_thirds(conv(layer.attn.c_attn)),
             conv(layer.attn.c_proj),
             _norm(layer.ln_2),
+            None,
             conv(layer.mlp.c_fc),
             conv(layer.mlp.c_proj),
         )
@@ -158,7 +165,6 @@ def _read_gpt2(model: nn.Module) -> Backbone | None:
         config.n_embd // config.n_head,
         config.layer_norm_epsilon,
         config.activation_function,
-        gated=False,
         root_mean_square=False,
         positions=np.pad(_array(model.wpe.weight), ((0, SPARE), (0, 0))),
     )
@@ -181,11 +187,12 @@ def _read_gpt_neox(model: nn.Module) -> Backbone | None:
     blocks = [
         Block(
             _norm(layer.input_layernorm),
-            qkv(layer.attention.query_key_value),
-            _side_by_side(layer.attention.dense),
+            *_thirds(qkv(layer.attention.query_key_value)),
+            _linear(layer.attention.dense),
             _norm(layer.post_attention_layernorm),
-            _side_by_side(layer.mlp.dense_h_to_4h),
-            _side_by_side(layer.mlp.dense_4h_to_h),
+            None,
+            _linear(layer.mlp.dense_h_to_4h),
+            _linear(layer.mlp.dense_4h_to_h),
         )
         for layer in model.layers
     ]
@@ -198,7 +205,6 @@ def _read_gpt_neox(model: nn.Module) -> Backbone | None:
         size,
         config.layer_norm_eps,
         config.hidden_act,
-        gated=False,
         root_mean_square=False,
         parallel=config.use_parallel_residual,
         rotary=rotary,
@@ -214,18 +220,20 @@ def _norm(layer: nn.Module) -> Affine:
     return Affine(_array(layer.weight), None if bias is None else _array(bias))
 
 
-def _side_by_side(*layers: nn.Linear) -> Affine:
-    """Several products of the same input as one."""
-    weight = np.ascontiguousarray(np.concatenate([_array(layer.weight) for layer in layers]).T)
-    has_bias = [layer.bias is not None for layer in layers]
-    if not any(has_bias):
-        return Affine(weight, None)
-    biases = [np.zeros(len(x.weight), np.float32) if x.bias is None else _array(x.bias) for x in layers]
-    return Affine(weight, np.concatenate(biases))
+def _linear(layer: nn.Linear) -> Affine:
+    bias = None if layer.bias is None else _array(layer.bias)
+    return Affine(np.ascontiguousarray(_array(layer.weight).T), bias)
+
+
+def _thirds(layer: Affine) -> list[Affine]:
+    """Query, key and value that are stored as one."""
+    weights = [np.ascontiguousarray(third) for third in np.split(layer.weight, 3, axis=1)]
+    biases = [None] * 3 if layer.bias is None else np.split(layer.bias, 3)
+    return [Affine(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
 def _rotary(model: nn.Module) -> tuple[np.ndarray, np.ndarray] | None:
-    """Cosines and sines of every position; None for what GroupQueryAttention cannot turn by."""
+    """Cosines and sines of every position; None where they depend on the length, or are no multiple of 8 in number."""
     rotary = model.rotary_emb
     frequencies = rotary.inv_freq.detach().cpu().double().numpy()
     if rotary.rope_type in DYNAMIC_ROTARY or len(frequencies) % 8:
@@ -244,11 +252,17 @@ class Nodes:
 
     int8: bool = False
     nodes: list = field(default_factory=list)
-    weights: list = field(default_factory=list)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    # a value → its rows as bytes, and their scales
+    rounded: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def weight(self, name: str, array: np.ndarray) -> str:
-        self.weights.append(numpy_helper.from_array(array, name))
+        """Added once, also where several nodes name it."""
+        self.weights.setdefault(name, array)
         return name
+
+    def integers(self, name: str, values: int | list[int]) -> str:
+        return self.weight(name, np.array(values, np.int64))
 
     def add(self, operator: str, inputs: list[str], output: str, *more: str, domain: str = "", **attributes) -> str:
         self.nodes.append(helper.make_node(operator, inputs, [output, *more], domain=domain, **attributes))
@@ -265,23 +279,29 @@ class Nodes:
         return self.add("Add", [product, self.weight(f"{name}.bias", layer.bias)], name)
 
     def _integer_product(self, x: str, weight: np.ndarray, name: str) -> str:
-        if not any(each.name == "row_axis" for each in self.weights):
-            self.weight("row_axis", np.array([-1], np.int64))
-            self.weight("least", np.array(1e-12, np.float32))
-            self.weight("step", np.array(1 / GREATEST_ACTIVATION, np.float32))
-            self.weight("centre", np.array(128, np.uint8))
+        rows, row_scale = self._rounded_rows(x)
         scales = np.maximum(np.abs(weight).max(0), 1e-12) / GREATEST_WEIGHT
         integers = self.weight(f"{name}.weight", np.rint(weight / scales).astype(np.int8))
         scale = self.weight(f"{name}.scale", scales.astype(np.float32))
         centre = self.weight(f"{name}.centre", np.zeros(weight.shape[1], np.int8))
-        sizes = self.add("Abs", [x], f"{name}.sizes")
-        largest = self.add("ReduceMax", [sizes, "row_axis"], f"{name}.row_maximum", keepdims=1)
-        row = self.add("Max", [largest, "least"], f"{name}.row_scale")
-        scaled = self.add("Div", [x, row], f"{name}.rows")
-        bytes_ = self.add("QuantizeLinear", [scaled, "step", "centre"], f"{name}.bytes")
-        inputs = [bytes_, integers, "step", scale, "centre", centre]
+        unit = self.weight("unit", np.array(1, np.float32))
+        inputs = [rows, integers, unit, scale, "centre", centre]
         product = self.add("MatMulIntegerToFloat", inputs, f"{name}.of_rows", domain=CONTRIB)
-        return self.add("Mul", [product, row], f"{name}.product")
+        return self.add("Mul", [product, row_scale], f"{name}.product")
+
+    def _rounded_rows(self, x: str) -> tuple[str, str]:
+        """Once, however many products `x` is a part of."""
+        if x not in self.rounded:
+            centre = self.weight("centre", np.array(128, np.uint8))
+            sizes = self.add("Abs", [x], f"{x}.sizes")
+            largest = self.add("ReduceMax", [sizes, self.integers("last_axis", [-1])], f"{x}.row_maximum", keepdims=1)
+            least = self.weight("least", np.array(1e-12, np.float32))
+            kept = self.add("Max", [largest, least], f"{x}.kept_maximum")
+            scale = self.add("Div", [kept, self.weight("steps", np.float32(GREATEST_ACTIVATION))], f"{x}.row_scale")
+            scales = self.add("Reshape", [scale, self.integers("all", [-1])], f"{x}.row_scales")
+            centres = self.add("Expand", [centre, self.add("Shape", [scales], f"{x}.rows")], f"{x}.centres")
+            self.rounded[x] = self.add("QuantizeLinear", [x, scales, centres], f"{x}.bytes", axis=1), scale
+        return self.rounded[x]
 
 
 def export_scoring_graph(model: RewardModel, path: Path, int8: bool = False) -> dict | None:
@@ -290,6 +310,7 @@ def export_scoring_graph(model: RewardModel, path: Path, int8: bool = False) -> 
     if backbone is None:
         return None
     graph = Nodes(int8)
+    _frame(graph, backbone)
     hidden = _embed(graph, backbone)
     present: list[str] = []
     residual = hidden
@@ -323,59 +344,102 @@ def _embed(graph: Nodes, backbone: Backbone) -> str:
     words = graph.add("Gather", [graph.weight("embedding", backbone.embedding), "input_ids"], "words")
     if backbone.positions is None:
         return words
-    graph.weight("one", np.array(1, np.int64))
+    table = graph.weight("positions", backbone.positions)
+    return graph.add("Add", [words, graph.add("Gather", [table, "places"], "position_embeddings")], "embedded")
+
+
+def _frame(graph: Nodes, backbone: Backbone) -> None:
+    """What all layers share: `places` of the input in the sequence, the `mask` of what each of them sees, and `filling`
+    behind keys and values."""
     end = graph.add("Cast", ["length"], "end", to=TensorProto.INT64)
     shape = graph.add("Shape", ["input_ids"], "input_shape", start=1, end=2)
-    count = graph.add("Squeeze", [shape], "input_length")
-    start = graph.add("Sub", [end, count], "start")
-    places = graph.add("Range", [start, end, "one"], "places")
-    table = graph.weight("positions", backbone.positions)
-    return graph.add("Add", [words, graph.add("Gather", [table, places], "position_embeddings")], "embedded")
+    start = graph.add("Sub", [end, graph.add("Squeeze", [shape], "input_length")], "start")
+    one, block = graph.integers("one", 1), graph.integers("block", BLOCK)
+    places = graph.add("Range", [start, end, one], "places")
+    before_next = graph.add("Add", [end, graph.integers("block_less_one", BLOCK - 1)], "before_next_block")
+    filled = graph.add("Mul", [graph.add("Div", [before_next, block], "blocks"), block], "filled_length")
+    others = graph.add("Range", [graph.integers("zero", 0), filled, one], "others")
+    rows = graph.add("Unsqueeze", [places, graph.integers("last_axis", [-1])], "rows")
+    seen = graph.add("LessOrEqual", [others, rows], "seen")
+    shown, hidden = graph.weight("shown", np.float32([0])), graph.weight("hidden", np.float32([-np.inf]))
+    graph.add("Where", [seen, shown, hidden], "mask")
+    first_axis = graph.integers("first_axis", [0])
+    graph.add("Unsqueeze", [start, first_axis], "start_place")
+    missing = graph.add("Unsqueeze", [graph.add("Sub", [filled, end], "missing"), first_axis], "missing_places")
+    heads, size = (
+        graph.integers("filling_heads", [1, backbone.key_value_heads]),
+        graph.integers("size", [backbone.head_size]),
+    )
+    graph.add("ConstantOfShape", [graph.add("Concat", [heads, missing, size], "filling_shape", axis=0)], "filling")
 
 
 def _attention_heads(graph: Nodes, backbone: Backbone, block: Block, normed: str, index: int) -> str:
+    """Operator by operator, as GroupQueryAttention takes two to three times as long (docs/adr/0033)."""
     name = f"block.{index}.attention"
-    qkv = graph.affine(normed, block.qkv, f"{name}.qkv")
-    tables = ["", ""]
+    size, heads, shared = backbone.head_size, backbone.heads, backbone.key_value_heads
+    query = graph.affine(normed, block.query, f"{name}.query")
+    key = graph.affine(normed, block.key, f"{name}.key")
+    value = graph.affine(normed, block.value, f"{name}.value")
     if backbone.rotary is not None:
-        tables = ["cosines", "sines"]
-        if index == 0:
-            for table, values in zip(tables, backbone.rotary, strict=True):
-                graph.weight(table, values)
+        query, key = _turn_by_place(graph, backbone, query, heads), _turn_by_place(graph, backbone, key, shared)
+    query = _heads_first(graph, query, heads, size)
+    grouped = heads != shared
+    if grouped:  # the queries that share keys and values lie side by side: as more places of one head
+        query = graph.add("Reshape", [query, graph.integers("groups", [1, shared, -1, size])], f"{query}.grouped")
+    both = []
+    for part, new in (("key", key), ("value", value)):
+        new = _heads_first(graph, new, shared, size)
+        past = f"past_{part}.{index}"
+        graph.add("Concat", [past, new], f"present_{part}.{index}", axis=2)
+        both.append(graph.add("Concat", [past, new, "filling"], f"{name}.{part}s", axis=2))
+    keys, values = both
+    scale = size**-0.5
+    scores = graph.add("FusedMatMul", [query, keys], f"{name}.scores", domain=CONTRIB, transB=1, alpha=scale)
+    if grouped:
+        scores = graph.add("Reshape", [scores, graph.integers("by_head", [1, heads, -1, 0])], f"{scores}.by_head")
+    shares = graph.add("Softmax", [graph.add("Add", [scores, "mask"], f"{name}.masked")], f"{name}.shares", axis=-1)
+    if grouped:
+        shares = graph.add("Reshape", [shares, graph.integers("by_group", [1, shared, -1, 0])], f"{shares}.by_group")
+    attended = graph.add("MatMul", [shares, values], f"{name}.attended")
+    if grouped:
+        attended = graph.add("Reshape", [attended, graph.integers("apart", [1, heads, -1, size])], f"{attended}.apart")
+    by_place = graph.add("Transpose", [attended], f"{name}.by_place", perm=[0, 2, 1, 3])
+    return graph.add("Reshape", [by_place, graph.integers("together", [1, -1, heads * size])], f"{name}.heads")
+
+
+def _turn_by_place(graph: Nodes, backbone: Backbone, x: str, heads: int) -> str:
+    """Rotary positions."""
+    cosines, sines = (graph.weight(name, t) for name, t in zip(("cosines", "sines"), backbone.rotary, strict=True))
+    rotary_size = 2 * backbone.rotary[0].shape[1]
     return graph.add(
-        "GroupQueryAttention",
-        [qkv, "", "", f"past_key.{index}", f"past_value.{index}", "last_position", "length", *tables],
-        f"{name}.heads",
-        f"present_key.{index}",
-        f"present_value.{index}",
+        "RotaryEmbedding",
+        [x, "start_place", cosines, sines],
+        f"{x}.turned",
         domain=CONTRIB,
-        num_heads=backbone.heads,
-        kv_num_heads=backbone.key_value_heads,
-        do_rotary=int(backbone.rotary is not None),
-        scale=backbone.head_size**-0.5,
+        num_heads=heads,
+        rotary_embedding_dim=rotary_size if rotary_size < backbone.head_size else 0,
     )
+
+
+def _heads_first(graph: Nodes, x: str, heads: int, size: int) -> str:
+    """[1, n, heads * size] -> [1, heads, n, size]"""
+    apart = graph.add("Reshape", [x, graph.integers(f"heads.{heads}", [1, -1, heads, size])], f"{x}.heads")
+    return graph.add("Transpose", [apart], f"{x}.heads_first", perm=[0, 2, 1, 3])
 
 
 def _from_first(graph: Nodes, x: str) -> str:
     """Of x [1, n, ...] what is at the places from `first` on."""
-    if not any(weight.name == "everything" for weight in graph.weights):
-        graph.weight("everything", np.array([np.iinfo(np.int64).max]))
-        graph.weight("place_axis", np.array([1], np.int64))
-    return graph.add("Slice", [x, "first", "everything", "place_axis"], f"{x}.from_first")
+    everything = graph.integers("everything", [np.iinfo(np.int64).max])
+    return graph.add("Slice", [x, "first", everything, graph.integers("place_axis", [1])], f"{x}.from_first")
 
 
 def _mlp(graph: Nodes, backbone: Backbone, block: Block, normed: str, name: str) -> str:
     name = f"{name}.mlp"
     operator, options = ACTIVATIONS[backbone.activation]
-    up = graph.affine(normed, block.up, f"{name}.up")
-    if backbone.gated:
-        half = block.up.weight.shape[1] // 2
-        sizes = graph.weight(f"{name}.sizes", np.array([half, half], np.int64))
-        graph.add("Split", [up, sizes], f"{name}.gate", f"{name}.value", axis=-1)
-        gate = graph.add(operator, [f"{name}.gate"], f"{name}.active", domain=CONTRIB, **options)
-        inner = graph.add("Mul", [gate, f"{name}.value"], f"{name}.gated")
-    else:
-        inner = graph.add(operator, [up], f"{name}.active", domain=CONTRIB, **options)
+    inner = graph.affine(normed, block.gate or block.up, f"{name}.gate")
+    inner = graph.add(operator, [inner], f"{name}.active", domain=CONTRIB, **options)
+    if block.gate:
+        inner = graph.add("Mul", [inner, graph.affine(normed, block.up, f"{name}.up")], f"{name}.gated")
     return graph.affine(inner, block.down, f"{name}.down")
 
 
@@ -416,7 +480,6 @@ def _save(graph: Nodes, backbone: Backbone, path: Path) -> None:
     cache = lambda size: [1, backbone.key_value_heads, size, backbone.head_size]  # noqa: E731
     inputs = [
         value("input_ids", TensorProto.INT64, [1, "sequence"]),
-        value("last_position", TensorProto.INT32, [1]),
         value("length", TensorProto.INT32, []),
         value("first", TensorProto.INT64, [1]),
     ]
@@ -425,7 +488,8 @@ def _save(graph: Nodes, backbone: Backbone, path: Path) -> None:
     outputs += [
         value(f"present_{part}.{i}", TensorProto.FLOAT, cache("total")) for i in layers for part in ("key", "value")
     ]
-    made = helper.make_graph(graph.nodes, "token_reward", inputs, outputs, graph.weights)
+    weights = [numpy_helper.from_array(array, name) for name, array in graph.weights.items()]
+    made = helper.make_graph(graph.nodes, "token_reward", inputs, outputs, weights)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid(CONTRIB, 1)]
     model = helper.make_model(made, opset_imports=opsets, producer_name="finegrain", ir_version=10)
     save_graph(model, path)

@@ -36,7 +36,7 @@ const loadLimitMs = 300_000;
 
 /** What a graph is computed on where `wanted` is there. */
 export const providerOf = ({ past }: RewardGraphFile, wanted: ScoringProvider): ScoringProvider =>
-  past ? cpu : wanted; // its attention has no kernel for float32 on CUDA (docs/adr/0029)
+  past ? cpu : wanted; // it is made for the CPU (docs/adr/0029)
 
 /**
  * @param answerLimitMs for each sequence; a process that takes longer is killed

@@ -58,8 +58,5 @@ t.test('a graph that lacks what its card says is refused', async (t) => {
   const { fp32 } = (await readModelManifest(fileURLToPath(tinyModelFolder))).graphs;
   const file = fileURLToPath(new URL(fp32!.file, tinyModelFolder));
   const past = { layers: 1, key_value_heads: 2, head_size: 8 };
-  await t.rejects(
-    openRewardGraph({ ...fp32!, file, past }),
-    /lacks last_position,length,first,past_key\.0,past_value\.0/,
-  );
+  await t.rejects(openRewardGraph({ ...fp32!, file, past }), /lacks length,first,past_key\.0,past_value\.0/);
 });
