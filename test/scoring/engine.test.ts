@@ -244,6 +244,39 @@ t.test('work that ends its process twice is a 503, and the next is served', asyn
   t.match(await scoreOne(engine, model), { rewards: Float32Array });
 });
 
+t.test(
+  'a model that crashes over a token costs that request a 503, and no other anything',
+  { skip: process.arch === 'x64' ? false : 'it crashes on x86 only' },
+  async (t) => {
+    const { engine, store } = await openEngine(t, { maxScorers: 2 });
+    const crashing = await readFile(new URL('../fixtures/crashing.onnx', import.meta.url));
+    const model = await store({
+      'reward.onnx': () => crashing,
+      'golden.json': (text) => {
+        const { items, ...rest } = JSON.parse(text);
+        const silent = items.map((item: { rewards: number[] }) => ({
+          ...item,
+          rewards: item.rewards.map(() => 0),
+        }));
+        return JSON.stringify({ ...rest, items: silent });
+      },
+    });
+    const other = await store();
+    const expected = await scoreOne(engine, other);
+    const restarts = engine.figures().restarts;
+    const harmless = () => engine.score(model, sequences, never);
+    const before = [harmless(), harmless()];
+    const crash = engine.score(model, [{ promptIds: [1, 4], responseIds: [40, 319] }], never);
+    const after = [harmless(), harmless()];
+    await t.rejects(crash, { name: 'Problem', code: 'unavailable', retryAfterSeconds: Number });
+    for (const scores of await Promise.all([...before, ...after]))
+      for (const [index, score] of scores.entries())
+        t.match(score, { rewards: { length: sequences[index]!.responseIds.length } });
+    t.equal(engine.figures().restarts, restarts + 2);
+    t.same(await scoreOne(engine, other), expected);
+  },
+);
+
 t.test('the queue is bounded in tokens, and an abort frees its places', async (t) => {
   const tokens = sequences[0]!.promptIds.length + sequences[0]!.responseIds.length;
   const { engine, store } = await openEngine(t, { maxQueuedTokens: 2 * tokens });
