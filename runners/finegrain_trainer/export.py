@@ -132,5 +132,5 @@ def graph_rewards(session: Any, ids: np.ndarray, cut: int = 0, first: int = 0) -
         feed = {"input_ids": part[None], "length": np.array(done, np.int32), "first": np.array([first])}
         given = dict(zip(names, session.run(names, {**feed, **past}), strict=True))
         rewards.append(given.pop("rewards")[0])
-        past = {name.replace("present", "past"): value for name, value in given.items()}
+        past = {name.replace("new", "past"): value for name, value in given.items()}
     return np.concatenate(rewards)

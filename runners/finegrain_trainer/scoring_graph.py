@@ -7,7 +7,8 @@ responses.
 `input_ids` int64 [1, n], `length` int32 [] (of past and input together), `first` int64 [1] (of the input, whose reward
 is wanted: the last layer spares itself what only those before would need), `past_key.L`, `past_value.L` float32
 [1, key_value_heads, past, head_size]
--> `rewards` float32 [1, n - first], `present_key.L`, `present_value.L` [1, key_value_heads, length, head_size].
+-> `rewards` float32 [1, n - first], `new_key.L`, `new_value.L` [1, key_value_heads, n, head_size]: of the input alone,
+as nothing needs them joined to a past.
 
 With `int8` the products with weights are of integers: a scale for each row of activations, so that no token's reward
 depends on another token (one scale for all rows, as quantisation usually has, lets the future change the past), and one
@@ -312,7 +313,6 @@ def export_scoring_graph(model: RewardModel, path: Path, int8: bool = False) -> 
     graph = Nodes(int8)
     _frame(graph, backbone)
     hidden = _embed(graph, backbone)
-    present: list[str] = []
     residual = hidden
     normed = _norm_alone(graph, backbone, hidden, backbone.blocks[0].attention_norm, "block.0.attention_norm")
     for index, block in enumerate(backbone.blocks):
@@ -322,7 +322,6 @@ def export_scoring_graph(model: RewardModel, path: Path, int8: bool = False) -> 
         if last:
             heads, residual = _from_first(graph, heads), _from_first(graph, residual)
         attended = graph.affine(heads, block.attention_out, f"{name}.attention.out")
-        present += [f"present_key.{index}", f"present_value.{index}"]
         if backbone.parallel:
             of_mlp = _norm_alone(graph, backbone, residual, block.mlp_norm, f"{name}.mlp_norm")
             both = graph.add("Add", [attended, _mlp(graph, backbone, block, of_mlp, name)], f"{name}.both")
@@ -386,13 +385,15 @@ def _attention_heads(graph: Nodes, backbone: Backbone, block: Block, normed: str
     grouped = heads != shared
     if grouped:  # the queries that share keys and values lie side by side: as more places of one head
         query = graph.add("Reshape", [query, graph.integers("groups", [1, shared, -1, size])], f"{query}.grouped")
-    both = []
-    for part, new in (("key", key), ("value", value)):
-        new = _heads_first(graph, new, shared, size)
-        past = f"past_{part}.{index}"
-        graph.add("Concat", [past, new], f"present_{part}.{index}", axis=2)
-        both.append(graph.add("Concat", [past, new, "filling"], f"{name}.{part}s", axis=2))
-    keys, values = both
+    keys, values = (
+        graph.add(
+            "Concat",
+            [f"past_{part}.{index}", _heads_first(graph, new, shared, size, f"new_{part}.{index}"), "filling"],
+            f"{name}.{part}s",
+            axis=2,
+        )
+        for part, new in (("key", key), ("value", value))
+    )
     scale = size**-0.5
     scores = graph.add("FusedMatMul", [query, keys], f"{name}.scores", domain=CONTRIB, transB=1, alpha=scale)
     if grouped:
@@ -421,10 +422,10 @@ def _turn_by_place(graph: Nodes, backbone: Backbone, x: str, heads: int) -> str:
     )
 
 
-def _heads_first(graph: Nodes, x: str, heads: int, size: int) -> str:
+def _heads_first(graph: Nodes, x: str, heads: int, size: int, name: str | None = None) -> str:
     """[1, n, heads * size] -> [1, heads, n, size]"""
     apart = graph.add("Reshape", [x, graph.integers(f"heads.{heads}", [1, -1, heads, size])], f"{x}.heads")
-    return graph.add("Transpose", [apart], f"{x}.heads_first", perm=[0, 2, 1, 3])
+    return graph.add("Transpose", [apart], name or f"{x}.heads_first", perm=[0, 2, 1, 3])
 
 
 def _from_first(graph: Nodes, x: str) -> str:
@@ -486,7 +487,7 @@ def _save(graph: Nodes, backbone: Backbone, path: Path) -> None:
     inputs += [value(f"past_{part}.{i}", TensorProto.FLOAT, cache("past")) for i in layers for part in ("key", "value")]
     outputs = [value("rewards", TensorProto.FLOAT, [1, "rewards"])]
     outputs += [
-        value(f"present_{part}.{i}", TensorProto.FLOAT, cache("total")) for i in layers for part in ("key", "value")
+        value(f"new_{part}.{i}", TensorProto.FLOAT, cache("sequence")) for i in layers for part in ("key", "value")
     ]
     weights = [numpy_helper.from_array(array, name) for name, array in graph.weights.items()]
     made = helper.make_graph(graph.nodes, "token_reward", inputs, outputs, weights)

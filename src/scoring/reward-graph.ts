@@ -56,7 +56,7 @@ export async function openRewardGraph(graph: RewardGraphFile, provider = 'cpu'):
     ...[graph.input, ...(graph.past ? pieceInputs : []), ...pastNames(graph, 'past')].filter(
       (name) => !inputNames.includes(name),
     ),
-    ...[graph.output, ...pastNames(graph, 'present')].filter((name) => !outputNames.includes(name)),
+    ...[graph.output, ...pastNames(graph, 'new')].filter((name) => !outputNames.includes(name)),
   ];
   if (missing.length > 0)
     throw new Error(`it has inputs ${inputNames} and outputs ${outputNames}, and lacks ${missing}`);
@@ -84,7 +84,7 @@ function whole(session: { run: Run }, { input, output }: RewardGraphFile): Rewar
   };
 }
 
-function pastNames({ past }: RewardGraphFile, when: 'past' | 'present'): string[] {
+function pastNames({ past }: RewardGraphFile, when: 'past' | 'new'): string[] {
   const layers = Array.from({ length: past?.layers ?? 0 }, (_, layer) => layer);
   return layers.flatMap((layer) => [`${when}_key.${layer}`, `${when}_value.${layer}`]);
 }
@@ -106,7 +106,7 @@ function withPast(
   shape: NonNullable<RewardGraphFile['past']>,
 ): RewardGraph['score'] {
   const { input, output } = graph;
-  const [taken, given] = [pastNames(graph, 'past'), pastNames(graph, 'present')];
+  const [taken, given] = [pastNames(graph, 'past'), pastNames(graph, 'new')];
   const emptyTensor = new ort.Tensor('float32', new Float32Array(0), [
     1,
     shape.key_value_heads,
@@ -135,8 +135,8 @@ function withPast(
   }
 
   async function compute(prefix: Int32Array): Promise<Past> {
-    const present = await session.run(feedsOf(prefix, none, prefix.length - 1), given);
-    const values = Object.fromEntries(taken.map((name, index) => [name, present[given[index]!]!]));
+    const made = await session.run(feedsOf(prefix, none, prefix.length - 1), given);
+    const values = Object.fromEntries(taken.map((name, index) => [name, made[given[index]!]!]));
     return { length: prefix.length, values };
   }
 
