@@ -14,6 +14,8 @@ import numpy as np
 LEVEL = 0.95
 Z = 1.959963984540054  # the standard normal's quantile for LEVEL
 BOOTSTRAP_DRAWS = 400
+# Narrow at the lower end, where most tokens are.
+PROBABILITY_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 1.0)
 
 
 def accuracy(better: np.ndarray, worse: np.ndarray) -> dict[str, Any]:
@@ -61,6 +63,48 @@ def bad_token_auc(badness: list[np.ndarray], labels: list[np.ndarray], seed: int
             draws.append(draw)
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"value": float(value), "low": float(low), "high": float(high), **head}
+
+
+def calibration(predicted: list[np.ndarray], labels: list[np.ndarray], seed: int = 0) -> dict[str, Any]:
+    """How far probabilities can be believed: of the tokens with about such a probability, the share that is labelled.
+
+    `predicted` in 0..1 and `labels` (0 or 1): one array [tokens] for each edit. The expected calibration error is the
+    mean distance of the two, weighted by tokens; the bootstrap draws whole edits.
+    """
+    head = {"level": LEVEL, "method": "bootstrap over edits", "edits": len(labels)}
+    if not labels:
+        return {"expected_calibration_error": {"value": None, "low": None, "high": None}, **head, "bins": []}
+    # [edits, bins] of tokens, of probability, and of labels
+    bins = [np.digitize(p, PROBABILITY_EDGES[1:-1]) for p in predicted]
+    size = len(PROBABILITY_EDGES) - 1
+    tokens = np.array([np.bincount(b, minlength=size) for b in bins], np.float64)
+    sums = np.array([np.bincount(b, p, size) for b, p in zip(bins, predicted, strict=True)])
+    labelled = np.array([np.bincount(b, y, size) for b, y in zip(bins, labels, strict=True)])
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), BOOTSTRAP_DRAWS).astype(np.float64)
+    weights = np.vstack([np.ones(len(labels)), draws])
+    n, p, y = weights @ tokens, weights @ sums, weights @ labelled
+    errors = np.abs(p - y).sum(1) / n.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = y / n
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    rows = []
+    for index in np.flatnonzero(n[0]):
+        low, high = np.nanquantile(shares[1:, index], tails)
+        rows.append(
+            {
+                "from": PROBABILITY_EDGES[index],
+                "to": PROBABILITY_EDGES[index + 1],
+                "tokens": int(n[0, index]),
+                "mean_probability": float(p[0, index] / n[0, index]),
+                "share_labelled": float(shares[0, index]),
+                "low": float(low),
+                "high": float(high),
+            }
+        )
+    low, high = np.quantile(errors[1:], tails)
+    error = {"value": float(errors[0]), "low": float(low), "high": float(high)}
+    return {"expected_calibration_error": error, **head, "bins": rows}
 
 
 def area_under_curve(scores: np.ndarray, truth: np.ndarray) -> float | None:

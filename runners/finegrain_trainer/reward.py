@@ -7,30 +7,31 @@ the preferences alone). Ends with the held-out metrics and, for token rewards, a
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from .batching import collate, epoch_batches, length_sorted, unpack
-from .checkpoint import CheckpointStore, restore_training, training_tensors
+from .batching import collate, epoch_batches, unpack
+from .checkpoint import Checkpoint, CheckpointStore, restore_training, training_tensors
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
 from .failures import BadSpec, Interrupted
 from .int8 import Example
-from .metrics import accuracy, bad_token_auc
 from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
 from .optimization import adamw, descend, set_learning_rate
 from .protocol import Reporter, StopRequest
+from .reward_evaluation import LabelData, breakdown, figures, judge, metrics, versions, write_worst
 from .rl_math import hunk_preference_loss, last_places, masked_mean, preference_loss, survival_loss
 from .servable import write_graphs
-from .spec import RewardOptions, RewardSpec
+from .spec import TOKEN_LOSSES, RewardOptions, RewardSpec
 from .workdir import finish_folder, run_identity
 
 # Below these a reward model is not worth a PPO run (the paper's alarm, and ALGORITHM 2).
 MINIMUM = {"pair_accuracy": 0.70, "bad_token_auc": 0.90}
 METRICS = ("edit_accuracy", "pair_accuracy", "bad_token_auc")
+# Which of them says when a loss has learned what it can (`patience`).
+WATCHED = dict.fromkeys(TOKEN_LOSSES, "bad_token_auc") | {"seq_edits": "edit_accuracy", "seq_pairs": "pair_accuracy"}
 GOLDEN_EDITS = 5
 INT8_EDITS = 400
 # Keeps the rewards of sequence models near zero, as preferences say nothing about their level.
@@ -52,15 +53,16 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         run_identity(spec, loss=spec.loss, rows=file_digest(spec.labels), base=weights_digest(base.folder)),
         reporter,
     )
-    step = 0
+    step, best = 0, Best()
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
+        best = Best.restore(checkpoint)
         restore_training(model, optimizer, checkpoint.tensors)
         step = checkpoint.step
 
     lengths = [len(row.prompt_token_ids) + max(map(len, versions(row))) for row in train]
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
     total_steps = step if spec.finish_at_checkpoint else steps_per_epoch * options.epochs
-    while step < total_steps:
+    while step < total_steps and not 0 < options.patience <= best.age:
         epoch, first = divmod(step, steps_per_epoch)
         for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
             rate = learning_rate(step, total_steps, options)
@@ -72,30 +74,40 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
                 reporter.metrics(step, {"loss": loss.item(), "grad_norm": grad_norm, "learning_rate": rate})
+            ends_epoch = step % steps_per_epoch == 0
+            if ends_epoch and (step < total_steps or options.patience):
+                now = figures(judge(model, data, "validation"), model.role == "token_reward")
+                reporter.metrics(step, {f"validation_{name}": value for name, value in now.items()})
+                if options.patience:
+                    best.see(model, now[WATCHED[spec.loss]])
             if step % options.checkpoint_every == 0 or step == total_steps or stop.requested:
-                store.save(step, training_tensors(model, optimizer), {})
+                store.save(step, training_tensors(model, optimizer) | best.tensors(), best.state())
             if stop.requested:
                 raise Interrupted
 
-    reporter.progress(total_steps, total_steps, "evaluate")
+    reporter.progress(step, total_steps, "evaluate")
     model.requires_grad_(False)
+    best.put_back(model)
     unit = "pairs" if spec.loss == "seq_pairs" else "edits"
-    report = {"format": 1, "loss": spec.loss, "training": {unit: len(train), "steps": total_steps, **data.left_out}}
-    for split in ("validation", "test"):
-        report[split] = evaluate(model, data, split)
-        reporter.metrics(total_steps, {f"{split}_{name}": report[split][name]["value"] for name in METRICS})
+    report = {"format": 1, "loss": spec.loss, "training": {unit: len(train), "steps": step, **data.left_out}}
+    if best.weights:
+        report["training"]["best_validation"] = {WATCHED[spec.loss]: best.value}
+    judged = {split: judge(model, data, split) for split in ("validation", "test")}
+    for split, rows in judged.items():
+        report[split] = metrics(rows, model.role == "token_reward") | breakdown(rows, model)
+        reporter.metrics(step, {f"{split}_{name}": report[split][name]["value"] for name in METRICS})
     headline = {name: headline_value(report, name) for name in METRICS}
     for name, threshold in MINIMUM.items():
         if headline[name] is not None and headline[name] < threshold:
             reporter.alarm(
                 f"low_{name}",
                 f"{name} is {headline[name]:.3f}; below {threshold} PPO seldom gains",
-                step=total_steps,
+                step=step,
                 value=headline[name],
                 threshold=threshold,
             )
 
-    reporter.progress(total_steps, total_steps, "export")
+    reporter.progress(step, total_steps, "export")
     with finish_folder(workdir, "model") as folder:
         onnx = None
         if model.role == "token_reward":
@@ -105,8 +117,46 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
             report |= {"onnx_difference": graphs.difference, "int8": onnx["int8"]}
         save_reward_model(model, base, folder, onnx)
         write_json(folder / "report.json", report)
+        write_worst(judged["test"] or judged["validation"], base.codec, folder / "errors.ndjson")
     reporter.model(model.role, "output/model", headline)
     return {**headline, **report}
+
+
+@dataclass
+class Best:
+    """What did best on the validation split, at the end of which epoch; kept only where training may stop early."""
+
+    value: float | None = None
+    # epochs since then
+    age: int = 0
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def restore(cls, checkpoint: Checkpoint) -> "Best":
+        own = {n.removeprefix("best."): t for n, t in checkpoint.tensors.items() if n.startswith("best.")}
+        return cls(weights=own, **checkpoint.state)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {f"best.{name}": tensor for name, tensor in self.weights.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.value is None else {"value": self.value, "age": self.age}
+
+    def see(self, model: RewardModel, value: float | None) -> None:
+        """At the end of an epoch."""
+        if value is None:
+            raise BadSpec("hyperparameters.patience: needs rows with split 'validation' that can be judged")
+        if self.value is None or value > self.value:
+            self.value, self.age = value, 0
+            self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        else:
+            self.age += 1
+
+    @torch.no_grad()
+    def put_back(self, model: RewardModel) -> None:
+        parameters = dict(model.named_parameters())
+        for name, tensor in self.weights.items():
+            parameters[name].copy_(tensor)
 
 
 def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: RewardOptions) -> torch.Tensor:
@@ -114,10 +164,11 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
     n = len(rows)
     worse, better = zip(*map(versions, rows), strict=True)
     batch = collate([row.prompt_token_ids for row in rows] * 2, [*worse, *better], model.score.weight.device)
+    smoothing = options.label_smoothing
     z = model.logits(batch.ids)
     if model.role == "sequence_reward":
         at_end = z[last_places(batch.is_response)]
-        return preference_loss(at_end[n:], at_end[:n]) + CENTRING * ((at_end[:n] + at_end[n:]) ** 2).mean()
+        return preference_loss(at_end[n:], at_end[:n], smoothing) + CENTRING * ((at_end[:n] + at_end[n:]) ** 2).mean()
 
     def on_tokens(values: list[list[int]]) -> torch.Tensor:
         """One number for each response token, laid out as the batch."""
@@ -127,7 +178,7 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
         is_original = batch.is_response.clone()
         is_original[n:] = False
         labels = on_tokens([*(row.original.labels for row in rows), *([0] * len(ids) for ids in better)]).float()
-        return survival_loss(z, labels, is_original, batch.is_response & ~is_original)
+        return survival_loss(z, labels, is_original, batch.is_response & ~is_original, smoothing)
 
     labelled = on_tokens([hunk_numbers(row, side) for side in ("bad", "good") for row in rows])
     hunks = labelled if model.loss == "bt_hunk" else labelled.clamp(max=1)
@@ -135,7 +186,7 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
     by_match = torch.zeros(2 * n, int(matched.max()) + 1, device=z.device).scatter_add(1, matched, z)[:, 1:]
     both = torch.arange(1, by_match.shape[1] + 1, device=z.device)[None] <= matched[:n].amax(1, keepdim=True)
     return (
-        hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n])
+        hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n], smoothing)
         + options.consistency_weight * masked_mean((by_match[:n] - by_match[n:]) ** 2, both)
         + options.anchor_weight * masked_mean(z**2, batch.is_response & (labelled == 0))
     )
@@ -168,7 +219,7 @@ def learning_rate(step: int, total_steps: int, options: RewardOptions) -> float:
 # ---- data and evaluation
 
 
-def training_rows(loss: str, data: "LabelData") -> list[Edit] | list[Pair]:
+def training_rows(loss: str, data: LabelData) -> list[Edit] | list[Pair]:
     """What a loss learns from: edits with token labels, every edit, or pairs."""
     if loss == "seq_pairs":
         return [p for p in data.pairs if p.split == "train"]
@@ -179,22 +230,6 @@ def training_rows(loss: str, data: "LabelData") -> list[Edit] | list[Pair]:
     if loss != "survival" and any(not e.hunks for e in usable):
         raise BadSpec(f"the loss {loss} needs the hunks of each edit, and some rows have none")
     return usable
-
-
-def versions(row: Edit | Pair) -> tuple[list[int], list[int]]:
-    """Token ids of the worse and of the better version."""
-    if isinstance(row, Pair):
-        return row.other.token_ids, row.preferred.token_ids
-    return row.original.token_ids, row.edited.token_ids
-
-
-@dataclass(frozen=True)
-class LabelData:
-    """Rows that take part; `left_out` counts the others by reason."""
-
-    edits: list[Edit]
-    pairs: list[Pair]
-    left_out: dict[str, int]
 
 
 def select(edits: list[Edit], pairs: list[Pair], context_length: int, reporter: Reporter) -> LabelData:
@@ -210,45 +245,6 @@ def select(edits: list[Edit], pairs: list[Pair], context_length: int, reporter: 
     if any(left_out.values()):
         reporter.log(f"left out of training: {left_out}", level="warning")
     return LabelData(fitting, fitting_pairs, left_out)
-
-
-def evaluate(model: RewardModel, data: LabelData, split: str) -> dict[str, Any]:
-    """The three metrics on one split. Edits without token labels still count for edit_accuracy; a sequence model has
-    no bad_token_auc."""
-    edits = [e for e in data.edits if e.split == split]
-    pairs = [p for p in data.pairs if p.split == split]
-    prompts = [row.prompt_token_ids for row in (*edits, *pairs)]
-    worse = token_rewards(
-        model, prompts, [r.token_ids for r in (*(e.original for e in edits), *(p.other for p in pairs))]
-    )
-    better = token_rewards(
-        model, prompts, [r.token_ids for r in (*(e.edited for e in edits), *(p.preferred for p in pairs))]
-    )
-    sums_worse = np.array([rewards.sum(dtype=np.float64) for rewards in worse])
-    sums_better = np.array([rewards.sum(dtype=np.float64) for rewards in better])
-    finds_tokens = model.role == "token_reward"
-    labelled = [
-        (-rewards, np.array(e.original.labels))
-        for e, rewards in zip(edits, worse, strict=False)
-        if e.usable and finds_tokens
-    ]
-    n = len(edits)
-    return {
-        "edit_accuracy": accuracy(sums_better[:n], sums_worse[:n]),
-        "pair_accuracy": accuracy(sums_better[n:], sums_worse[n:]),
-        "bad_token_auc": bad_token_auc([badness for badness, _ in labelled], [labels for _, labels in labelled]),
-    }
-
-
-def token_rewards(model: RewardModel, prompts: list[list[int]], responses: list[list[int]]) -> list[np.ndarray]:
-    """Rewards of each response's tokens, in the order given."""
-    rewards: list[np.ndarray] = [np.empty(0)] * len(responses)
-    for rows in length_sorted([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], batch_size=64):
-        packed = model.response_rewards([prompts[row] for row in rows], [responses[row] for row in rows]).cpu().numpy()
-        ends = np.cumsum([len(responses[row]) for row in rows])
-        for row, values in zip(rows, np.split(packed, ends[:-1]), strict=True):
-            rewards[row] = values
-    return rewards
 
 
 def headline_value(report: dict[str, Any], name: str) -> float | None:

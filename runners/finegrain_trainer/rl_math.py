@@ -13,14 +13,16 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum()
 
 
-def survival_loss(logits: Tensor, labels: Tensor, original: Tensor, edited: Tensor) -> Tensor:
+def survival_loss(logits: Tensor, labels: Tensor, original: Tensor, edited: Tensor, smoothing: float = 0.0) -> Tensor:
     """Binary cross-entropy of "an annotator edits this token away".
 
     `logits`, `labels` [batch, time]; `original`, `edited`: masks [batch, time] of the tokens of y^l and of y^e.
     Labels are 1 on B_h of y^l; every token of y^e is a 0. Each version is averaged over all its tokens in the batch.
+    `smoothing`: the share of labels that are taken to be wrong.
     """
-    on_original = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    on_edited = F.softplus(logits)  # the same with label 0
+    smoothed = labels * (1 - smoothing) + (1 - labels) * smoothing
+    on_original = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
+    on_edited = F.softplus(logits) - smoothing * logits  # the same with label 0
     return masked_mean(on_original, original) + masked_mean(on_edited, edited)
 
 
@@ -29,13 +31,22 @@ def survival_reward(logits: Tensor, clip: float) -> Tensor:
     return F.logsigmoid(-logits).clamp(min=clip)
 
 
-def preference_loss(better: Tensor, worse: Tensor) -> Tensor:
+def preference_loss(better: Tensor, worse: Tensor, smoothing: float = 0.0) -> Tensor:
     """Bradley-Terry: -log sigmoid(better - worse) of rewards [n], averaged (paper, equation 1)."""
-    return -F.logsigmoid(better - worse).mean()
+    return _bradley_terry(better - worse, smoothing).mean()
+
+
+def _bradley_terry(margins: Tensor, smoothing: float) -> Tensor:
+    """Of each margin, where a share of `smoothing` of the preferences is taken to be the wrong way round."""
+    return -F.logsigmoid(margins) + smoothing * margins
 
 
 def hunk_preference_loss(
-    rewards_edited: Tensor, rewards_original: Tensor, hunks_edited: Tensor, hunks_original: Tensor
+    rewards_edited: Tensor,
+    rewards_original: Tensor,
+    hunks_edited: Tensor,
+    hunks_original: Tensor,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Bradley-Terry for each hunk on the sums of its labelled tokens; the mean over a pair's hunks, then over pairs.
 
@@ -50,7 +61,7 @@ def hunk_preference_loss(
     better, worse = sums(rewards_edited, hunks_edited), sums(rewards_original, hunks_original)
     ones = torch.ones_like(rewards_edited), torch.ones_like(rewards_original)
     exists = (sums(ones[0], hunks_edited) + sums(ones[1], hunks_original)) > 0
-    per_pair = (-F.logsigmoid(better - worse) * exists).sum(1) / exists.sum(1).clamp(min=1)
+    per_pair = (_bradley_terry(better - worse, smoothing) * exists).sum(1) / exists.sum(1).clamp(min=1)
     return per_pair.sum() / exists.any(1).sum().clamp(min=1)
 
 

@@ -61,6 +61,11 @@ class RewardOptions:
     consistency_weight: float = option(0.1, minimum=0)
     # ... and near zero (lambda_z)
     anchor_weight: float = option(0.1, minimum=0)
+    # the share of labels, or of preferences, that is taken to be wrong
+    label_smoothing: float = option(0.0, minimum=0, maximum=0.4)
+    # epochs without a better bad_token_auc on validation rows (sequence losses: accuracy) after which training stops,
+    # with the weights that did best; 0 = it takes all epochs and keeps the last
+    patience: int = option(0, minimum=0)
     checkpoint_every: int = option(100, minimum=1)
 
 

@@ -71,6 +71,19 @@ export const hyperparameters = {
         '`bt_hunk`, `bt_sum`: holds the rewards of kept tokens equal in both versions',
       ),
       anchor_weight: atLeast(0, 0.1, '`bt_hunk`, `bt_sum`: holds the rewards of unlabelled tokens near zero'),
+      label_smoothing: Type.Optional(
+        Type.Number({
+          minimum: 0,
+          maximum: 0.4,
+          default: 0,
+          description: 'The share of labels, or of preferences, that is taken to be wrong',
+        }),
+      ),
+      patience: count(
+        0,
+        'Epochs without a better `bad_token_auc` on validation rows (sequence losses: accuracy) after which training stops, with the weights that did best; 0: all epochs, and the last weights',
+        0,
+      ),
       checkpoint_every: count(100, checkpoints),
     },
     closed,
