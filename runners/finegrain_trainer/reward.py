@@ -94,8 +94,9 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         report["training"]["best_validation"] = {WATCHED[spec.loss]: best.value}
     judged = {split: judge(model, data, split) for split in ("validation", "test")}
     for split, rows in judged.items():
-        report[split] = metrics(rows, model.role == "token_reward") | breakdown(rows, model)
+        report[split] = metrics(rows, model.role == "token_reward")
         reporter.metrics(step, {f"{split}_{name}": report[split][name]["value"] for name in METRICS})
+    report["breakdown"] = {split: breakdown(rows, model) for split, rows in judged.items()}
     headline = {name: headline_value(report, name) for name in METRICS}
     for name, threshold in MINIMUM.items():
         if headline[name] is not None and headline[name] < threshold:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finegrain_trainer.metrics import accuracy, bad_token_auc, wilson
+from finegrain_trainer.metrics import accuracy, bad_token_auc, calibration, wilson
 
 
 def split_at(values: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
@@ -47,6 +47,26 @@ def test_nothing_to_compare_gives_null_and_never_nan():
         result = bad_token_auc([np.arange(3.0)] * len(labels), labels)
         assert (result["value"], result["low"], result["high"]) == (None, None, None)
     assert accuracy(np.array([]), np.array([]))["value"] is None
+
+
+def test_probabilities_that_are_right_are_calibrated_and_others_are_not():
+    rng = np.random.default_rng(3)
+    probabilities = [rng.beta(0.5, 4, size=40) for _ in range(300)]
+    labels = [(rng.random(40) < p).astype(int) for p in probabilities]
+    right = calibration(probabilities, labels)
+    assert right["expected_calibration_error"]["value"] < 0.015
+    assert sum(row["low"] <= row["mean_probability"] <= row["high"] for row in right["bins"]) >= 9
+    wrong = calibration([p / 2 for p in probabilities], labels)["expected_calibration_error"]
+    assert wrong["low"] <= wrong["value"] <= wrong["high"]
+    assert wrong["value"] == pytest.approx(np.concatenate(probabilities).mean() / 2, abs=0.01)
+
+
+def test_calibration_is_counted_as_by_hand():
+    result = calibration([np.array([0.05, 0.5]), np.array([0.09, 1.0, 0.0])], [np.array([0, 1]), np.array([1, 1, 0])])
+    rows = [(r["from"], r["tokens"], r["mean_probability"], r["share_labelled"]) for r in result["bins"]]
+    assert rows == [(0.0, 1, 0.0, 0.0), (0.03, 2, pytest.approx(0.07), 0.5), (0.4, 1, 0.5, 1.0), (0.97, 1, 1.0, 1.0)]
+    assert result["expected_calibration_error"]["value"] == pytest.approx((2 * 0.43 + 0.5) / 5)
+    assert calibration([], [])["bins"] == []
 
 
 def test_accuracy_counts_ties_as_halves_and_says_how_many():

@@ -73,6 +73,26 @@ def test_survival_loss_averages_each_version_over_all_its_tokens():
     assert rl_math.survival_loss(logits, labels, original, edited).item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_smoothing_takes_a_share_of_the_labels_to_be_wrong():
+    generator = torch.Generator().manual_seed(4)
+    logits, better, worse = torch.randn(3, 2, 8, generator=generator)
+    labels = (torch.rand(2, 8, generator=generator) < 0.3).float()
+    original = torch.tensor([[True] * 8, [False] * 8])
+    mixed = 0.9 * rl_math.survival_loss(logits, labels, original, ~original)
+    flipped = rl_math.survival_loss(logits, 1 - labels, original, original) - rl_math.masked_mean(
+        torch.nn.functional.softplus(logits), original
+    )
+    flipped += rl_math.masked_mean(torch.nn.functional.softplus(-logits), ~original)
+    smoothed = rl_math.survival_loss(logits, labels, original, ~original, 0.1)
+    torch.testing.assert_close(smoothed, mixed + 0.1 * flipped)
+    expected = 0.9 * rl_math.preference_loss(better, worse) + 0.1 * rl_math.preference_loss(worse, better)
+    torch.testing.assert_close(rl_math.preference_loss(better, worse, 0.1), expected)
+    hunks = torch.ones(2, 8, dtype=torch.long)
+    expected = 0.9 * rl_math.hunk_preference_loss(better, worse, hunks, hunks)
+    expected += 0.1 * rl_math.hunk_preference_loss(worse, better, hunks, hunks)
+    torch.testing.assert_close(rl_math.hunk_preference_loss(better, worse, hunks, hunks, 0.1), expected)
+
+
 def test_survival_rewards_sum_to_the_log_probability_of_no_edit_and_are_clipped():
     logits = torch.tensor([-3.0, 0.0, 2.0, 50.0])
     rewards = rl_math.survival_reward(logits, clip=-4.0)

@@ -189,6 +189,72 @@ def test_reward_reports_the_three_metrics_together_with_counts_and_intervals(und
     assert set(model["metrics"]) == {"edit_accuracy", "pair_accuracy", "bad_token_auc"}
 
 
+def test_reward_says_where_its_metrics_hold_and_shows_its_worst_items(undisturbed):
+    workdir, _ = undisturbed("reward")
+    report = json.loads((workdir / "output/model/report.json").read_text())
+    of_test = report["breakdown"]["test"]
+    assert sum(group["edit_accuracy"]["n"] for group in of_test["by_length"]) == 12
+    lengths = [group["tokens"] for group in of_test["by_length"]]
+    assert lengths == sorted(lengths)
+    assert of_test["by_kind"]["replace"] == {n: report["test"][n] for n in ("edit_accuracy", "bad_token_auc")}
+    assert of_test["by_kind"]["insert"]["edit_accuracy"]["n"] == 0
+    tokens = report["test"]["bad_token_auc"]
+    counted = sum(row["tokens"] for row in of_test["calibration"]["bins"])
+    assert counted == tokens["labelled_tokens"] + tokens["other_tokens"]
+
+    rows = [json.loads(line) for line in (workdir / "output/model/errors.ndjson").read_text().splitlines()]
+    assert len(rows) == sum(
+        round(report["test"][name]["n"] * (1 - report["test"][name]["value"]))
+        for name in ("edit_accuracy", "pair_accuracy")
+    )
+    for row in rows:
+        worse, better = ("other", "preferred") if row["type"] == "pair" else ("original", "edited")
+        assert row["split"] == "test"
+        assert row["margin"] <= 0
+        assert sum(row[better]["rewards"]) - sum(row[worse]["rewards"]) == pytest.approx(row["margin"], abs=0.01)
+        assert len(row[worse]["tokens"]) == len(row[worse]["rewards"])
+
+
+def test_each_epoch_is_judged_on_the_validation_split(undisturbed):
+    _, lines = undisturbed("reward")
+    judged = [line for line in lines if "validation_bad_token_auc" in line.get("values", {})]
+    assert [line["step"] for line in judged] == [4, 8, 12]
+
+
+def test_training_stops_when_validation_gets_no_better_and_keeps_what_was_best(specs, tmp_path):
+    rows = label_rows(golden_codec(), 48)
+    rng = random.Random(1)
+    for row in rows:  # nothing to learn: the labels of the training rows are at random
+        if row["type"] == "edit" and row["split"] == "train":
+            rng.shuffle(row["original"]["labels"])
+    options = {**specs["reward"]["hyperparameters"], "epochs": 30, "patience": 2}
+    data = {"labels": str(write_rows(tmp_path / "labels.ndjson", rows))}
+    spec = {**specs["reward"], "data": data, "hyperparameters": options}
+    code, lines = run_process("reward", spec, tmp_path / "whole")
+    result = lines[-1]["result"]
+    judged = [
+        v["validation_bad_token_auc"] for v in (x.get("values", {}) for x in lines) if "validation_bad_token_auc" in v
+    ]
+    *by_epoch, final = judged
+    assert code == 0
+    assert result["training"]["steps"] == 4 * len(by_epoch) < 4 * 30
+    assert final == max(by_epoch) == result["training"]["best_validation"]["bad_token_auc"]
+    assert max(by_epoch[-2:]) <= final
+
+    code, _ = run_process("reward", spec, tmp_path / "killed", kill_at_step(result["training"]["steps"] - 1))
+    assert code == -signal.SIGKILL
+    assert run_process("reward", spec, tmp_path / "killed")[0] == 0
+    assert outcome_digest(tmp_path / "killed") == outcome_digest(tmp_path / "whole")
+
+
+def test_patience_needs_rows_to_watch(specs, tmp_path):
+    rows = [row for row in label_rows(golden_codec(), 16) if row["split"] != "validation"]
+    data = {"labels": str(write_rows(tmp_path / "labels.ndjson", rows))}
+    options = {**specs["reward"]["hyperparameters"], "patience": 1}
+    with pytest.raises(BadSpec, match="validation"):
+        run_here("reward", {**specs["reward"], "data": data, "hyperparameters": options}, tmp_path)
+
+
 def test_reward_learns_which_tokens_are_wrong(data, policy_folder, tmp_path):
     spec = {
         "base_model": {"path": str(policy_folder)},
