@@ -8,6 +8,7 @@ normalisation, entropy bonus, early stopping on KL, gradient accumulation; none 
 import copy
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,10 @@ from .models import (
 from .optimization import adamw, descend
 from .protocol import Reporter, StopRequest
 from .rl_math import (
+    adapted_beta,
     explained_variance,
     generalised_advantages,
+    leave_one_out_advantages,
     masked_mean,
     policy_loss,
     shaped_rewards,
@@ -83,12 +86,13 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
         restore_training(actor, optimizer, checkpoint.tensors)
         generator.set_state(checkpoint.tensors["random.generator"])
-        scale = RewardScale(**checkpoint.state["scale"])
+        scale, beta = RewardScale(**checkpoint.state["scale"]), checkpoint.state["beta"]
         step, last = checkpoint.step, checkpoint.state["metrics"]
         evaluations = {int(at): rows for at, rows in checkpoint.state["evaluations"].items()}
     else:
         reporter.progress(0, options.steps, "measure the starting policy")
         scale = starting_scale(actor, reward_model, prompts, policy.card.eos_token_id, generator, options)
+        beta = options.beta
         step, last, evaluations = 0, {}, {}
     last_step = step if spec.finish_at_checkpoint else options.steps
 
@@ -98,8 +102,10 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             evaluations[step], values = evaluation.run(actor.network, reward_model, spec.seed, options)
             reporter.metrics(step, values)
 
-    for batch_prompts in prompt_batches(prompts, options.batch_size, spec.seed, step, last_step):
+    by_critic = options.advantage == "gae"
+    for batch_prompts in prompt_batches(prompts, options, spec.seed, step, last_step):
         evaluate()
+        started = time.monotonic()
 
         # 1. Roll out: ids, log-probabilities and values as decoding saw them.
         uniforms = torch.rand(len(batch_prompts), options.max_new_tokens, generator=generator)
@@ -130,13 +136,16 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
                 ~rollout.ended,
                 mu=scale.mu,
                 scale=scale.s,
-                beta=options.beta,
+                beta=beta,
                 truncation_cost=options.truncation_cost,
                 placement=options.reward_placement,
             )
 
             # 3. Advantages.
-            advantages = generalised_advantages(shaped, values, mask, options.gamma, options.gae_lambda)
+            if by_critic:
+                advantages = generalised_advantages(shaped, values, mask, options.gamma, options.gae_lambda)
+            else:
+                advantages = leave_one_out_advantages(shaped, mask, options.samples_per_prompt)
             returns = advantages + values
             whitened = whiten(advantages, mask)
 
@@ -151,7 +160,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
                 log_ratio = log_probs - rollout.log_probs[rows][keep]
                 on_policy = policy_loss(log_ratio, whitened[rows][keep], options.clip)
                 on_values = value_loss(new_values, values[rows][keep], returns[rows][keep], options.value_clip)
-                loss = on_policy + options.value_coefficient * on_values
+                loss = on_policy + options.value_coefficient * on_values if by_critic else on_policy
                 grad_norm = descend(loss, actor, optimizer, options.max_grad_norm, step + 1)
                 updates.append(update_metrics(log_ratio.detach(), on_policy, on_values, grad_norm, options.clip))
         step += 1
@@ -159,9 +168,16 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         # 5. Report. The sum of raw rewards is always there: shaped ones hide a policy that games them.
         last = rollout_metrics(rollout, rewards, kl, values, returns)
         last |= {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
-        last |= {"mu": scale.mu, "s": scale.s, "beta": options.beta}
+        last |= {"mu": scale.mu, "s": scale.s, "beta": beta}
+        if options.kl_target:
+            beta = adapted_beta(
+                beta, last["kl_per_response"], options.kl_target, options.batch_size, options.kl_horizon
+            )
         reporter.progress(step, options.steps, "train")
-        reporter.metrics(step, last)
+        speed = {
+            "tokens_per_second": mask.sum().item() / (time.monotonic() - started)
+        }  # of the machine, not of the run
+        reporter.metrics(step, last | speed)
         raise_alarms(reporter, step, last, scale)
         if options.rollouts_every and step % options.rollouts_every == 0:
             columns = {
@@ -175,7 +191,8 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             save_rollouts(workdir, step, rollout_rows(policy, shown, responses, columns), reporter)
         if step % options.checkpoint_every == 0 or step == options.steps or stop.requested:
             tensors = {**training_tensors(actor, optimizer), "random.generator": generator.get_state()}
-            store.save(step, tensors, {"scale": vars(scale), "metrics": last, "evaluations": evaluations})
+            state = {"scale": vars(scale), "beta": beta, "metrics": last, "evaluations": evaluations}
+            store.save(step, tensors, state)
         if stop.requested:
             raise Interrupted
 
@@ -336,30 +353,37 @@ def starting_scale(
     return RewardScale(mu, s, sum_per_row.mean().item(), length.mean().item())
 
 
-def prompt_batches(prompts: list[list[int]], batch_size: int, seed: int, first: int, last: int) -> Iterator[list]:
-    """The prompts of steps first..last-1: one shuffled pass after another, whatever the batch size."""
+def prompt_batches(
+    prompts: list[list[int]], options: PpoOptions, seed: int, first: int, last: int
+) -> Iterator[list[list[int]]]:
+    """The prompts of steps first..last-1, each as often as it is answered: one shuffled pass after another, whatever
+    the batch size."""
     order_of: dict[int, list[int]] = {}
+    count = options.batch_size // options.samples_per_prompt
     for step in range(first, last):
         batch = []
-        for position in range(step * batch_size, (step + 1) * batch_size):
+        for position in range(step * count, (step + 1) * count):
             epoch, place = divmod(position, len(prompts))
             if epoch not in order_of:
                 shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
                 order_of = {epoch: torch.randperm(len(prompts), generator=shuffle).tolist()}
-            batch.append(prompts[order_of[epoch][place]])
+            batch += [prompts[order_of[epoch][place]]] * options.samples_per_prompt
         yield batch
 
 
 def rollout_metrics(
     rollout: Responses, rewards: Tensor, kl: Tensor, values: Tensor, returns: Tensor
 ) -> dict[str, float]:
-    """`reward_sum` is the raw one; KL is k1 against the starting policy, per response and per token."""
+    """`reward_sum` is the raw one; KL is against the starting policy, k1 (log-ratios) per response and per token, and
+    k3 (never below 0, less noise) per token; `entropy`: minus the mean log-probability of the sampled tokens."""
     mask = rollout.mask
     metrics = {
         "reward_sum": rewards.sum(1).mean(),
         "reward_per_token": masked_mean(rewards, mask),
         "kl_per_response": kl.sum(1).mean(),
         "kl_per_token": masked_mean(kl, mask),
+        "kl_k3_per_token": masked_mean(torch.expm1(-kl) + kl, mask),
+        "entropy": masked_mean(-rollout.log_probs, mask),
         "length": mask.sum(1).float().mean(),
         "truncated": (~rollout.ended).float().mean(),
         "explained_variance": explained_variance(values, returns, mask),

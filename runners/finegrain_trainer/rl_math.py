@@ -118,6 +118,22 @@ def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
     return advantages
 
 
+def leave_one_out_advantages(rewards: Tensor, mask: Tensor, samples: int) -> Tensor:
+    """A response's total less the mean total of the others to its prompt, at each of its tokens (RLOO, Ahmadian 2024).
+
+    `rewards`, `mask` [batch, time]; responses to one prompt, `samples` of them, lie one after the other.
+    """
+    totals = (rewards * mask).sum(1).view(-1, samples)
+    others = (totals.sum(1, keepdim=True) - totals) / (samples - 1)
+    return (totals - others).view(-1, 1) * mask
+
+
+def adapted_beta(beta: float, kl: float, target: float, responses: int, horizon: int) -> float:
+    """The next price of KL: it rises while `kl`, in nats a response, is above `target` (Ziegler 2019, section 2.2)."""
+    error = min(0.2, max(-0.2, kl / target - 1))
+    return beta * (1 + error * responses / horizon)
+
+
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """`values` [batch, time] shifted to mean 0 and scaled to variance 1 over the tokens of `mask`."""
     mean = masked_mean(values, mask)

@@ -73,8 +73,10 @@ class RewardOptions:
 class PpoOptions:
     # rollout-and-update rounds
     steps: int = option(28, minimum=1)
-    # prompts per step
+    # responses per step
     batch_size: int = option(64, minimum=2)
+    # responses to each prompt of a step; batch_size is a multiple of it
+    samples_per_prompt: int = option(1, minimum=1)
     # passes over each batch of rollouts, and into how many minibatches each pass is cut
     epochs: int = option(2, minimum=1)
     minibatches: int = option(2, minimum=1)
@@ -88,6 +90,10 @@ class PpoOptions:
     temperature: float = option(1.0, above=0)
     # price of one nat of k1 KL against the starting policy
     beta: float = option(0.1, minimum=0)
+    # above 0: the price follows, so that a response has about so many nats of KL; `beta` is then the first one
+    kl_target: float = option(0.0, minimum=0)
+    # responses that the price takes to change by a fifth when KL is a fifth or more off the target
+    kl_horizon: int = option(200, minimum=1)
     # what is taken off each token's reward: `batch` = running mean under the current policy, `zero` = nothing
     mu: str = option("batch", choices=("batch", "zero"))
     # samples of the starting policy that set the scale s (and the first mu)
@@ -95,6 +101,8 @@ class PpoOptions:
     gamma: float = option(1.0, minimum=0, maximum=1)
     # lambda of generalised advantage estimation
     gae_lambda: float = option(0.95, minimum=0, maximum=1)
+    # `gae` = of the critic; `leave_one_out` = without one: a response's total less the mean of the others to its prompt
+    advantage: str = option("gae", choices=("gae", "leave_one_out"))
     # ratio clip, and how far a value may move from the one that the rollout saw
     clip: float = option(0.2, above=0)
     value_clip: float = option(0.2, above=0)
@@ -263,6 +271,10 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
             ppo_options = parse_options(PpoOptions, options, "hyperparameters")
             if ppo_options.minibatches > ppo_options.batch_size:
                 raise BadSpec("hyperparameters.minibatches: cannot be more than batch_size")
+            if ppo_options.batch_size % ppo_options.samples_per_prompt:
+                raise BadSpec("hyperparameters.batch_size: must be a multiple of samples_per_prompt")
+            if ppo_options.advantage == "leave_one_out" and ppo_options.samples_per_prompt < 2:
+                raise BadSpec("hyperparameters.samples_per_prompt: leave_one_out needs at least 2")
             evaluation = _evaluation(spec["evaluation"], folder) if "evaluation" in spec else None
             return PpoSpec(seed, finish, model, reward_path, rows, evaluation, ppo_options)
         case "generate":

@@ -47,6 +47,26 @@ def test_what_lies_outside_the_mask_never_counts(batch):
     assert torch.equal(rl_math.whiten(advantages, mask)[~mask], torch.zeros(int((~mask).sum())))
 
 
+def test_leave_one_out_compares_a_response_with_the_others_to_its_prompt():
+    generator = torch.Generator().manual_seed(5)
+    rewards = torch.randn(6, 7, generator=generator)
+    mask = torch.arange(7)[None] < torch.tensor([[3], [7], [5], [1], [2], [7]])
+    totals = [rewards[row][mask[row]].sum().item() for row in range(6)]
+    advantages = rl_math.leave_one_out_advantages(rewards, mask, 3)
+    for row in range(6):
+        others = [totals[other] for other in range(row // 3 * 3, row // 3 * 3 + 3) if other != row]
+        expected = totals[row] - sum(others) / 2
+        assert advantages[row][mask[row]].tolist() == pytest.approx([expected] * int(mask[row].sum()), abs=1e-5)
+        assert (advantages[row][~mask[row]] == 0).all()
+
+
+def test_the_price_of_kl_follows_its_target_and_never_jumps():
+    assert rl_math.adapted_beta(0.1, kl=4.0, target=4.0, responses=64, horizon=200) == pytest.approx(0.1)
+    assert rl_math.adapted_beta(0.1, kl=4.4, target=4.0, responses=50, horizon=200) == pytest.approx(0.1 * 1.025)
+    assert rl_math.adapted_beta(0.1, kl=90.0, target=4.0, responses=200, horizon=200) == pytest.approx(0.12)
+    assert rl_math.adapted_beta(0.1, kl=-1.0, target=4.0, responses=200, horizon=200) == pytest.approx(0.08)
+
+
 def test_whitened_tokens_have_mean_0_and_variance_1_over_the_mask(batch):
     rewards, _, mask, _ = batch
     tokens = rl_math.whiten(rewards * 3 + 7, mask)[mask]

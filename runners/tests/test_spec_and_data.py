@@ -72,6 +72,8 @@ def test_models_from_a_hub_and_from_scratch(folder):
         ("ppo", ppo(mu="mean"), "hyperparameters.mu: expected one of batch, zero"),
         ("ppo", ppo(gae_lambda=1.1), "hyperparameters.gae_lambda: must be at most 1"),
         ("ppo", ppo(batch_size=4, minibatches=8), "hyperparameters.minibatches: cannot be more"),
+        ("ppo", ppo(batch_size=4, samples_per_prompt=3), "hyperparameters.batch_size: must be a multiple"),
+        ("ppo", ppo(advantage="leave_one_out"), "hyperparameters.samples_per_prompt: leave_one_out needs"),
         ("ppo", ppo() | {"policy": {"scratch": {}}}, "policy: unknown key 'scratch'"),
         (
             "reward",

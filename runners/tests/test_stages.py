@@ -335,6 +335,26 @@ def test_ppo_raises_the_reward_that_it_is_given(specs, tmp_path, critic):
     assert metrics[-1]["kl_per_response"] > 0.1
 
 
+def test_without_a_critic_it_learns_too_under_a_price_of_kl_that_follows(specs, tmp_path):
+    options = {
+        "steps": 12, "batch_size": 24, "samples_per_prompt": 4, "advantage": "leave_one_out", "max_new_tokens": 32,
+        "scale_samples": 48, "learning_rate": 3e-3, "kl_target": 0.5, "kl_horizon": 48, "checkpoint_every": 2,
+    }  # fmt: skip
+    spec = {**specs["ppo"], "hyperparameters": options}
+    code, lines = run_process("ppo", spec, tmp_path / "whole")
+    metrics = [line["values"] for line in lines if line["type"] == "metrics"]
+    assert code == 0
+    assert sum(m["reward_per_token"] for m in metrics[-3:]) > sum(m["reward_per_token"] for m in metrics[:3])
+    for before, after in zip(metrics, metrics[1:], strict=False):  # more KL than wanted makes it dearer
+        assert (after["beta"] > before["beta"]) == (before["kl_per_response"] > 0.5)
+    assert all(m["kl_k3_per_token"] >= 0 and m["entropy"] > 0 and m["tokens_per_second"] > 0 for m in metrics)
+
+    code, _ = run_process("ppo", spec, tmp_path / "killed", kill_at_step(7))
+    assert code == -signal.SIGKILL
+    assert run_process("ppo", spec, tmp_path / "killed")[0] == 0
+    assert outcome_digest(tmp_path / "killed") == outcome_digest(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_ppo_raises_the_reward_of_a_sequence_model(specs, policy_folder, data, tmp_path):
     reward_spec = {

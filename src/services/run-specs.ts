@@ -91,7 +91,8 @@ export const hyperparameters = {
   ppo: Type.Object(
     {
       steps: count(28, 'Rollout-and-update rounds'),
-      batch_size: count(64, 'Prompts per step', 2),
+      batch_size: count(64, 'Responses per step', 2),
+      samples_per_prompt: count(1, 'Responses to each prompt of a step; batch_size is a multiple of it'),
       epochs: count(2, 'Passes over each batch of rollouts'),
       minibatches: count(2, 'Parts of each pass; at most batch_size'),
       learning_rate: positive(5e-4, 'AdamW, constant'),
@@ -100,6 +101,15 @@ export const hyperparameters = {
       max_new_tokens: count(128, 'Longest response; a longer one counts as truncated'),
       temperature: positive(1, 'Of sampling, and of every log-probability'),
       beta: atLeast(0, 0.1, 'Price of one nat of KL against the starting policy'),
+      kl_target: atLeast(
+        0,
+        0,
+        'Above 0: the price of KL follows, so that a response has about so many nats of it; `beta` is then the first price',
+      ),
+      kl_horizon: count(
+        200,
+        'Responses that the price of KL takes to change by a fifth when KL is a fifth or more off `kl_target`',
+      ),
       mu: Type.Optional(
         Type.Enum(['batch', 'zero'], {
           default: 'batch',
@@ -109,6 +119,13 @@ export const hyperparameters = {
       scale_samples: count(384, 'Samples of the starting policy that set the reward scale', 2),
       gamma: fraction(1, 'Discount'),
       gae_lambda: fraction(0.95, 'λ of generalised advantage estimation'),
+      advantage: Type.Optional(
+        Type.Enum(['gae', 'leave_one_out'], {
+          default: 'gae',
+          description:
+            '`gae`: of the critic; `leave_one_out`: without one, a response’s total less the mean of the others to its prompt (needs `samples_per_prompt` of 2 or more)',
+        }),
+      ),
       clip: positive(0.2, 'Of the probability ratio'),
       value_clip: positive(0.2, 'How far a value may move from the one that the rollout saw'),
       value_coefficient: atLeast(0, 0.5, 'Weight of the value loss'),
@@ -508,9 +525,15 @@ export function resolveSpec(run: KindSpec): KindSpec {
       oneModel(spec.policy, '/spec/policy');
       oneModel(spec.reward_model, '/spec/reward_model');
       const tail = resolvedTail('ppo', spec);
-      const { minibatches, batch_size } = tail.hyperparameters;
+      const { minibatches, batch_size, samples_per_prompt, advantage } = tail.hyperparameters;
       if (minibatches > batch_size) {
         throw invalid('/spec/hyperparameters/minibatches', 'cannot be more than batch_size');
+      }
+      if (batch_size % samples_per_prompt !== 0) {
+        throw invalid('/spec/hyperparameters/batch_size', 'must be a multiple of samples_per_prompt');
+      }
+      if (advantage === 'leave_one_out' && samples_per_prompt < 2) {
+        throw invalid('/spec/hyperparameters/samples_per_prompt', 'leave_one_out needs at least 2');
       }
       const prompts = onePromptSource(spec.prompts, 'train', '/spec/prompts');
       if (!spec.evaluation) return { kind: 'ppo', spec: { ...spec, ...tail, prompts } };

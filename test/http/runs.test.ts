@@ -246,6 +246,14 @@ t.test('runs', async (t) => {
           '/spec/hyperparameters/minibatches',
         ],
         [
+          { ...ppo, spec: { ...ppo.spec, hyperparameters: { samples_per_prompt: 3 } } },
+          '/spec/hyperparameters/batch_size',
+        ],
+        [
+          { ...ppo, spec: { ...ppo.spec, hyperparameters: { advantage: 'leave_one_out' } } },
+          '/spec/hyperparameters/samples_per_prompt',
+        ],
+        [
           {
             ...ppo,
             spec: { ...ppo.spec, evaluation: { prompts: { prompts }, kl_reference: { hub: 'org/name' } } },
