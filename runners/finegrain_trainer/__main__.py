@@ -9,6 +9,7 @@ import argparse
 import errno
 import gc
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -25,7 +26,7 @@ from .protocol import (
     StopRequest,
     claim_stdout,
 )
-from .spec import KINDS, HubModel, PpoSpec, Spec, read_spec
+from .spec import OPTIONS, HubModel, PpoSpec, Spec, read_spec
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -62,16 +63,53 @@ def main() -> int:
         return failure.exit_code
 
 
+KINDS = {
+    "sft": "fine-tunes a policy on demonstrations, or starts one from random weights",
+    "reward": "trains a reward model on edits with token labels, or on preferences",
+    "ppo": "trains a policy against a reward model, each token with a reward of its own",
+    "generate": "lets a policy answer prompts",
+}
+EXAMPLES = {
+    "sft": """{"base_model": {"scratch": {"hidden_size": 64}}, "data": {"examples": "examples.ndjson"}}""",
+    "reward": """{"base_model": {"path": "sft/output/model"}, "loss": "survival",
+   "data": {"labels": "labels.ndjson"}}""",
+    "ppo": """{"policy": {"path": "sft/output/model"}, "reward_model": {"path": "reward/output/model"},
+   "data": {"prompts": "prompts.ndjson"}, "hyperparameters": {"beta": 0.05}}""",
+    "generate": """{"model": {"path": "ppo/output/model"}, "data": {"prompts": "prompts.ndjson"}}""",
+}
+
+
 def parse_arguments() -> argparse.Namespace:
-    parser = ArgumentParser(prog="finegrain_trainer", description="Train or sample from a model; see the README.")
-    parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--spec", type=Path, required=True, help="spec.json; relative paths in it are from its folder")
-    parser.add_argument("--workdir", type=Path, required=True, help="checkpoints and output; resumed when it has any")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to compute on; cuda: one GPU")
-    parser.add_argument(
-        "--supervised", action="store_true", help="stdin is a life line: stop when it closes or falls silent"
+    parser = ArgumentParser(
+        prog="finegrain_trainer",
+        description="Trains models and samples from them, as a spec says; tells how it goes in JSON lines on stdout.",
+        epilog="KIND --help shows what a spec of that kind may say; runners/README.md has more.",
     )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind, purpose in KINDS.items():
+        own = kinds.add_parser(
+            kind,
+            help=purpose,
+            description=f"{kind}: {purpose}.",
+            epilog=explain(kind),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        own.add_argument("--spec", type=Path, required=True, help="spec.json; relative paths in it are from its folder")
+        own.add_argument("--workdir", type=Path, required=True, help="checkpoints and output; resumed when it has any")
+        own.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to compute on; cuda: one GPU")
+        own.add_argument(
+            "--supervised", action="store_true", help="stdin is a life line: stop when it closes or falls silent"
+        )
+    kinds.add_parser("export", help="makes a token reward model servable: export --help", add_help=False)
     return parser.parse_args()
+
+
+def explain(kind: str) -> str:
+    """A spec, and every hyperparameter with its default, its range and its meaning: what spec.py says."""
+    lines = inspect.getsource(OPTIONS[kind]).splitlines()[2:]  # without the decorator and the name of the class
+    return "\n".join(
+        ["A spec:", f"  {EXAMPLES[kind]}", "", "hyperparameters, name: type = option(default, range):", *lines]
+    )
 
 
 def export(argv: list[str]) -> dict:

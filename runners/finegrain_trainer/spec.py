@@ -217,7 +217,7 @@ class GenerateSpec:
 
 
 Spec = SftSpec | RewardSpec | PpoSpec | GenerateSpec
-KINDS = ("sft", "reward", "ppo", "generate")
+OPTIONS = {"sft": SftOptions, "reward": RewardOptions, "ppo": PpoOptions, "generate": GenerateOptions}
 
 
 def read_spec(path: Path, kind: str) -> Spec:

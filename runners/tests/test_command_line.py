@@ -3,17 +3,20 @@
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from support import examples, write_rows
 
-from finegrain_trainer.__main__ import classify
+from finegrain_trainer.__main__ import EXAMPLES, classify
+from finegrain_trainer.spec import OPTIONS, parse_spec
 
 RUNNERS = Path(__file__).parents[1]
 
@@ -35,13 +38,26 @@ def test_bad_specs_and_bad_arguments_exit_with_2_and_one_line(tmp_path):
     cases = [
         (command("sft", spec, tmp_path), "spec.json: hyperparameters: unknown key 'epocs'"),
         (command("sft", tmp_path / "none.json", tmp_path), "cannot be read"),
-        (command("dpo", spec, tmp_path), "command line: argument kind: invalid choice"),
+        (command("dpo", spec, tmp_path), "command line: argument KIND: invalid choice"),
     ]
     for arguments, message in cases:
         done = subprocess.run(arguments, cwd=RUNNERS, capture_output=True, text=True, timeout=60)
         line = json.loads(done.stdout)
         assert (done.returncode, line["type"], line["reason"]) == (2, "failure", "bad_spec")
         assert message in line["detail"]
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_help_explains_a_spec_that_works_and_every_hyperparameter(kind, tmp_path):
+    arguments = [sys.executable, "-m", "finegrain_trainer", kind, "--help"]
+    told = subprocess.run(arguments, cwd=RUNNERS, capture_output=True, text=True, timeout=60, check=True).stderr
+    assert all(f"{option.name}: " in told for option in fields(OPTIONS[kind]))
+    for path in re.findall(r'"path": "(.+?)"', EXAMPLES[kind]):
+        (tmp_path / path).mkdir(parents=True)
+    for file in re.findall(r'"(\w+\.ndjson)"', EXAMPLES[kind]):
+        (tmp_path / file).touch()
+    assert parse_spec(json.loads(EXAMPLES[kind]), kind, tmp_path)
+    assert EXAMPLES[kind] in told
 
 
 def test_a_supervised_run_speaks_json_only_and_stops_when_its_life_line_closes(tmp_path):

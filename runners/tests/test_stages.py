@@ -1,6 +1,7 @@
 """Whole runs: each kind does its work, and killed at any instant it ends as if it had not been."""
 
 import gzip
+import itertools
 import json
 import os
 import random
@@ -345,7 +346,7 @@ def test_without_a_critic_it_learns_too_under_a_price_of_kl_that_follows(specs, 
     metrics = [line["values"] for line in lines if line["type"] == "metrics"]
     assert code == 0
     assert sum(m["reward_per_token"] for m in metrics[-3:]) > sum(m["reward_per_token"] for m in metrics[:3])
-    for before, after in zip(metrics, metrics[1:], strict=False):  # more KL than wanted makes it dearer
+    for before, after in itertools.pairwise(metrics):  # more KL than wanted makes it dearer
         assert (after["beta"] > before["beta"]) == (before["kl_per_response"] > 0.5)
     assert all(m["kl_k3_per_token"] >= 0 and m["entropy"] > 0 and m["tokens_per_second"] > 0 for m in metrics)
 
