@@ -25,7 +25,7 @@ def session(reward_folder):
 
 def test_the_folder_is_complete(reward_folder):
     names = {"config.json", "model.safetensors", "reward.onnx", "tokenizer.json", "golden.json", "finegrain.json"}
-    assert {p.name for p in reward_folder.iterdir()} == names | {"report.json", "reward.int8.onnx"}
+    assert {p.name for p in reward_folder.iterdir()} == names | {"report.json", "errors.ndjson", "reward.int8.onnx"}
     card = json.loads((reward_folder / "finegrain.json").read_text())
     assert card["role"] == "token_reward"
     assert card["reward"] == {"loss": "survival", "clip": -4.0}
