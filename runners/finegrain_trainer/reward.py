@@ -59,6 +59,13 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         restore_training(model, optimizer, checkpoint.tensors)
         step = checkpoint.step
 
+    def on_validation() -> dict[str, float | None]:
+        return figures(judge(model, data, "validation"), model.role == "token_reward")
+
+    watched = WATCHED[spec.loss]
+    if options.patience and on_validation()[watched] is None:
+        raise BadSpec(f"hyperparameters.patience: {spec.labels.name} has no rows with split 'validation' to judge by")
+
     lengths = [len(row.prompt_token_ids) + max(map(len, versions(row))) for row in train]
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
     total_steps = step if spec.finish_at_checkpoint else steps_per_epoch * options.epochs
@@ -76,10 +83,10 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
                 reporter.metrics(step, {"loss": loss.item(), "grad_norm": grad_norm, "learning_rate": rate})
             ends_epoch = step % steps_per_epoch == 0
             if ends_epoch and (step < total_steps or options.patience):
-                now = figures(judge(model, data, "validation"), model.role == "token_reward")
+                now = on_validation()
                 reporter.metrics(step, {f"validation_{name}": value for name, value in now.items()})
                 if options.patience:
-                    best.see(model, now[WATCHED[spec.loss]])
+                    best.see(model, now[watched])
             if step % options.checkpoint_every == 0 or step == total_steps or stop.requested:
                 store.save(step, training_tensors(model, optimizer) | best.tensors(), best.state())
             if stop.requested:
@@ -91,7 +98,7 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     unit = "pairs" if spec.loss == "seq_pairs" else "edits"
     report = {"format": 1, "loss": spec.loss, "training": {unit: len(train), "steps": step, **data.left_out}}
     if best.weights:
-        report["training"]["best_validation"] = {WATCHED[spec.loss]: best.value}
+        report["training"]["best_validation"] = {watched: best.value}
     judged = {split: judge(model, data, split) for split in ("validation", "test")}
     for split, rows in judged.items():
         report[split] = metrics(rows, model.role == "token_reward")
@@ -143,10 +150,8 @@ class Best:
     def state(self) -> dict[str, Any]:
         return {} if self.value is None else {"value": self.value, "age": self.age}
 
-    def see(self, model: RewardModel, value: float | None) -> None:
+    def see(self, model: RewardModel, value: float) -> None:
         """At the end of an epoch."""
-        if value is None:
-            raise BadSpec("hyperparameters.patience: needs rows with split 'validation' that can be judged")
         if self.value is None or value > self.value:
             self.value, self.age = value, 0
             self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
