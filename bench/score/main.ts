@@ -1,7 +1,7 @@
 // `npm run bench:score`: token scoring over HTTP against a straightforward server with FastAPI and transformers, on one
 // core, in turns, and against onnxruntime itself on the same tokens. Writes its part of bench/RESULTS.md. Linux only.
 //
-//   npm run bench:score [-- --rounds N] [-- --large: 91 M parameters instead of 14]
+//   npm run bench:score [-- --rounds N] [-- --large: 91 M parameters instead of 14, a quarter of the items]
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
@@ -33,6 +33,7 @@ const dataDir = resolve(process.env.FINEGRAIN_DATA_DIR || '.finegrain');
 const python = process.env.FINEGRAIN_PYTHON || join(dataDir, 'python', 'bin', 'python');
 const servingCore = '0';
 const clientCore = '1';
+/** Of the model with 14 M parameters. */
 const bars: Record<string, (number | null)[]> = {
   [single.name]: [1.25, 2.4, 1.5],
   [mixed.name]: [1.2, 2.4, 1.5],
@@ -49,7 +50,7 @@ await onInstallation(async (installation) => {
     const text = await corpus();
     const said = await makeModel(modelFolder, text);
     const tokenizer = Tokenizer.fromFile(join(modelFolder, 'tokenizer.json'));
-    const draw = await openTexts(tokenizer, text);
+    const draw = await openTexts(tokenizer, text, values.large ? 1 / 4 : 1);
 
     const finegrain = await onCores(servingCore, () =>
       startFinegrain(installation, { FINEGRAIN_SCORERS: '1' }),
@@ -63,18 +64,19 @@ await onInstallation(async (installation) => {
     const sections = await onCores(clientCore, async () => {
       await checkEqual(fp32, peers[0]!, draw);
       await int8.score((await draw()).short);
-      return [
+      const parts = [
         await compare([fp32, int8, ...peers], draw),
         await compareRaw(modelFolder, [fp32, int8], draw),
-        await measureLoad(finegrain, fp32, draw),
       ];
+      if (!values.large) parts.push(await measureLoad(finegrain, fp32, draw));
+      return parts;
     });
     await finegrain.stop();
     for (const peer of peers.splice(0)) await peer.stop();
     sections.push(await measureTwoCores(installation, draw));
     if (!values.large) sections.push(await measureStarts(installation));
     const title = `# Scoring, ${values.large ? '91 M' : '14 M'} parameters`;
-    const made = `Made by \`npm run bench:score${values.large ? ' -- --large' : ''}\`, ${rounds} rounds; ${where}. Client and servers have a core each. int8: ${said}.`;
+    const made = `Made by \`npm run bench:score${values.large ? ' -- --large' : ''}\`, ${rounds} rounds; ${where}. Client and servers have a core each${values.large ? '; a quarter of the requests and items' : ''}. int8: ${said}.`;
     const part = [title, made, ...sections].join('\n\n');
     console.log(`\n${part}`);
     await writePart(values.large ? 'score-large' : 'score', part);
@@ -93,7 +95,7 @@ async function compare(servers: Server[], draw: Draw): Promise<string> {
     const ratios = [ratio(fp32, peer), ratio(int8, peer), half ? ratio(int8, half) : null];
     const cells = ratios.map((value, column) => {
       if (value === null) return '–';
-      const bar = bars[work.name]?.[column];
+      const bar = values.large ? undefined : bars[work.name]?.[column];
       return bar ? `${value.toFixed(2)} (bar ${bar}${value >= bar ? '' : ': missed'})` : value.toFixed(2);
     });
     const absolute = figures.map((row) => median(row).toFixed(1)).join(', ');

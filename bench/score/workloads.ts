@@ -15,8 +15,11 @@ export interface Workloads {
 
 export type Draw = () => Promise<Workloads>;
 
-/** @returns what gives other texts each time, in the same order on every machine */
-export async function openTexts(tokenizer: Tokenizer, corpus: string): Promise<Draw> {
+/**
+ * @param share of the usual number of requests and items, for a model that takes longer
+ * @returns what gives other texts each time, in the same order on every machine
+ */
+export async function openTexts(tokenizer: Tokenizer, corpus: string, share = 1): Promise<Draw> {
   const ids = (await tokenizer.encode(corpus, null, { addSpecialTokens: false })).getIds();
   const random = createRandom('bench/score');
   const between = (low: number, high: number): number => low + random.integer(high - low + 1);
@@ -31,13 +34,13 @@ export async function openTexts(tokenizer: Tokenizer, corpus: string): Promise<D
   const times = <T>(count: number, make: () => Promise<T>): Promise<T[]> =>
     Promise.all(Array.from({ length: count }, make));
   return async () => ({
-    short: await times(64, () => item(60, 60)),
-    mixed: await times(256, () => {
+    short: await times(64 * share, () => item(60, 60)),
+    mixed: await times(256 * share, () => {
       const tokens = between(20, 512);
       const prompt = Math.max(5, tokens >> 1);
       return item(prompt, tokens - prompt);
     }),
-    bestOf: await times(2, async () => {
+    bestOf: await times(Math.ceil(2 * share), async () => {
       const prompt = await text(300);
       const responses = await times(16, () => text(60));
       return responses.map((response) => ({ prompt, response }));
