@@ -5,4 +5,6 @@ set -eu
 
 user=10001
 install -d -o $user -g $user "$NODE_COMPILE_CACHE"
-setpriv --reuid=$user --regid=$user --clear-groups node dist/src/cli.js openapi > /dev/null
+setpriv --reuid=$user --regid=$user --clear-groups node --input-type=module -e "
+  import './dist/src/app.js';
+  import './dist/src/scoring/engine.js';"
