@@ -48,7 +48,8 @@ const nameOf = (specifier) => specifier.replace(/\W+/g, '-').replace(/^-/, '');
 /** Changes when the bundles would: with what npm installed, and with this file. */
 export function versionOfBundles() {
   const hash = createHash('sha256');
-  for (const file of ['node_modules/.package-lock.json', fileURLToPath(import.meta.url)]) hash.update(readFileSync(file));
+  for (const file of ['node_modules/.package-lock.json', fileURLToPath(import.meta.url)])
+    hash.update(readFileSync(file));
   return hash.digest('hex');
 }
 
