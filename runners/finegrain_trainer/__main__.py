@@ -26,7 +26,7 @@ from .protocol import (
     StopRequest,
     claim_stdout,
 )
-from .spec import OPTIONS, HubModel, PpoSpec, Spec, read_spec
+from .spec import ALARMS, OPTIONS, HubModel, PpoSpec, Spec, read_spec
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -106,10 +106,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def explain(kind: str) -> str:
     """A spec, and every hyperparameter with its default, its range and its meaning: what spec.py says."""
-    lines = inspect.getsource(OPTIONS[kind]).splitlines()[2:]  # without the decorator and the name of the class
-    return "\n".join(
-        ["A spec:", f"  {EXAMPLES[kind]}", "", "hyperparameters, name: type = option(default, range):", *lines]
-    )
+
+    def fields_of(part: type) -> list[str]:
+        return inspect.getsource(part).splitlines()[2:]  # without the decorator and the name of the class
+
+    lines = ["A spec:", f"  {EXAMPLES[kind]}", ""]
+    lines += ["hyperparameters, name: type = option(default, range):", *fields_of(OPTIONS[kind])]
+    if kind in ALARMS:
+        meaning = '{"threshold": .., "action": "warn", "pause" or "stop"}'
+        lines += ["", f"alarms, name: {meaning}; without an action: warn", *fields_of(ALARMS[kind])]
+    return "\n".join(lines)
 
 
 def export(argv: list[str]) -> dict:

@@ -57,7 +57,7 @@ class CheckpointStore:
         return None
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Writes a checkpoint, reports it and drops all but the newest KEEP."""
+        """Writes a checkpoint, in the place of one of the same step, reports it and drops all but the newest KEEP."""
         aside, final = self._folder / ".writing", self._folder / f"step-{step:08d}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
@@ -72,6 +72,7 @@ class CheckpointStore:
         for path in aside.iterdir():
             sync(path)
         sync(aside)
+        shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         sync(self._folder)
         digest = f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"

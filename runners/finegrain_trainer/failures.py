@@ -43,6 +43,12 @@ class Unstable(TrainerFailure):
     reason = "unstable"
 
 
+class Alarmed(TrainerFailure):
+    """An alarm whose action is `stop`."""
+
+    reason = "alarm"
+
+
 class ExportMismatch(TrainerFailure):
     """The exported ONNX graph does not compute what PyTorch computes."""
 
@@ -50,4 +56,4 @@ class ExportMismatch(TrainerFailure):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (SIGTERM, lost parent) and has kept its progress: exit code 75."""
+    """The run was asked to stop (SIGTERM, lost parent, an alarm) and has kept its progress: exit code 75."""

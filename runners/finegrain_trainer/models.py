@@ -132,9 +132,13 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def same_tokenizer(folder: Path, other: Path) -> bool:
+    return file_digest(folder / "tokenizer.json") == file_digest(other / "tokenizer.json")
+
+
 def check_tokenizer(policy: Path, other: Path, name: str) -> None:
     """Raises BadSpec unless both folders have the same tokenizer.json; `name`: the key of the other one in the spec."""
-    if file_digest(policy / "tokenizer.json") != file_digest(other / "tokenizer.json"):
+    if not same_tokenizer(policy, other):
         raise BadSpec(f"{name}: has another tokenizer than the policy; both must read the same token ids")
 
 
@@ -303,7 +307,7 @@ def save_reward_model(model: RewardModel, base: LanguageModel, folder: Path, onn
     )
 
 
-def load_reward_model(folder: Path, device: torch.device) -> tuple[RewardModel, ModelCard]:
+def load_reward_model(folder: Path, device: torch.device) -> tuple[RewardModel, ModelCard, TextCodec]:
     try:
         raw = json.loads((folder / "finegrain.json").read_text(encoding="utf-8"))
         if raw["role"] not in ("token_reward", "sequence_reward"):
@@ -318,5 +322,4 @@ def load_reward_model(folder: Path, device: torch.device) -> tuple[RewardModel, 
             raise BadSpec(f"{folder}/model.safetensors: unknown tensor {min(tensors)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadSpec(f"{folder}: is not a reward model: {error!r}") from error
-    card, _ = _card_and_codec(folder, config)
-    return model.to(device).eval().requires_grad_(False), card
+    return model.to(device).eval().requires_grad_(False), *_card_and_codec(folder, config)

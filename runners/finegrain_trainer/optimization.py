@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from .failures import Unstable
-
 
 def adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(
@@ -17,19 +15,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def descend(
-    loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, step: int
-) -> float:
+def descend(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float | None:
     """One step down the gradient of `loss`; the gradient's norm before it was scaled down to `max_grad_norm`.
 
-    Raises Unstable, and changes no weight, when either is not a finite number.
+    None, and nothing is changed, when loss or gradient is not a finite number.
     """
     optimizer.zero_grad()
     loss.backward()
     grad_norm = nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
     if not torch.isfinite(loss + grad_norm):
-        raise Unstable(
-            f"loss {loss.item()} with gradient norm {grad_norm.item()} at step {step}; a lower learning_rate may help"
-        )
+        return None
     optimizer.step()
     return grad_norm.item()

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .alarms import Alarms
 from .batching import Sequences, collate, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
-from .data import PromptRow, file_digest, read_prompts
+from .data import Prompt, PromptRow, file_digest, read_prompts
 from .failures import BadSpec, Interrupted, Unstable
 from .generate import prompt_token_ids, response_columns
 from .models import (
     LanguageModel,
+    ModelCard,
     RewardModel,
     check_tokenizer,
     hidden_states,
@@ -32,10 +34,13 @@ from .models import (
     load_reward_model,
     packed_log_probs,
     response_log_probs,
+    same_tokenizer,
     save_policy,
     weights_digest,
 )
 from .optimization import adamw, descend
+from .policy_watch import PROBED_RESPONSES, PolicyWatch, abuses, mean, token_shares, win_rate
+from .projection import ProjectedRewards
 from .protocol import Reporter, StopRequest
 from .rl_math import (
     adapted_beta,
@@ -53,25 +58,27 @@ from .sampling import Responses, response_kl, row_uniforms, sample
 from .spec import PpoOptions, PpoSpec
 from .workdir import finish_file, finish_folder, run_identity
 
+# Rewards of the policy's tokens, by a model that reads the same ones or others.
+Rewards = RewardModel | ProjectedRewards
+
 # mu follows the policy: mu <- (1 - MU_RATE) mu + MU_RATE * batch mean.
 MU_RATE = 0.2
-# Alarms: nats of KL per token, and mean length against the starting policy's.
-HIGH_KL_PER_TOKEN = 0.3
-LENGTH_DRIFT = 0.3
 
 
 def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
     options = spec.options
     policy, reference = load_policy(spec.policy, device), load_policy(spec.policy, device).network.requires_grad_(False)
-    reward_model, reward_card = load_reward_model(spec.reward_model, device)
-    check_tokenizer(policy.folder, spec.reward_model, "reward_model")
-    context = min(policy.card.context_length, reward_card.context_length)
+    prompts_of: dict[tuple[int, ...], Prompt] = {}  # what the ids stand for, to a reward model with another tokenizer
+    reward_model, reward_context = load_rewards(spec.reward_model, policy, prompts_of, device)
+    check_that_it_finds_tokens(spec.reward_model, reward_model, options, reporter)
     rows = read_prompts(spec.prompts)
     prompts = [policy.codec.prompt_ids(row.prompt) for row in rows]
     row_of = {tuple(ids): row for ids, row in zip(prompts, rows, strict=True)}  # equal prompts are one to the policy
+    prompts_of |= {ids: row.prompt for ids, row in row_of.items()}
+    context = min(policy.card.context_length, reward_context)
     prompts = fitting_prompts(prompts, context - options.max_new_tokens, reporter)
 
-    evaluation = load_evaluation(spec, policy, reference, device) if spec.evaluation else None
+    evaluation = load_evaluation(spec, policy, reference, prompts_of, device) if spec.evaluation else None
     actor = ActorCritic(policy.network.requires_grad_(True), options.critic == "separate")
     optimizer = adamw(actor, options.learning_rate, options.weight_decay)
     generator = torch.Generator().manual_seed(spec.seed)
@@ -83,28 +90,51 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         **(evaluation.identity if evaluation else {}),
     )
     store = CheckpointStore(workdir, identity, reporter)
+    alarms = Alarms(spec.alarms, reporter)
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
         restore_training(actor, optimizer, checkpoint.tensors)
         generator.set_state(checkpoint.tensors["random.generator"])
         scale, beta = RewardScale(**checkpoint.state["scale"]), checkpoint.state["beta"]
         step, last = checkpoint.step, checkpoint.state["metrics"]
         evaluations = {int(at): rows for at, rows in checkpoint.state["evaluations"].items()}
+        watch = PolicyWatch(alarms, scale.start_length, checkpoint.tensors["watch.start_shares"], scale.s)
+        watch.restore(checkpoint.state["watch"])
+        alarms.restore(checkpoint.state["alarms"])
     else:
         reporter.progress(0, options.steps, "measure the starting policy")
-        scale = starting_scale(actor, reward_model, prompts, policy.card.eos_token_id, generator, options)
+        scale, shares = starting_scale(actor, reward_model, prompts, policy.card, generator, options)
         beta = options.beta
         step, last, evaluations = 0, {}, {}
+        watch = PolicyWatch(alarms, scale.start_length, shares, scale.s)
+        watch.probed(scale.probes)
     last_step = step if spec.finish_at_checkpoint else options.steps
 
     def evaluate() -> None:
         if evaluation and step not in evaluations and (step % evaluation.every == 0 or step == last_step):
             reporter.progress(step, last_step, "evaluate")
             evaluations[step], values = evaluation.run(actor.network, reward_model, spec.seed, options)
-            reporter.metrics(step, values)
+            reporter.metrics(step, values | evaluation_win_rates(evaluations[step], evaluations[0]))
+            watch.evaluated(step, math.ceil(options.steps / 2), evaluations)
+
+    def pause_point(due: bool) -> None:
+        """Keeps all that the rest of the run depends on, when it is time or the run ends here."""
+        if due or stop.requested or alarms.halt:
+            tensors = {
+                **training_tensors(actor, optimizer),
+                "random.generator": generator.get_state(),
+                "watch.start_shares": watch.start_shares,
+            }
+            state = {"scale": vars(scale), "beta": beta, "metrics": last, "evaluations": evaluations}
+            store.save(step, tensors, state | {"watch": watch.state(), "alarms": alarms.state()})
+        if alarms.halt:
+            raise alarms.halt
+        if stop.requested:
+            raise Interrupted
 
     by_critic = options.advantage == "gae"
+    evaluate()
+    pause_point(due=False)
     for batch_prompts in prompt_batches(prompts, options, spec.seed, step, last_step):
-        evaluate()
         started = time.monotonic()
 
         # 1. Roll out: ids, log-probabilities and values as decoding saw them.
@@ -127,7 +157,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             kl = (rollout.log_probs - unpack(response_log_probs(reference, batch, options.temperature), mask)) * mask
             paid = reward_model.paid(mask)
             if options.mu == "batch":
-                scale.mu = (1 - MU_RATE) * scale.mu + MU_RATE * masked_mean(rewards, paid).item()
+                scale.follow(masked_mean(rewards, paid).item())
             shaped = shaped_rewards(
                 rewards,
                 paid,
@@ -161,13 +191,15 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
                 on_policy = policy_loss(log_ratio, whitened[rows][keep], options.clip)
                 on_values = value_loss(new_values, values[rows][keep], returns[rows][keep], options.value_clip)
                 loss = on_policy + options.value_coefficient * on_values if by_critic else on_policy
-                grad_norm = descend(loss, actor, optimizer, options.max_grad_norm, step + 1)
-                updates.append(update_metrics(log_ratio.detach(), on_policy, on_values, grad_norm, options.clip))
+                grad_norm = descend(loss, actor, optimizer, options.max_grad_norm)
+                alarms.updated(step + 1, loss, grad_norm)
+                if grad_norm is not None:
+                    updates.append(update_metrics(log_ratio.detach(), on_policy, on_values, grad_norm, options.clip))
         step += 1
 
         # 5. Report. The sum of raw rewards is always there: shaped ones hide a policy that games them.
         last = rollout_metrics(rollout, rewards, kl, values, returns)
-        last |= {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
+        last |= {name: sum(u[name] for u in updates) / len(updates) for name in (updates[0] if updates else ())}
         last |= {"mu": scale.mu, "s": scale.s, "beta": beta}
         if options.kl_target:
             beta = adapted_beta(
@@ -178,7 +210,9 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             "tokens_per_second": mask.sum().item() / (time.monotonic() - started)
         }  # of the machine, not of the run
         reporter.metrics(step, last | speed)
-        raise_alarms(reporter, step, last, scale)
+        eos = policy.card.eos_token_id
+        shares = token_shares(rollout.ids, mask, eos, policy.card.vocab_size)
+        watch.step(step, last, shares, lambda token: policy.codec.decode([token]))
         if options.rollouts_every and step % options.rollouts_every == 0:
             columns = {
                 "rewards": rewards,
@@ -189,14 +223,9 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             }
             shown = [row_of[tuple(ids)] for ids in batch_prompts]
             save_rollouts(workdir, step, rollout_rows(policy, shown, responses, columns), reporter)
-        if step % options.checkpoint_every == 0 or step == options.steps or stop.requested:
-            tensors = {**training_tensors(actor, optimizer), "random.generator": generator.get_state()}
-            state = {"scale": vars(scale), "beta": beta, "metrics": last, "evaluations": evaluations}
-            store.save(step, tensors, state)
-        if stop.requested:
-            raise Interrupted
+        evaluate()
+        pause_point(due=step % options.checkpoint_every == 0 or step == options.steps)
 
-    evaluate()
     if evaluation:
         finish_file(workdir, "evaluations.ndjson", "".join(evaluation.lines(evaluations, options.batch_size)))
         reporter.artifact("evaluations.ndjson", "output/evaluations.ndjson", "application/x-ndjson")
@@ -208,8 +237,39 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         "prompts": len(prompts),
         "start_reward": scale.start_reward,
         "start_length": scale.start_length,
+        "probes": scale.probes,
         **last,
     }
+
+
+def load_rewards(
+    folder: Path, policy: LanguageModel, prompts_of: dict[tuple[int, ...], Prompt], device: torch.device
+) -> tuple[Rewards, int]:
+    """A reward model as the policy's tokens see it, and how many of them it reads; as many as the policy does where it
+    has a tokenizer of its own."""
+    model, card, codec = load_reward_model(folder, device)
+    if same_tokenizer(policy.folder, folder):
+        return model, card.context_length
+    projected = ProjectedRewards(model, codec, card.context_length, policy.codec, lambda ids: prompts_of[tuple(ids)])
+    return projected, policy.card.context_length
+
+
+def check_that_it_finds_tokens(folder: Path, model: Rewards, options: PpoOptions, reporter: Reporter) -> None:
+    """Raises BadSpec for a token reward model whose own report says that it does not find what people edit away."""
+    if model.role != "token_reward" or options.reward_placement != "token" or options.minimum_bad_token_auc == 0:
+        return
+    try:
+        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))["headline"]["bad_token_auc"]
+    except FileNotFoundError:
+        found = None
+    if found is None:
+        reporter.log("the reward model has no bad_token_auc: nobody knows whether it finds tokens", level="warning")
+    elif found < options.minimum_bad_token_auc:
+        raise BadSpec(
+            f"reward_model: finds edited tokens with a bad_token_auc of {found:.3f}; below "
+            f"{options.minimum_bad_token_auc} (hyperparameters.minimum_bad_token_auc) token rewards do not pay. "
+            "Train it on more edits or for longer, or have its total paid at the end (hyperparameters.reward_placement)"
+        )
 
 
 def fitting_prompts(prompts: list[list[int]], room: int, reporter: Reporter) -> list[list[int]]:
@@ -234,15 +294,17 @@ class PolicyEvaluation:
     rows: list[PromptRow]
     prompts: list[list[int]]
     references: dict[str, PreTrainedModel]
+    judge: Rewards | None
     model: LanguageModel
     every: int
     identity: dict[str, Any]
 
     @torch.no_grad()
     def run(
-        self, network: PreTrainedModel, reward_model: RewardModel, seed: int, options: PpoOptions
+        self, network: PreTrainedModel, reward_model: Rewards, seed: int, options: PpoOptions
     ) -> tuple[list[dict], dict[str, float]]:
-        """Ids, KL and reward of a response to each prompt, in the order of the prompts; and their means as metrics."""
+        """Ids, KL and reward, also the judge's, of a response to each prompt, in the order of the prompts; and their
+        means as metrics."""
         results: list[dict] = [{} for _ in self.rows]
         for batch in length_sorted([len(ids) for ids in self.prompts], options.batch_size):
             prompts = [self.prompts[row] for row in batch]
@@ -253,16 +315,18 @@ class PolicyEvaluation:
                 name: response_kl(reference, sampled, prompts, options.temperature)
                 for name, reference in self.references.items()
             }
-            columns["reward"] = unpack(reward_model.response_rewards(prompts, responses), sampled.mask).sum(1)
+            judges = {"reward": reward_model} | ({"judge_reward": self.judge} if self.judge else {})
+            for name, model in judges.items():
+                columns[name] = unpack(model.response_rewards(prompts, responses), sampled.mask).sum(1)
             for place, row in enumerate(batch):
                 values = {name: column[place].item() for name, column in columns.items()}
                 results[row] = {"ids": responses[place], **values}
-        count = len(results)
-        return results, {
-            "evaluation_reward_sum": sum(r["reward"] for r in results) / count,
-            "evaluation_kl_per_response": sum(r["kl"] for r in results) / count,
-            "evaluation_length": sum(len(r["ids"]) for r in results) / count,
+        metrics = {
+            "evaluation_reward_sum": mean(results, "reward"),
+            "evaluation_kl_per_response": mean(results, "kl"),
+            "evaluation_length": sum(len(r["ids"]) for r in results) / len(results),
         }
+        return results, metrics | ({"evaluation_judge_reward_sum": mean(results, "judge_reward")} if self.judge else {})
 
     def lines(self, evaluations: dict[int, list[dict]], batch_size: int) -> Iterator[str]:
         """NDJSON: a row for each prompt of each evaluation."""
@@ -274,8 +338,18 @@ class PolicyEvaluation:
                 yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
+def evaluation_win_rates(rows: list[dict], start: list[dict]) -> dict[str, float]:
+    """Over the starting policy's responses to the same prompts, as the reward model sees it, and the judge."""
+    judges = {"evaluation_win_rate": "reward", "evaluation_judge_win_rate": "judge_reward"}
+    return {name: win_rate(rows, start, judge) for name, judge in judges.items() if judge in rows[0]}
+
+
 def load_evaluation(
-    spec: PpoSpec, policy: LanguageModel, reference: PreTrainedModel, device: torch.device
+    spec: PpoSpec,
+    policy: LanguageModel,
+    reference: PreTrainedModel,
+    prompts_of: dict[tuple[int, ...], Prompt],
+    device: torch.device,
 ) -> PolicyEvaluation:
     wanted = spec.evaluation
     identity = {"evaluation_rows": file_digest(wanted.prompts), "evaluation_every": wanted.options.every}
@@ -285,9 +359,14 @@ def load_evaluation(
         check_tokenizer(policy.folder, model.folder, "evaluation.kl_reference")
         references["kl_to_reference"] = model.network.requires_grad_(False)
         identity["kl_reference"] = weights_digest(model.folder)
+    judge = None
+    if wanted.judge is not None:
+        judge, _ = load_rewards(wanted.judge, policy, prompts_of, device)
+        identity["judge"] = weights_digest(wanted.judge)
     rows = read_prompts(wanted.prompts)
     prompts = prompt_token_ids(policy, rows, spec.options.max_new_tokens, wanted.prompts.name)
-    return PolicyEvaluation(rows, prompts, references, policy, wanted.options.every, identity)
+    prompts_of |= {tuple(ids): row.prompt for ids, row in zip(prompts, rows, strict=True)}
+    return PolicyEvaluation(rows, prompts, references, judge, policy, wanted.options.every, identity)
 
 
 class ActorCritic(nn.Module):
@@ -324,24 +403,35 @@ class RewardScale:
     s: float
     start_reward: float  # mean raw sum
     start_length: float
+    probes: dict[str, float]  # by how much abuses() of its responses are paid better than they are, in units of s
+
+    def follow(self, batch_mean: float) -> None:
+        """`mu` of the current policy; a batch with rewards that are no finite numbers changes nothing."""
+        if math.isfinite(batch_mean):
+            self.mu = (1 - MU_RATE) * self.mu + MU_RATE * batch_mean
 
 
 def starting_scale(
     actor: ActorCritic,
-    reward_model: RewardModel,
+    reward_model: Rewards,
     prompts: list[list[int]],
-    eos_token_id: int,
+    card: ModelCard,
     generator: torch.Generator,
     options: PpoOptions,
-) -> RewardScale:
-    """s is the standard deviation of the sequence sums of r - mu over samples of the starting policy."""
-    sums, lengths, paid = [], [], []
+) -> tuple[RewardScale, Tensor]:
+    """s is the standard deviation of the sequence sums of r - mu over samples of the starting policy; beside it the
+    share [vocab] of each token among those samples."""
+    sums, lengths, paid, shares = [], [], [], []
+    first: tuple[list[list[int]], list[list[int]], Tensor] | None = None
     for start in range(0, options.scale_samples, options.batch_size):
         count = min(options.batch_size, options.scale_samples - start)
         batch = [prompts[(start + i) % len(prompts)] for i in range(count)]
         uniforms = torch.rand(count, options.max_new_tokens, generator=generator)
-        rollout = sample(actor.network, batch, uniforms, eos_token_id, options.temperature)
-        rewards = unpack(reward_model.response_rewards(batch, rollout.lists()), rollout.mask)
+        rollout = sample(actor.network, batch, uniforms, card.eos_token_id, options.temperature)
+        responses = rollout.lists()
+        rewards = unpack(reward_model.response_rewards(batch, responses), rollout.mask)
+        first = first or (batch[:PROBED_RESPONSES], responses[:PROBED_RESPONSES], rewards[:PROBED_RESPONSES])
+        shares.append(token_shares(rollout.ids, rollout.mask, card.eos_token_id, card.vocab_size) * count)
         sums.append(rewards.sum(1).double().cpu())
         lengths.append(rollout.mask.sum(1).double().cpu())
         paid.append(reward_model.paid(rollout.mask).sum(1).double().cpu())
@@ -350,7 +440,18 @@ def starting_scale(
     s = (sum_per_row - mu * paid_per_row).std().item()
     if not s > 1e-6:
         raise Unstable(f"the rewards of {options.scale_samples} samples of the starting policy are all alike (s = {s})")
-    return RewardScale(mu, s, sum_per_row.mean().item(), length.mean().item())
+
+    def centred(responses: list[list[int]]) -> Tensor:
+        mask = collate([[] for _ in responses], responses, actor.network.device).is_response
+        rewards = unpack(reward_model.response_rewards(probed, responses), mask)
+        return ((rewards - mu) * reward_model.paid(mask)).sum(1)
+
+    probed, responses, rewards = first
+    own = centred(responses).mean()
+    abused = abuses(responses, rewards, card.eos_token_id, options.max_new_tokens)
+    gains = {name: ((centred(ids).mean() - own) / s).item() for name, ids in abused.items()}
+    scale = RewardScale(mu, s, sum_per_row.mean().item(), length.mean().item(), gains)
+    return scale, sum(shares) / options.scale_samples
 
 
 def prompt_batches(
@@ -373,7 +474,7 @@ def prompt_batches(
 
 def rollout_metrics(
     rollout: Responses, rewards: Tensor, kl: Tensor, values: Tensor, returns: Tensor
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """`reward_sum` is the raw one; KL is against the starting policy, k1 (log-ratios) per response and per token, and
     k3 (never below 0, less noise) per token; `entropy`: minus the mean log-probability of the sampled tokens."""
     mask = rollout.mask
@@ -388,7 +489,7 @@ def rollout_metrics(
         "truncated": (~rollout.ended).float().mean(),
         "explained_variance": explained_variance(values, returns, mask),
     }
-    return {name: value.item() for name, value in metrics.items()}
+    return {name: value.item() if value.isfinite() else None for name, value in metrics.items()}
 
 
 def update_metrics(log_ratio: Tensor, on_policy: Tensor, on_values: Tensor, grad_norm: float, clip: float) -> dict:
@@ -401,23 +502,3 @@ def update_metrics(log_ratio: Tensor, on_policy: Tensor, on_values: Tensor, grad
         "approx_kl": (ratio - 1 - log_ratio).mean(),
     }
     return {name: value.item() for name, value in metrics.items()} | {"grad_norm": grad_norm}
-
-
-def raise_alarms(reporter: Reporter, step: int, metrics: dict[str, float], scale: RewardScale) -> None:
-    if metrics["kl_per_token"] > HIGH_KL_PER_TOKEN:
-        reporter.alarm(
-            "high_kl",
-            "the policy has left the region where its rewards were learned; a higher beta holds it",
-            step=step,
-            value=metrics["kl_per_token"],
-            threshold=HIGH_KL_PER_TOKEN,
-        )
-    drift = metrics["length"] / scale.start_length - 1
-    if abs(drift) > LENGTH_DRIFT:
-        reporter.alarm(
-            "length_drift",
-            f"responses have {metrics['length']:.1f} tokens; they began with {scale.start_length:.1f}",
-            step=step,
-            value=drift,
-            threshold=math.copysign(LENGTH_DRIFT, drift),
-        )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from .data import ROLES, Prompt
 from .failures import BadSpec
@@ -62,6 +63,20 @@ class TextCodec:
     def decode(self, token_ids: list[int]) -> str:
         """Text of a response; control tokens have none."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids, and for each of them the code points of `text` that the tokenizer says it stands for."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def token_texts(self, token_ids: list[int]) -> list[str]:
+        """The text that each token adds; of several that share a character the last has it, a control token none."""
+        stream = DecodeStream(skip_special_tokens=True)
+        texts = [stream.step(self._tokenizer, token) or "" for token in token_ids]
+        if token_ids and not texts[-1]:  # what is left open at the end: a part of a character
+            first = len(texts) - next((i for i, text in enumerate(reversed(texts)) if text), len(texts))
+            texts[-1] = self.decode(token_ids[first:])
+        return texts
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         ids = list(self.format.bos)

@@ -30,7 +30,6 @@ class Reporter:
         self._lock = threading.Lock()
         self._progress: dict[str, Any] | None = None
         self._spoke_at = time.monotonic()
-        self._raised: set[str] = set()
         self._closed = False
 
     def progress(self, step: int, total_steps: int, stage: str) -> None:
@@ -49,13 +48,9 @@ class Reporter:
     def rollouts(self, step: int, path: str, count: int) -> None:
         self._write({"type": "rollouts", "step": step, "path": path, "count": count})
 
-    def alarm(self, code: str, detail: str, *, step: int, value: float, threshold: float) -> None:
-        """Said once per code and process: an alarm is news, a metric is the series."""
-        if code not in self._raised:
-            self._raised.add(code)
-            self._write(
-                {"type": "alarm", "code": code, "detail": detail, "step": step, "value": value, "threshold": threshold}
-            )
+    def alarm(self, code: str, detail: str, *, step: int, value: float, threshold: float, action: str) -> None:
+        numbers = {"step": step, "value": value, "threshold": threshold}
+        self._write({"type": "alarm", "code": code, "detail": detail, **numbers, "action": action})
 
     def artifact(self, name: str, path: str, media_type: str) -> None:
         self._write({"type": "artifact", "name": name, "path": path, "media_type": media_type})

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .alarms import Alarms
 from .batching import collate, epoch_batches, unpack
 from .checkpoint import Checkpoint, CheckpointStore, restore_training, training_tensors
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
@@ -27,8 +28,6 @@ from .servable import write_graphs
 from .spec import TOKEN_LOSSES, RewardOptions, RewardSpec
 from .workdir import finish_folder, run_identity
 
-# Below these a reward model is not worth a PPO run (the paper's alarm, and ALGORITHM 2).
-MINIMUM = {"pair_accuracy": 0.70, "bad_token_auc": 0.90}
 METRICS = ("edit_accuracy", "pair_accuracy", "bad_token_auc")
 # Which of them says when a loss has learned what it can (`patience`).
 WATCHED = dict.fromkeys(TOKEN_LOSSES, "bad_token_auc") | {"seq_edits": "edit_accuracy", "seq_pairs": "pair_accuracy"}
@@ -53,11 +52,17 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         run_identity(spec, loss=spec.loss, rows=file_digest(spec.labels), base=weights_digest(base.folder)),
         reporter,
     )
+    alarms = Alarms(spec.alarms, reporter)
     step, best = 0, Best()
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
         best = Best.restore(checkpoint)
+        alarms.restore(checkpoint.state["alarms"])
         restore_training(model, optimizer, checkpoint.tensors)
         step = checkpoint.step
+
+    def keep() -> None:
+        tensors = training_tensors(model, optimizer) | best.tensors()
+        store.save(step, tensors, {"best": best.state(), "alarms": alarms.state()})
 
     def on_validation() -> dict[str, float | None]:
         return figures(judge(model, data, "validation"), model.role == "token_reward")
@@ -75,8 +80,9 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
             rate = learning_rate(step, total_steps, options)
             set_learning_rate(optimizer, rate)
             loss = batch_loss(model, [train[row] for row in rows], options)
-            grad_norm = descend(loss, model, optimizer, options.max_grad_norm, step + 1)
+            grad_norm = descend(loss, model, optimizer, options.max_grad_norm)
             step += 1
+            alarms.updated(step, loss, grad_norm)
 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
@@ -87,8 +93,10 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
                 reporter.metrics(step, {f"validation_{name}": value for name, value in now.items()})
                 if options.patience:
                     best.see(model, now[watched])
-            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested:
-                store.save(step, training_tensors(model, optimizer) | best.tensors(), best.state())
+            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested or alarms.halt:
+                keep()
+            if alarms.halt:
+                raise alarms.halt
             if stop.requested:
                 raise Interrupted
 
@@ -104,16 +112,12 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         report[split] = metrics(rows, model.role == "token_reward")
         reporter.metrics(step, {f"{split}_{name}": report[split][name]["value"] for name in METRICS})
     report["breakdown"] = {split: breakdown(rows, model) for split, rows in judged.items()}
-    headline = {name: headline_value(report, name) for name in METRICS}
-    for name, threshold in MINIMUM.items():
-        if headline[name] is not None and headline[name] < threshold:
-            reporter.alarm(
-                f"low_{name}",
-                f"{name} is {headline[name]:.3f}; below {threshold} PPO seldom gains",
-                step=step,
-                value=headline[name],
-                threshold=threshold,
-            )
+    headline = report["headline"] = {name: headline_value(report, name) for name in METRICS}
+    for name in ("pair_accuracy", "bad_token_auc"):
+        alarms.below(f"low_{name}", step, headline[name], f"with so small a {name} PPO seldom gains")
+    if alarms.halt:
+        keep()
+        raise alarms.halt
 
     reporter.progress(step, total_steps, "export")
     with finish_folder(workdir, "model") as folder:
@@ -127,7 +131,7 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         write_json(folder / "report.json", report)
         write_worst(judged["test"] or judged["validation"], base.codec, folder / "errors.ndjson")
     reporter.model(model.role, "output/model", headline)
-    return {**headline, **report}
+    return headline | report
 
 
 @dataclass
@@ -142,7 +146,7 @@ class Best:
     @classmethod
     def restore(cls, checkpoint: Checkpoint) -> "Best":
         own = {n.removeprefix("best."): t for n, t in checkpoint.tensors.items() if n.startswith("best.")}
-        return cls(weights=own, **checkpoint.state)
+        return cls(weights=own, **checkpoint.state["best"])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {f"best.{name}": tensor for name, tensor in self.weights.items()}

@@ -29,7 +29,7 @@ def rollout_rows(
         values = {
             name: [_short(value) for value in column[place, : len(ids)].tolist()] for name, column in columns.items()
         }
-        tokens = token_texts(model, ids)
+        tokens = model.codec.token_texts(ids)
         head = {"id": prompt.id, "prompt": prompt.raw_prompt}
         rows.append(head | response_columns(model, ids) | {"tokens": tokens} | values)
     return rows
@@ -45,19 +45,6 @@ def save_rollouts(workdir: Path, step: int, rows: list[dict[str, Any]], reporter
     sync(aside)
     aside.rename(final)
     reporter.rollouts(step, f"rollouts/{final.name}", len(rows))
-
-
-def token_texts(model: LanguageModel, ids: list[int]) -> list[str]:
-    """The text of each token; of several that share a character the last one has it. A control token has none."""
-    texts, start = [], 0
-    for end in range(1, len(ids) + 1):
-        text = model.codec.decode(ids[start:end])
-        if text.endswith("\ufffd") and end < len(ids):
-            texts.append("")  # a character that the next token goes on with
-        else:
-            texts.append(text)
-            start = end
-    return texts
 
 
 def _short(value: float) -> float | None:

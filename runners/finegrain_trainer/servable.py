@@ -16,7 +16,7 @@ from .export import TOLERANCE, check_parity, export_onnx, golden_items
 from .failures import BadSpec
 from .int8 import Example, add_int8
 from .models import RewardModel, load_reward_model, write_json
-from .prompt_format import TextCodec, load_tokenizer
+from .prompt_format import TextCodec
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # What tokenizers trip over, and a text of every day.
@@ -74,10 +74,9 @@ def make_servable(model_folder: Path, output: Path, texts: Path | None, standard
     for name in (*FILES, "finegrain.json"):
         if not (model_folder / name).is_file():
             raise BadSpec(f"{model_folder}/{name}: is missing")
-    model, card = load_reward_model(model_folder, torch.device("cpu"))
+    model, card, codec = load_reward_model(model_folder, torch.device("cpu"))
     if model.role != "token_reward":
         raise BadSpec(f"{model_folder}: is a {model.role} model; only token rewards have a graph")
-    codec = TextCodec(load_tokenizer(model_folder / "tokenizer.json"), card.prompt_format, card.eos_token_id)
     told = read_texts(texts) if texts else []
     own: list[tuple[Prompt, Any, str]] = [((Message("user", "Hi"),), "Hi", text) for text in RESPONSES]
 

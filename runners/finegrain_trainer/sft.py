@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .alarms import Alarms
 from .batching import collate, epoch_batches, length_sorted
 from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import Example, file_digest, read_examples
@@ -41,9 +42,11 @@ def run(spec: SftSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     base = weights_digest(model.folder) | (vars(spec.base_model) if isinstance(spec.base_model, ScratchModel) else {})
     identity = run_identity(spec, rows=file_digest(spec.examples), base=base)
     store = CheckpointStore(workdir, identity, reporter)
+    alarms = Alarms(spec.alarms, reporter)
     step = 0
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
         restore_training(network, optimizer, checkpoint.tensors)
+        alarms.restore(checkpoint.state["alarms"])
         step = checkpoint.step
 
     lengths = [len(prompt) + len(response) for prompt, response in train]
@@ -56,14 +59,17 @@ def run(spec: SftSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             set_learning_rate(optimizer, rate)
             batch = collate([train[row][0] for row in rows], [train[row][1] for row in rows], device)
             loss = -response_log_probs(network, batch).mean()
-            grad_norm = descend(loss, network, optimizer, options.max_grad_norm, step + 1)
+            grad_norm = descend(loss, network, optimizer, options.max_grad_norm)
             step += 1
+            alarms.updated(step, loss, grad_norm)
 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
                 reporter.metrics(step, {"loss": loss.item(), "grad_norm": grad_norm, "learning_rate": rate})
-            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested:
-                store.save(step, training_tensors(network, optimizer), {})
+            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested or alarms.halt:
+                store.save(step, training_tensors(network, optimizer), {"alarms": alarms.state()})
+            if alarms.halt:
+                raise alarms.halt
             if stop.requested:
                 raise Interrupted
 

@@ -25,6 +25,20 @@ def option(
     return field(default=default, metadata={"above": above, "minimum": minimum, "maximum": maximum, "choices": choices})
 
 
+@dataclass(frozen=True)
+class Alarm:
+    """When a run says that something is wrong, and what it does about it, once its progress is kept.
+
+    `warn`: it goes on. `pause`: it waits for somebody, who resumes it. `stop`: it fails, and a retry goes on.
+    """
+
+    threshold: float
+    action: str = "warn"
+
+
+ACTIONS = ("warn", "pause", "stop")
+
+
 # ---- hyperparameters, one dataclass per kind
 
 
@@ -114,6 +128,9 @@ class PpoOptions:
     reward_placement: str = option("token", choices=("token", "end", "spread"))
     # `shared` = value head on the policy's backbone, `separate` = a network of its own
     critic: str = option("shared", choices=("shared", "separate"))
+    # a token reward model that found edited tokens with a smaller bad_token_auc on its test split is refused where its
+    # rewards are paid token by token (`reward_placement`): it would not pay (docs/experiments.md)
+    minimum_bad_token_auc: float = option(0.75, minimum=0, maximum=1)
     checkpoint_every: int = option(5, minimum=1)
     # steps between rollouts that are kept to be looked at; 0 = none. They change nothing of the training.
     rollouts_every: int = option(5, minimum=0)
@@ -132,6 +149,45 @@ class GenerateOptions:
 class EvaluationOptions:
     # steps between evaluations; there is one before the first step and one after the last
     every: int = option(5, minimum=1)
+
+
+# ---- alarms, by kind; each is raised once in a run
+
+
+@dataclass(frozen=True)
+class SftAlarms:
+    # updates that were left out, as their loss or gradient was not a finite number
+    non_finite: Alarm = Alarm(0.0, "stop")
+
+
+@dataclass(frozen=True)
+class RewardAlarms:
+    non_finite: Alarm = Alarm(0.0, "stop")
+    # held-out figures below which PPO seldom gains (the paper's alarm, and ALGORITHM 2)
+    low_pair_accuracy: Alarm = Alarm(0.7)
+    low_bad_token_auc: Alarm = Alarm(0.9)
+
+
+@dataclass(frozen=True)
+class PpoAlarms:
+    non_finite: Alarm = Alarm(0.0, "stop")
+    # nats of k1 KL per token: the policy has left the region where its rewards were learned
+    high_kl: Alarm = Alarm(0.3)
+    # mean length against the starting policy's, up or down
+    length_drift: Alarm = Alarm(0.3)
+    # by how much the share of one token among all sampled ones has grown
+    token_farming: Alarm = Alarm(0.1)
+    # rise of the mean raw reward over the mean of the steps before it, in standard deviations s of a response's
+    reward_spike: Alarm = Alarm(1.0)
+    # explained variance of the critic, mean over recent steps: below, it does harm
+    value_collapse: Alarm = Alarm(-0.5)
+    # before the first step: how much better than the starting policy's responses their abuses are paid, in units of s
+    hackable_reward: Alarm = Alarm(0.5)
+    # evaluations in the second half of the run: win rate over the starting policy's responses, as the judge (without
+    # one: the reward model) sees it
+    flat_win_rate: Alarm = Alarm(0.52)
+    # evaluations: by how much the judge's win rate has fallen from its best while the rewards rose
+    judge_falls: Alarm = Alarm(0.05)
 
 
 # ---- models
@@ -175,6 +231,7 @@ class SftSpec:
     base_model: LocalModel | HubModel | ScratchModel
     examples: Path
     options: SftOptions
+    alarms: SftAlarms
 
 
 @dataclass(frozen=True)
@@ -185,14 +242,19 @@ class RewardSpec:
     loss: str
     labels: Path
     options: RewardOptions
+    alarms: RewardAlarms
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the policy says to other prompts while it is trained; KL to the start, and to `kl_reference` where given."""
+    """What the policy says to other prompts while it is trained; KL to the start, and to `kl_reference` where given.
+
+    `judge`: a reward model that training does not see, whose word is set against that of the one that is trained on.
+    """
 
     prompts: Path
     kl_reference: LocalModel | HubModel | None
+    judge: Path | None
     options: EvaluationOptions
 
 
@@ -205,6 +267,7 @@ class PpoSpec:
     prompts: Path
     evaluation: Evaluation | None
     options: PpoOptions
+    alarms: PpoAlarms
 
 
 @dataclass(frozen=True)
@@ -218,6 +281,7 @@ class GenerateSpec:
 
 Spec = SftSpec | RewardSpec | PpoSpec | GenerateSpec
 OPTIONS = {"sft": SftOptions, "reward": RewardOptions, "ppo": PpoOptions, "generate": GenerateOptions}
+ALARMS = {"sft": SftAlarms, "reward": RewardAlarms, "ppo": PpoAlarms}
 
 
 def read_spec(path: Path, kind: str) -> Spec:
@@ -239,9 +303,9 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
     model_key = {"sft": "base_model", "reward": "base_model", "ppo": "policy", "generate": "model"}[kind]
     data_key = {"sft": "examples", "reward": "labels", "ppo": "prompts", "generate": "prompts"}[kind]
     own_keys = {
-        "sft": {"finish_at_checkpoint"},
-        "reward": {"finish_at_checkpoint", "loss"},
-        "ppo": {"finish_at_checkpoint", "reward_model", "evaluation"},
+        "sft": {"finish_at_checkpoint", "alarms"},
+        "reward": {"finish_at_checkpoint", "alarms", "loss"},
+        "ppo": {"finish_at_checkpoint", "alarms", "reward_model", "evaluation"},
         "generate": {"kl_reference"},
     }[kind]
     spec = _object(raw, "", {"kind", "seed", "hyperparameters", "data", model_key} | own_keys)
@@ -254,20 +318,22 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
     rows = _path(_required(data, data_key, "data."), f"data.{data_key}", folder)
     model = _model(_required(spec, model_key), model_key, folder, allow_scratch=kind == "sft")
     options = spec.get("hyperparameters", {})
+    alarms = parse_alarms(ALARMS[kind], spec.get("alarms", {})) if kind in ALARMS else None
     finish = spec.get("finish_at_checkpoint", False)
     if type(finish) is not bool:
         raise BadSpec(f"finish_at_checkpoint: expected true or false, got {finish!r}")
     match kind:
         case "sft":
-            return SftSpec(seed, finish, model, rows, parse_options(SftOptions, options, "hyperparameters"))
+            sft_options = parse_options(SftOptions, options, "hyperparameters")
+            return SftSpec(seed, finish, model, rows, sft_options, alarms)
         case "reward":
             loss = spec.get("loss", "survival")
             if loss not in TOKEN_LOSSES + SEQUENCE_LOSSES:
                 raise BadSpec(f"loss: expected one of {', '.join(TOKEN_LOSSES + SEQUENCE_LOSSES)}, got {loss!r}")
-            return RewardSpec(seed, finish, model, loss, rows, parse_options(RewardOptions, options, "hyperparameters"))
+            reward_options = parse_options(RewardOptions, options, "hyperparameters")
+            return RewardSpec(seed, finish, model, loss, rows, reward_options, alarms)
         case "ppo":
-            reward = _object(_required(spec, "reward_model"), "reward_model", {"path"})
-            reward_path = _path(_required(reward, "path", "reward_model."), "reward_model.path", folder)
+            reward_path = _model_folder(_required(spec, "reward_model"), "reward_model", folder)
             ppo_options = parse_options(PpoOptions, options, "hyperparameters")
             if ppo_options.minibatches > ppo_options.batch_size:
                 raise BadSpec("hyperparameters.minibatches: cannot be more than batch_size")
@@ -276,7 +342,7 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
             if ppo_options.advantage == "leave_one_out" and ppo_options.samples_per_prompt < 2:
                 raise BadSpec("hyperparameters.samples_per_prompt: leave_one_out needs at least 2")
             evaluation = _evaluation(spec["evaluation"], folder) if "evaluation" in spec else None
-            return PpoSpec(seed, finish, model, reward_path, rows, evaluation, ppo_options)
+            return PpoSpec(seed, finish, model, reward_path, rows, evaluation, ppo_options, alarms)
         case "generate":
             reference = _reference(spec, "", folder)
             generate_options = parse_options(GenerateOptions, options, "hyperparameters")
@@ -297,6 +363,23 @@ def parse_options(cls: type, raw: Any, where: str) -> Any:
         else:
             assert f.default is not MISSING
     return cls(**checked)
+
+
+def parse_alarms(cls: type, raw: Any) -> Any:
+    """An instance of the dataclass `cls` from a JSON object {name: {threshold, action}}; every key is optional."""
+    values = _object(raw, "alarms", {f.name for f in fields(cls)})
+    alarms = {}
+    for f in fields(cls):
+        where = f"alarms.{f.name}"
+        own = _object(values.get(f.name, {}), where, {"threshold", "action"})
+        threshold = own.get("threshold", f.default.threshold)
+        if type(threshold) not in (int, float) or not math.isfinite(threshold):
+            raise BadSpec(f"{where}.threshold: expected a number, got {threshold!r}")
+        action = own.get("action", f.default.action)
+        if action not in ACTIONS:
+            raise BadSpec(f"{where}.action: expected one of {', '.join(ACTIONS)}, got {action!r}")
+        alarms[f.name] = Alarm(float(threshold), action)
+    return cls(**alarms)
 
 
 def _check(value: Any, expected: type, limits: Any, where: str) -> Any:
@@ -336,10 +419,11 @@ def _model(raw: Any, where: str, folder: Path, allow_scratch: bool) -> Any:
 
 
 def _evaluation(raw: Any, folder: Path) -> Evaluation:
-    keys = _object(raw, "evaluation", {"prompts", "kl_reference", "every"})
+    keys = _object(raw, "evaluation", {"prompts", "kl_reference", "judge", "every"})
     return Evaluation(
         _path(_required(keys, "prompts", "evaluation."), "evaluation.prompts", folder),
         _reference(keys, "evaluation.", folder),
+        _model_folder(keys["judge"], "evaluation.judge", folder) if "judge" in keys else None,
         parse_options(EvaluationOptions, {k: v for k, v in keys.items() if k == "every"}, "evaluation"),
     )
 
@@ -348,6 +432,11 @@ def _reference(raw: dict[str, Any], prefix: str, folder: Path) -> Any:
     if "kl_reference" not in raw:
         return None
     return _model(raw["kl_reference"], f"{prefix}kl_reference", folder, allow_scratch=False)
+
+
+def _model_folder(raw: Any, where: str, folder: Path) -> Path:
+    """The folder of a reward model, which no hub has."""
+    return _path(_required(_object(raw, where, {"path"}), "path", f"{where}."), f"{where}.path", folder)
 
 
 def _object(raw: Any, where: str, allowed: set[str]) -> dict[str, Any]:

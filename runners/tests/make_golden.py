@@ -1,4 +1,4 @@
-"""Writes test/golden/tokenizer.json and test/golden/prompt_format.json, which the TypeScript tests read as well.
+"""Writes tokenizer.json, prompt_format.json and token_offsets.json of test/golden; the TypeScript tests read them too.
 
 `python tests/make_golden.py` from runners/; run it only when the rules of rendering change, and say so in the commit.
 
@@ -8,12 +8,15 @@ Shape of prompt_format.json (also under its key `about`):
   prompts             [{name, prompt: text or messages, token_ids: {format name: ids}}]
   responses           [{name, response, token_ids: ids with EOS at the end}]; the same for every format
   decodings           [{name, token_ids, text}]; control tokens have no text, broken UTF-8 becomes U+FFFD
+
+token_offsets.json has items {name, text, offsets: what a tokenizer reports, tiles}, in code points.
 """
 
 import json
 from pathlib import Path
 
 from finegrain_trainer.data import Message, file_digest
+from finegrain_trainer.projection import tile
 from finegrain_trainer.prompt_format import TextCodec, load_tokenizer, plain_format
 from finegrain_trainer.tokenizer import ASSISTANT, BOS, EOS, PAD, USER, chat_format, train_tokenizer
 
@@ -30,7 +33,7 @@ TEXTS = [
     "Le cœur déçu mais l'âme plutôt naïve, Louÿs rêva de crapaüter.",
     "1. First, 2. second, 3. third: 100 %, 3.14, 42.",
 ]
-ABOUT = __doc__.split("Shape of prompt_format.json (also under its key `about`):\n")[1].rstrip("\n").split("\n")
+ABOUT = __doc__.split("Shape of prompt_format.json (also under its key `about`):\n")[1].split("\n\n")[0].split("\n")
 
 PROMPTS = {
     "one user message": "Write a short letter to Anna.",
@@ -57,6 +60,16 @@ RESPONSES = {
     "leading space": " the harbour",
     "control tokens as text": "yes<|eos|> and on <|assistant|>",
     "crlf and emoji": "a\r\nb 👍🏽",
+}
+# As byte-level, WordPiece and SentencePiece tokenizers report them, beyond what the golden one makes of RESPONSES.
+OFFSETS = {
+    "trimmed spaces": ("  ab \n", [(2, 3), (3, 4)]),
+    "parts of a character": ("a \U0001f44d", [(0, 1), (1, 3), (2, 3), (2, 3)]),
+    "a token without text first": (" x", [(0, 0), (1, 2)]),
+    "a token without text last": ("x ", [(0, 1), (1, 1)]),
+    "no token has text": ("\u200b", [(0, 0), (0, 0)]),
+    "overlapping": ("abcd", [(0, 3), (1, 4)]),
+    "no tokens": ("", []),
 }
 
 
@@ -92,6 +105,12 @@ def main() -> None:
         "decodings": [{"name": name, "token_ids": ids, "text": codec.decode(ids)} for name, ids in decodings.items()],
     }
     (FOLDER / "prompt_format.json").write_text(one_item_a_line(golden), encoding="ascii")
+    own = [(name, text, codec.encode_with_offsets(text)[1]) for name, text in RESPONSES.items()]
+    items = [
+        {"name": name, "text": text, "offsets": offsets, "tiles": tile(offsets, len(text))}
+        for name, text, offsets in own + [(name, *each) for name, each in OFFSETS.items()]
+    ]
+    (FOLDER / "token_offsets.json").write_text(one_item_a_line({"items": items}), encoding="ascii")
 
 
 def one_item_a_line(golden: dict) -> str:

@@ -39,7 +39,7 @@ def test_the_folder_is_complete(reward_folder):
 
 @pytest.mark.parametrize("length", [1, 2, 17, 96])
 def test_onnx_and_pytorch_agree(session, reward_folder, length):
-    model, _ = load_reward_model(reward_folder, CPU)
+    model, *_ = load_reward_model(reward_folder, CPU)
     ids = torch.randint(0, 400, (length,), generator=torch.Generator().manual_seed(length))
     with torch.no_grad():
         expected = model(ids[None])[0].numpy()
@@ -62,7 +62,7 @@ def test_golden_items_hold_in_onnx_and_cover_the_traps(session, reward_folder):
 
 
 def test_a_graph_that_computes_something_else_is_refused(reward_folder):
-    model, card = load_reward_model(reward_folder, CPU)
+    model, card, _ = load_reward_model(reward_folder, CPU)
     items = json.loads((reward_folder / "golden.json").read_text())["items"]
     assert export.check_parity(model, reward_folder / "reward.onnx", items, card.context_length) < 1e-5
     model.score.bias += 0.01

@@ -88,7 +88,7 @@ def test_a_reward_model_comes_back_from_its_folder_as_it_was(tmp_path, architect
     model = RewardModel(policy.network.base_model, "survival", clip=-3.0).requires_grad_(False)
     (tmp_path / "reward").mkdir()
     save_reward_model(model, policy, tmp_path / "reward", None)
-    again, card = load_reward_model(tmp_path / "reward", CPU)
+    again, card, _ = load_reward_model(tmp_path / "reward", CPU)
     assert torch.equal(model.response_rewards(PROMPTS, RESPONSES), again.response_rewards(PROMPTS, RESPONSES))
     assert (card.role, card.vocab_size, card.eos_token_id) == ("token_reward", 400, EOS)
 
@@ -97,7 +97,7 @@ def test_a_reward_folder_opens_in_hugging_face_as_a_token_classifier(reward_fold
     from transformers import AutoModelForTokenClassification
 
     classifier = AutoModelForTokenClassification.from_pretrained(reward_folder).eval()
-    model, _ = load_reward_model(reward_folder, CPU)
+    model, *_ = load_reward_model(reward_folder, CPU)
     ids = torch.tensor([PROMPTS[0] + RESPONSES[0]])
     with torch.no_grad():
         torch.testing.assert_close(classifier(input_ids=ids).logits.squeeze(-1), model.logits(ids))

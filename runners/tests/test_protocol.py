@@ -44,13 +44,6 @@ def test_numbers_that_json_does_not_have_become_null(pipe):
     assert said(pipe[0]) == [{"type": "metrics", "step": 1, "values": {"a": None, "b": None, "c": 1.5}}]
 
 
-def test_an_alarm_is_raised_once(pipe):
-    reporter = Reporter(pipe[1])
-    for step in (1, 2):
-        reporter.alarm("high_kl", "…", step=step, value=1.0, threshold=0.3)
-    assert [line["step"] for line in said(pipe[0])] == [1]
-
-
 def test_progress_is_repeated_in_silence_and_never_after_the_last_line(pipe, monkeypatch):
     monkeypatch.setattr(protocol, "HEARTBEAT_SECONDS", 0.06)
     reporter = Reporter(pipe[1])

@@ -487,12 +487,6 @@ def test_a_run_that_is_to_finish_at_a_checkpoint_needs_one(specs, tmp_path):
     assert lines[-1]["reason"] == "bad_spec"
 
 
-def test_ppo_refuses_a_reward_model_with_another_tokenizer(specs, undisturbed, tmp_path):
-    policy = undisturbed("sft")[0] / "output/model"
-    with pytest.raises(BadSpec, match="another tokenizer"):
-        run_here("ppo", {**specs["ppo"], "policy": {"path": str(policy)}}, tmp_path)
-
-
 def test_ppo_refuses_rewards_that_never_differ(specs, reward_folder, tmp_path, monkeypatch):
     from finegrain_trainer.models import RewardModel
 

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import fc from 'fast-check';
 import t from 'tap';
 import { Tokenizer } from 'tokenizers';
-import type { Span } from '../../src/domain/text.ts';
+import { positionsFromCodePoints, type Span } from '../../src/domain/text.ts';
 import { tileOffsets } from '../../src/domain/token-offsets.ts';
 import { holds, holdsAsync } from './holds.ts';
 import { anyText } from './texts.ts';
@@ -221,4 +221,18 @@ t.test('spaces that a tokenizer trims or drops are kept in the offsets', async (
     offsets.map((span) => text.slice(...span)),
     ['  the', '\ncat', '  sat', ' . '],
   );
+});
+
+t.test('they are those that the trainer projects rewards by', async (t) => {
+  const { items } = JSON.parse(await readFile('test/golden/token_offsets.json', 'utf8')) as {
+    items: { name: string; text: string; offsets: [number, number][]; tiles: [number, number][] }[];
+  };
+  for (const { name, text, offsets, tiles } of items) {
+    const inUtf16 = positionsFromCodePoints(text);
+    t.same(
+      tileOffsets(text, offsets).offsets,
+      tiles.map(([start, end]) => [inUtf16(start), inUtf16(end)]),
+      name,
+    );
+  }
 });
