@@ -277,6 +277,7 @@ async function hear(
         step: line.step ?? null,
         value: line.value ?? null,
         threshold: line.threshold ?? null,
+        action: line.action ?? 'warn',
       });
     case 'log':
       trainerLog.add(`${line.level}: ${line.message}`);

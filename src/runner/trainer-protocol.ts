@@ -35,6 +35,7 @@ const lines = {
     step: Type.Optional(Num),
     value: Type.Optional(Num),
     threshold: Type.Optional(Num),
+    action: Type.Optional(Type.Enum(['warn', 'pause', 'stop'])),
   }),
   artifact: Type.Object({
     type: Type.Literal('artifact'),

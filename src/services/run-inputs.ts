@@ -14,7 +14,7 @@ import type { ModelFile } from '../storage/model-folder.ts';
 import { type Caller, requireScope, type Services } from './context.ts';
 import { findModelByAlias, findModelById, scoringAlias } from './models.ts';
 import type { Gate } from './run-outcome.ts';
-import { type KindSpec, modelRole, rewardRole } from './run-specs.ts';
+import { type KindSpec, modelRole, type PpoSpec, rewardRole } from './run-specs.ts';
 import { completeCounts, type PartCounts, type SnapshotCounts, type Split } from './snapshot-content.ts';
 import { findSnapshot } from './snapshots.ts';
 
@@ -57,6 +57,8 @@ export interface RunInputs<Future = never> {
   reward_model?: RegisteredModel | Future;
   /** generate, and the evaluation of ppo */
   kl_reference?: ModelInput | Future;
+  /** the evaluation of ppo */
+  judge?: RegisteredModel | Future;
   data: DataInput;
   /** ppo only */
   evaluation_data?: DataInput;
@@ -74,8 +76,8 @@ export interface PromotedCheckpoint {
 export type PlannedInputs = RunInputs<FutureModel>;
 
 /** UUIDs of the runs whose models are still to be made. */
-export function awaitedRuns({ model, reward_model, kl_reference }: PlannedInputs): string[] {
-  return [model, reward_model, kl_reference].flatMap((input) =>
+export function awaitedRuns({ model, reward_model, kl_reference, judge }: PlannedInputs): string[] {
+  return [model, reward_model, kl_reference, judge].flatMap((input) =>
     input && 'run_id' in input ? input.run_id : [],
   );
 }
@@ -128,10 +130,10 @@ export async function resolveInputs(
         services,
         tx,
         run.spec.reward_model,
-        ['token_reward', 'sequence_reward'],
+        rewardRoles,
         '/spec/reward_model',
+        (row) => cannotFindTokens(row, run.spec.hyperparameters!),
       );
-      checkTokenizer(model, reward_model, '/spec/reward_model');
       const inputs = {
         model,
         reward_model,
@@ -150,6 +152,9 @@ export async function resolveInputs(
           model,
           `${pointer}/kl_reference`,
         )),
+        ...(evaluation.judge && {
+          judge: await resolveStored(services, tx, evaluation.judge, rewardRoles, `${pointer}/judge`),
+        }),
         evaluation_data: await resolvePrompts(tx, evaluation.prompts, `${pointer}/prompts`),
       };
     }
@@ -189,6 +194,23 @@ function checkTokenizer(policy: object, other: object, pointer: string): void {
   }
 }
 
+const rewardRoles: Role[] = ['token_reward', 'sequence_reward'];
+
+/** Why dense PPO would not gain by a model; false when it may. The trainer says so of models that are still to be made. */
+function cannotFindTokens(
+  { role, metrics }: ModelRow,
+  { minimum_bad_token_auc, reward_placement }: NonNullable<PpoSpec['hyperparameters']>,
+): string | false {
+  const found = metrics.bad_token_auc;
+  return (
+    role === 'token_reward' &&
+    reward_placement === 'token' &&
+    typeof found === 'number' &&
+    found < minimum_bad_token_auc! &&
+    `finds edited tokens with a bad_token_auc of ${found.toFixed(3)}; below ${minimum_bad_token_auc} (hyperparameters.minimum_bad_token_auc) token rewards do not pay. Train it on more edits, or have its total paid at the end (hyperparameters.reward_placement)`
+  );
+}
+
 interface ModelReference {
   model_id?: string;
   alias?: string;
@@ -224,6 +246,7 @@ async function resolveStored(
   { model_id, alias, run_id }: ModelReference,
   roles: Role[],
   pointer: string,
+  refusal: (row: ModelRow) => string | false = () => false,
 ): Promise<RegisteredModel | FutureModel> {
   if (run_id !== undefined) {
     const run = await findModelRun(tx, run_id, roles, `${pointer}/run_id`);
@@ -240,6 +263,8 @@ async function resolveStored(
   }
   if (!roles.includes(row.role))
     throw unprocessable(pointer, `has the role ${row.role}; a ${roles.join(' or ')} is needed here`);
+  const reason = refusal(row);
+  if (reason) throw unprocessable(pointer, reason);
   return {
     model_id: formatId('model', row.id),
     digest: row.digest,

@@ -142,5 +142,6 @@ function gateAlarm({ checks }: Gate): { type: 'alarm' } & Record<string, unknown
     step: null,
     value: failed[0]!.value,
     threshold: failed[0]!.minimum,
+    action: 'warn',
   };
 }

@@ -37,6 +37,7 @@ export async function prepareRun(
     model: await place('model', inputs.model),
     reward_model: inputs.reward_model && (await place('reward_model', inputs.reward_model)),
     kl_reference: inputs.kl_reference && (await place('kl_reference', inputs.kl_reference)),
+    judge: inputs.judge && (await place('judge', inputs.judge)),
   };
   await writeRows(
     join(workFolder, rowsPath),
@@ -85,18 +86,20 @@ interface PlacedModels {
   model: object;
   reward_model?: object;
   kl_reference?: object;
+  judge?: object;
 }
 
 /** @param finish to make a model of the checkpoint that lies in the work folder, and to train no further */
 function trainerSpec(
   { kind, spec }: KindSpec,
-  { model, reward_model, kl_reference }: PlacedModels,
+  { model, reward_model, kl_reference, judge }: PlacedModels,
   finish: boolean,
 ): object {
   const common = {
     kind,
     seed: spec.seed,
     hyperparameters: spec.hyperparameters,
+    alarms: 'alarms' in spec ? spec.alarms : undefined,
     ...(finish ? { finish_at_checkpoint: true } : {}),
   };
   switch (kind) {
@@ -114,6 +117,7 @@ function trainerSpec(
           prompts: evaluationPath,
           every: spec.evaluation.every,
           kl_reference,
+          judge,
         },
       };
     case 'generate':

@@ -143,6 +143,10 @@ export const hyperparameters = {
           description: 'A value head on the policy’s backbone, or a network of its own',
         }),
       ),
+      minimum_bad_token_auc: fraction(
+        0.75,
+        'A token reward model that found edited tokens with a smaller `bad_token_auc` is refused where its rewards are paid token by token (`reward_placement`): they would not pay. 0: any model',
+      ),
       checkpoint_every: count(5, checkpoints),
       rollouts_every: count(
         5,
@@ -161,6 +165,70 @@ export const hyperparameters = {
     closed,
   ),
 } satisfies Record<RunKind, TObject>;
+
+const alarm = (threshold: number, description: string, action: 'warn' | 'pause' | 'stop' = 'warn') =>
+  Type.Optional(
+    Type.Object(
+      {
+        threshold: Type.Optional(Type.Number({ default: threshold })),
+        action: Type.Optional(Type.Enum(['warn', 'pause', 'stop'], { default: action })),
+      },
+      { ...closed, description },
+    ),
+  );
+
+const nonFinite = alarm(
+  0,
+  'More updates than this were left out, as their loss or gradient was not a finite number',
+  'stop',
+);
+const alarmsMeaning = {
+  ...closed,
+  description:
+    'What the run watches for. Each alarm is raised once: an event with its evidence, and in `alarms` of the run. `warn`: the run goes on; `pause`: it keeps a checkpoint and waits until somebody resumes it; `stop`: it keeps a checkpoint and fails with the reason `alarm` (`non_finite`: `unstable`), and a retry goes on from there.',
+};
+
+/** By kind, every key optional, with the threshold and the action that the trainer takes. */
+export const alarms = {
+  sft: Type.Object({ non_finite: nonFinite }, alarmsMeaning),
+  reward: Type.Object(
+    {
+      non_finite: nonFinite,
+      low_pair_accuracy: alarm(0.7, 'Held-out `pair_accuracy` below this: PPO seldom gains'),
+      low_bad_token_auc: alarm(0.9, 'Held-out `bad_token_auc` below this: PPO seldom gains'),
+    },
+    alarmsMeaning,
+  ),
+  ppo: Type.Object(
+    {
+      non_finite: nonFinite,
+      high_kl: alarm(0.3, 'Nats of KL per token above this'),
+      length_drift: alarm(
+        0.3,
+        'Mean length against the starting policy’s, up or down by more than this share',
+      ),
+      token_farming: alarm(0.1, 'The share of one token among all sampled ones has grown by more than this'),
+      reward_spike: alarm(
+        1,
+        'The mean raw reward has risen over the mean of the five steps before it by more than so many standard deviations of a response’s',
+      ),
+      value_collapse: alarm(-0.5, 'Explained variance of the critic, mean over five steps, below this'),
+      hackable_reward: alarm(
+        0.5,
+        'Before the first step: saying nothing, stopping half way, saying everything twice or one token on and on is paid better than the policy’s responses, by more than so many standard deviations of a response’s reward',
+      ),
+      flat_win_rate: alarm(
+        0.52,
+        'With `evaluation`, in the second half of the run: the win rate over the starting policy’s responses is below this, as the judge sees it (without one, the reward model)',
+      ),
+      judge_falls: alarm(
+        0.05,
+        'With `evaluation.judge`: its win rate has fallen from its best by more than this, while the rewards rose',
+      ),
+    },
+    alarmsMeaning,
+  ),
+} satisfies Record<Exclude<RunKind, 'generate'>, TObject>;
 
 /** Of `evaluation` in a ppo spec, beside its prompts and its reference. */
 export const evaluationOptions = {
@@ -302,6 +370,15 @@ const KlReference = Type.Optional(
   }),
 );
 
+const Judge = Type.Optional(
+  Type.Object(storedModelForms, {
+    ...oneForm,
+    description:
+      'A reward model that training does not see, best of other pairs: what it says is set against what the policy is trained on. Exactly one of `model_id`, `alias`, `run_id`',
+    examples: [{ alias: 'judge' }],
+  }),
+);
+
 const seed = Type.Optional(
   Type.Integer({
     minimum: 0,
@@ -332,6 +409,7 @@ export const SftSpec = Type.Object(
     data: Demonstrations,
     seed,
     hyperparameters: Type.Optional(hyperparameters.sft),
+    alarms: Type.Optional(alarms.sft),
     ...modelTail,
   },
   {
@@ -385,6 +463,7 @@ export const RewardSpec = Type.Object(
     ),
     seed,
     hyperparameters: Type.Optional(hyperparameters.reward),
+    alarms: Type.Optional(alarms.reward),
     ...modelTail,
   },
   {
@@ -409,23 +488,24 @@ export const PpoSpec = Type.Object(
     prompts: Prompts,
     evaluation: Type.Optional(
       Type.Object(
-        { prompts: Prompts, kl_reference: KlReference, ...evaluationOptions },
+        { prompts: Prompts, kl_reference: KlReference, judge: Judge, ...evaluationOptions },
         {
           ...closed,
           description:
-            'Responses to prompts of their own while the policy is trained, as the artifact `evaluations.ndjson` (rows `{step, samples, id, prompt, response, token_ids, finish_reason, kl, kl_to_reference?, reward}`): the learning curve for a judge. `kl` is measured against the policy that the run starts from, `kl_to_reference` against `kl_reference` where that is given; `reward` is the sum of the reward model.',
+            'Responses to prompts of their own while the policy is trained, as the artifact `evaluations.ndjson` (rows `{step, samples, id, prompt, response, token_ids, finish_reason, kl, kl_to_reference?, reward, judge_reward?}`): the learning curve for a judge. `kl` is measured against the policy that the run starts from, `kl_to_reference` against `kl_reference` where that is given; `reward` is the sum of the reward model, `judge_reward` that of `judge`. Among the metrics: `evaluation_win_rate` over the starting policy’s responses as the reward model sees it, `evaluation_judge_win_rate` as the judge does.',
         },
       ),
     ),
     seed,
     hyperparameters: Type.Optional(hyperparameters.ppo),
+    alarms: Type.Optional(alarms.ppo),
     ...modelTail,
   },
   {
     ...closed,
     $id: 'PpoSpec',
     description:
-      'Fine-grained PPO: every token gets its own reward. With a sequence reward model it is the usual PPO, paid at the end. Policy and reward model share a tokenizer.',
+      'Fine-grained PPO: every token gets its own reward. With a sequence reward model it is the usual PPO, paid at the end. A reward model with another tokenizer than the policy’s is taken, too: its rewards are carried over by the characters of the text.',
     examples: [
       {
         policy: { alias: 'policy' },
@@ -496,7 +576,13 @@ export function resolveSpec(run: KindSpec): KindSpec {
         : { ...spec.data, responses: spec.data.responses ?? 'edited' };
       return {
         kind: 'sft',
-        spec: { ...spec, ...resolvedTail('sft', spec), base_model: scratch ? { scratch } : model, data },
+        spec: {
+          ...spec,
+          ...resolvedTail('sft', spec),
+          alarms: resolvedAlarms(alarms.sft, spec.alarms),
+          base_model: scratch ? { scratch } : model,
+          data,
+        },
       };
     }
     case 'reward': {
@@ -514,6 +600,7 @@ export function resolveSpec(run: KindSpec): KindSpec {
         spec: {
           ...spec,
           ...resolvedTail('reward', spec),
+          alarms: resolvedAlarms(alarms.reward, spec.alarms),
           loss,
           label_rule: spec.label_rule ?? 'mix',
           gate: { pair_accuracy: 0.7, ...spec.gate },
@@ -524,7 +611,7 @@ export function resolveSpec(run: KindSpec): KindSpec {
       const { spec } = run;
       oneModel(spec.policy, '/spec/policy');
       oneModel(spec.reward_model, '/spec/reward_model');
-      const tail = resolvedTail('ppo', spec);
+      const tail = { ...resolvedTail('ppo', spec), alarms: resolvedAlarms(alarms.ppo, spec.alarms) };
       const { minibatches, batch_size, samples_per_prompt, advantage } = tail.hyperparameters;
       if (minibatches > batch_size) {
         throw invalid('/spec/hyperparameters/minibatches', 'cannot be more than batch_size');
@@ -537,8 +624,9 @@ export function resolveSpec(run: KindSpec): KindSpec {
       }
       const prompts = onePromptSource(spec.prompts, 'train', '/spec/prompts');
       if (!spec.evaluation) return { kind: 'ppo', spec: { ...spec, ...tail, prompts } };
-      const { kl_reference } = spec.evaluation;
+      const { kl_reference, judge } = spec.evaluation;
       if (kl_reference) oneModel(kl_reference, '/spec/evaluation/kl_reference');
+      if (judge) oneModel(judge, '/spec/evaluation/judge');
       const evaluation = {
         ...withDefaults(Type.Object(evaluationOptions), spec.evaluation),
         prompts: onePromptSource(spec.evaluation.prompts, 'validation', '/spec/evaluation/prompts'),
@@ -572,6 +660,15 @@ function resolvedTail<Kind extends RunKind>(
     seed: spec.seed ?? 0,
     hyperparameters: withDefaults(hyperparameters[kind], spec.hyperparameters ?? {}),
   };
+}
+
+/** Every alarm of the kind with its threshold and its action. */
+function resolvedAlarms(schema: TObject, given: object = {}): object {
+  const all = Object.entries(schema.properties).map(([code, each]) => [
+    code,
+    withDefaults(each as TObject, (given as Record<string, object>)[code] ?? {}),
+  ]);
+  return Object.fromEntries(all);
 }
 
 function withDefaults<Schema extends TObject>(schema: Schema, values: object): Defaulted<Static<Schema>> {

@@ -45,6 +45,7 @@ export interface RunAlarm {
   step: number | null;
   value: number | null;
   threshold: number | null;
+  action: 'warn' | 'pause' | 'stop';
 }
 
 export interface RunArtifact {
@@ -153,7 +154,7 @@ export function renderRun(row: db.RunRow, attempts: db.AttemptRow[], runners: Ru
     attempts: attempts.filter(({ run_id }) => run_id === row.id).map(renderAttempt),
     result: row.result as object | null,
     failure: row.failure as RunFailure | null,
-    alarms: row.alarms as RunAlarm[],
+    alarms: (row.alarms as RunAlarm[]).map((alarm) => ({ ...alarm, action: alarm.action ?? 'warn' })), // older ones have none
     artifacts: row.artifacts as RunArtifact[],
     model_id: row.model_id && formatId('model', row.model_id),
     promoted_from: row.promoted_from,

@@ -577,6 +577,28 @@ t.test('run functions', async (t) => {
     await finish(held, 'failed');
   });
 
+  t.test('an alarm that asks for it pauses a run that nobody cancels, once', async (t) => {
+    const id = await queue();
+    const held = (await claim())!;
+    let batch = 0;
+    const report = (...list: object[]) => call((tx) => execution.reportRunEvents(tx, held, ++batch, list));
+    await report({ type: 'alarm', code: 'x', action: 'warn' });
+    t.match(await run(id), { state: 'running', desired_state: 'running' });
+    await report({ type: 'log' }, { type: 'alarm', code: 'y', action: 'pause' });
+    t.match(await run(id), { state: 'pausing', desired_state: 'paused' });
+    await finish(held, 'interrupted');
+    t.match(await run(id), { state: 'paused', desired_state: 'paused' });
+
+    const other = await queue();
+    const cancelled = (await claim())!;
+    await superuser.query("update finegrain.runs set desired_state = 'cancelled' where id = $1", [other]);
+    await call((tx) =>
+      execution.reportRunEvents(tx, cancelled, 1, [{ type: 'alarm', code: 'y', action: 'pause' }]),
+    );
+    t.match(await run(other), { state: 'running', desired_state: 'cancelled' });
+    await finish(cancelled, 'cancelled');
+  });
+
   t.test('event numbers have no gaps when runner and API write at the same time', async (t) => {
     const id = await queue();
     const held = (await claim())!;

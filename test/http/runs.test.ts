@@ -96,7 +96,11 @@ t.test('runs', async (t) => {
     );
     t.match(specs, [
       { prompts: { prompts } },
-      { prompts: { snapshot_id: snapshot, split: 'train' }, hyperparameters: { beta: 0.1, mu: 'batch' } },
+      {
+        prompts: { snapshot_id: snapshot, split: 'train' },
+        hyperparameters: { beta: 0.1, mu: 'batch' },
+        alarms: { high_kl: { threshold: 0.3, action: 'warn' } },
+      },
       { loss: 'survival', label_rule: 'mix', gate: { pair_accuracy: 0.7 } },
       { base_model: { scratch: { hidden_size: 64, context_length: 256 } }, hyperparameters: { epochs: 3 } },
     ]);
@@ -215,6 +219,11 @@ t.test('runs', async (t) => {
         ],
         [{ ...ppo, spec: { ...ppo.spec, reward_model: { path: '/x' } } }, '/spec/reward_model/path'],
         [{ ...ppo, spec: { ...ppo.spec, evaluation: {} } }, '/spec/evaluation/prompts'],
+        [{ ...ppo, spec: { ...ppo.spec, alarms: { hihg_kl: {} } } }, '/spec/alarms/hihg_kl'],
+        [
+          { ...ppo, spec: { ...ppo.spec, alarms: { high_kl: { action: 'panic' } } } },
+          '/spec/alarms/high_kl/action',
+        ],
         [{ ...ppo, spec: { ...ppo.spec, evaluation: { prompts: {} } } }, '/spec/evaluation/prompts'],
         [
           { ...ppo, spec: { ...ppo.spec, evaluation: { prompts: { prompts }, every: 0 } } },
@@ -259,6 +268,13 @@ t.test('runs', async (t) => {
             spec: { ...ppo.spec, evaluation: { prompts: { prompts }, kl_reference: { hub: 'org/name' } } },
           },
           '/spec/evaluation/kl_reference',
+        ],
+        [
+          {
+            ...ppo,
+            spec: { ...ppo.spec, evaluation: { prompts: { prompts }, judge: { alias: 'start' } } },
+          },
+          '/spec/evaluation/judge',
         ],
         [
           {
@@ -343,7 +359,7 @@ t.test('runs', async (t) => {
     const noJson = await upload(server, [{ prompt: 'p', response: 'r' }, '{']);
     const noRows = await upload(server, ['', ' ']);
     const otherTokenizer = await registerTinyModel(server, {
-      role: 'token_reward',
+      role: 'policy',
       changes: { 'tokenizer.json': (text) => `${text} ` },
     });
     const sft = (spec: object) => ({ kind: 'sft', spec: { ...requests.sft.spec, ...spec } });
@@ -363,7 +379,10 @@ t.test('runs', async (t) => {
       [sft({ alias: 'token-reward' }), '/spec/alias'],
       [ppo({ policy: { alias: 'token-reward' } }), '/spec/policy'],
       [ppo({ reward_model: { alias: 'start' } }), '/spec/reward_model'],
-      [ppo({ reward_model: { model_id: otherTokenizer } }), '/spec/reward_model'],
+      [
+        ppo({ evaluation: { prompts: { prompts }, kl_reference: { model_id: otherTokenizer } } }),
+        '/spec/evaluation/kl_reference',
+      ],
       [ppo({ prompts: { snapshot_id: testOnly } }), '/spec/prompts/snapshot_id'],
       [ppo({ evaluation: { prompts: { snapshot_id: testOnly } } }), '/spec/evaluation/prompts/snapshot_id'],
       [ppo({ evaluation: { prompts: { prompts: noJson } } }), '/spec/evaluation/prompts'],

@@ -61,7 +61,7 @@ t.test('attempts', async (t) => {
       t.match(run, {
         state: 'succeeded',
         progress: { step: 1000, total_steps: 1000, fraction: 1, stage: 'train' },
-        alarms: [{ code: 'odd', detail: 'd', step: 1, value: 2, threshold: 3 }],
+        alarms: [{ code: 'odd', detail: 'd', step: 1, value: 2, threshold: 3, action: 'warn' }],
         result: { text: 'a\ufffdb' },
       });
       const events = await eventsOf(server, run.id);

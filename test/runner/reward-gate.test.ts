@@ -97,6 +97,33 @@ t.test('reward gate', async (t) => {
     t.match((await call('GET', `/v1/models/${run.model_id}`)).body, { role: 'token_reward', run_id: run.id });
   });
 
+  t.test('dense PPO refuses a model that cannot find tokens, unless it is asked for', async (t) => {
+    const { model_id } = await train({ pair_accuracy: 0.9, bad_token_auc: 0.62 });
+    const prompts = await call('POST', '/v1/artifacts', {
+      body: '{"prompt": "p"}\n',
+      headers: { 'content-type': 'application/x-ndjson' },
+    });
+    const ppo = (hyperparameters: object) =>
+      call('POST', '/v1/runs', {
+        json: {
+          kind: 'ppo',
+          validate_only: true,
+          spec: {
+            policy: { model_id: base },
+            reward_model: { model_id },
+            prompts: { prompts: prompts.body.digest },
+            hyperparameters,
+          },
+        },
+      });
+    t.match(await ppo({}), {
+      status: 422,
+      body: { errors: [{ pointer: '/spec/reward_model', detail: /bad_token_auc of 0\.620; below 0\.75/ }] },
+    });
+    for (const asked of [{ minimum_bad_token_auc: 0.6 }, { reward_placement: 'end' }])
+      t.match(await ppo(asked), { status: 200 });
+  });
+
   t.test('the trainer is given the edit and the pair in tokens of the base model', async (t) => {
     const { result } = await train({ pair_accuracy: 0.1 });
     const [edit, pair] = (result as { rows: Record<string, never>[] }).rows;

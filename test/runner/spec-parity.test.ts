@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import t from 'tap';
 import { Type } from 'typebox';
-import { evaluationOptions, hyperparameters, scratchModel } from '../../src/services/run-specs.ts';
+import { alarms, evaluationOptions, hyperparameters, scratchModel } from '../../src/services/run-specs.ts';
 import { trainerPython } from '../support/runner.ts';
 
 const program = `
@@ -15,10 +15,13 @@ def describe(cls):
     hints = get_type_hints(cls)
     return {f.name: {"type": hints[f.name].__name__, "default": f.default, **f.metadata} for f in fields(cls)}
 
-json.dump({
+def alarms(cls):
+    return {f.name: vars(f.default) for f in fields(cls)}
+
+json.dump({"options": {
     "sft": describe(spec.SftOptions), "reward": describe(spec.RewardOptions), "ppo": describe(spec.PpoOptions),
     "generate": describe(spec.GenerateOptions), "evaluation": describe(spec.EvaluationOptions), "scratch": describe(spec.ScratchModel),
-}, sys.stdout)
+}, "alarms": {kind: alarms(cls) for kind, cls in spec.ALARMS.items()}}, sys.stdout)
 `;
 
 interface Option {
@@ -31,16 +34,34 @@ interface Option {
 }
 
 const python = trainerPython();
+const skip = python === null && 'no Python environment';
+const described: {
+  options: Record<string, Record<string, Option>>;
+  alarms: Record<string, Record<string, { threshold: number; action: string }>>;
+} = skip ? {} : JSON.parse(execFileSync(python!, ['-c', program], { cwd: 'runners', encoding: 'utf8' }));
 
-t.test('hyperparameters', { skip: python === null && 'no Python environment' }, async (t) => {
-  const text = execFileSync(python!, ['-c', program], { cwd: 'runners', encoding: 'utf8' });
-  const trainer: Record<string, Record<string, Option>> = JSON.parse(text);
+t.test('hyperparameters', { skip }, async (t) => {
+  const trainer = described.options;
   const api = { ...hyperparameters, evaluation: Type.Object(evaluationOptions), scratch: scratchModel };
   t.same(Object.keys(api).sort(), Object.keys(trainer).sort());
   for (const [kind, { properties }] of Object.entries(api)) {
     t.same(Object.keys(properties), Object.keys(trainer[kind]!), `${kind}: names, in order`);
     for (const [name, option] of Object.entries(trainer[kind]!)) {
       t.match((properties as Record<string, object>)[name], schemaOf(option), `${kind}.${name}`);
+    }
+  }
+});
+
+t.test('alarms', { skip }, async (t) => {
+  t.same(Object.keys(alarms).sort(), Object.keys(described.alarms).sort());
+  for (const [kind, { properties }] of Object.entries(alarms)) {
+    t.same(Object.keys(properties), Object.keys(described.alarms[kind]!), `${kind}: names, in order`);
+    for (const [code, { threshold, action }] of Object.entries(described.alarms[kind]!)) {
+      t.match(
+        (properties as Record<string, object>)[code],
+        { properties: { threshold: { default: threshold }, action: { default: action } } },
+        `${kind}.${code}`,
+      );
     }
   }
 });

@@ -43,6 +43,20 @@ t.test('steering', async (t) => {
     t.ok((run.result as { resumed_from: number }).resumed_from > 7);
   });
 
+  t.test('an alarm that pauses leaves the run to somebody who resumes it', async (t) => {
+    startRunner(t, server, { python, name: 'alarmed' });
+    const { id } = await queueFake(server, 'pause itself');
+    t.match(await untilRun(server, id, ({ state }) => state === 'paused'), {
+      desired_state: 'paused',
+      failure: null,
+      alarms: [{ code: 'high_kl', step: 3, value: 0.4, threshold: 0.3, action: 'pause' }],
+      attempts: [{ outcome: 'paused' }],
+    });
+    await call('POST', `/v1/runs/${id}/resume`);
+    const run = await untilEnded(server, id);
+    t.match(run, { state: 'succeeded', result: { resumed_from: 3 }, alarms: [{ code: 'high_kl' }] });
+  });
+
   t.test('a run that is out of time keeps a checkpoint and fails; a retry ends it', async (t) => {
     startRunner(t, server, { python, name: 'two' });
     const { id } = await queueFake(server, 'work', { time_limit_seconds: 2 });

@@ -85,7 +85,12 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
     policy,
     reward_model: { model_id: rewarded.model_id },
     prompts: { prompts: samples.body.digest },
-    evaluation: { prompts: { prompts: samples.body.digest }, every: 1, kl_reference: policy },
+    evaluation: {
+      prompts: { prompts: samples.body.digest },
+      every: 1,
+      kl_reference: policy,
+      judge: { model_id: rewarded.model_id },
+    },
     hyperparameters: { steps: 1, batch_size: 4, max_new_tokens: 8, scale_samples: 16, rollouts_every: 1 },
   });
   t.match(await rowsOf(server, trained), [
@@ -95,6 +100,7 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
       id: '1',
       prompt: 'What is twice 3?',
       reward: Number,
+      judge_reward: Number,
       kl: Number,
       kl_to_reference: Number,
     },

@@ -137,6 +137,14 @@ const behaviours = {
       },
       JSON.parse(details[0]),
     ),
+  /** An alarm that pauses, once: resumed, it goes on to its end. */
+  'pause itself'() {
+    if (existsSync(join(workdir, 'checkpoints'))) return work();
+    step = 3;
+    const numbers = { step, value: 0.4, threshold: 0.3 };
+    say({ type: 'alarm', code: 'high_kl', detail: 'too far', ...numbers, action: 'pause' });
+    stop('an alarm');
+  },
   talk() {
     process.stdout.write('this is no JSON\n{"type":"unheard of"}\n\n');
     process.stdout.write('{"type":"log","level":"info","message":"NUL \\u0000 and surrogate \\ud800 end"}\n');

@@ -125,7 +125,7 @@ const Progress = Type.Object({
 const Failure = Type.Object({
   reason: Type.String({
     description:
-      '`bad_spec`, `out_of_memory` (of the machine or of the GPU), `driver_missing` (no GPU that could be used, for a run on cuda), `wrong_gpu` (one that the installed torch has no code for), `unstable`, `export_mismatch`, `error` (as the trainer says), `crashed`, `hung`, `disk_full`, `artifact_store` (it could not be used for too long), `protocol`, `lost`, `inputs`, `outputs`, `time_limit`, `dependency_failed`',
+      '`bad_spec`, `out_of_memory` (of the machine or of the GPU), `driver_missing` (no GPU that could be used, for a run on cuda), `wrong_gpu` (one that the installed torch has no code for), `unstable` (a loss or a gradient was no finite number), `alarm` (one whose action is `stop`), `export_mismatch`, `error` (as the trainer says), `crashed`, `hung`, `disk_full`, `artifact_store` (it could not be used for too long), `protocol`, `lost`, `inputs`, `outputs`, `time_limit`, `dependency_failed`',
   }),
   detail: Type.String(),
   exit_code: Nullable(Type.Integer()),
@@ -147,6 +147,10 @@ const Alarm = Type.Object({
   step: Nullable(Type.Number()),
   value: Nullable(Type.Number()),
   threshold: Nullable(Type.Number()),
+  action: Type.Enum(['warn', 'pause', 'stop'], {
+    description:
+      'What the run did about it, once its progress was kept: it went on, was paused (`/resume`), or failed (`/retry`)',
+  }),
 });
 const Attempt = Type.Object({
   attempt: Type.Integer(),
