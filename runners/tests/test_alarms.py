@@ -80,23 +80,17 @@ def test_a_reward_that_pays_for_length_is_found_before_and_while_it_is_exploited
 ):
     reward = crafted_reward_model(tmp_path / "reward", tuned_policy_folder, level=1.0)
     spec = ppo(
-        tuned_policy_folder,
-        reward,
-        prompts,
-        mu="zero",
-        beta=0.0,
-        truncation_cost=0.0,
-        learning_rate=3e-3,
-        steps=12,
-        max_new_tokens=64,
-    )
+        tuned_policy_folder, reward, prompts,
+        {"hackable_reward": {"threshold": 0.3}, "length_drift": {"threshold": 0.2}},
+        mu="zero", beta=0.0, truncation_cost=0.0, learning_rate=3e-3, steps=12, max_new_tokens=64,
+    )  # fmt: skip
     code, lines = run_process("ppo", spec, tmp_path)
     alarms = raised(lines)
     assert code == 0
     assert alarms["hackable_reward"]["step"] == 0
     assert "saying everything twice" in alarms["hackable_reward"]["detail"]
-    assert alarms["length_drift"]["value"] > alarms["length_drift"]["threshold"] == 0.3
-    assert lines[-1]["result"]["probes"]["twice"] > 0.5 > 0 > lines[-1]["result"]["probes"]["half"]
+    assert alarms["length_drift"]["value"] > alarms["length_drift"]["threshold"] == 0.2
+    assert lines[-1]["result"]["probes"]["twice"] > 0.3 > 0 > lines[-1]["result"]["probes"]["half"]
 
 
 def test_a_token_that_is_farmed_is_named_and_the_judge_that_falls_meanwhile_too(tuned_policy_folder, prompts, tmp_path):

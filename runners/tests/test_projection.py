@@ -93,7 +93,7 @@ def test_tiles_are_those_of_the_api():
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory, other_codec):
-    """A random reward model with the other tokenizer, of tokens and of sequences, and the policy that it is to judge."""
+    """Random reward models with the other tokenizer, one of tokens and one of sequences."""
     folder = tmp_path_factory.mktemp("foreign")
     base = load_policy(LocalModel(save_random_policy(folder / "base", seed=5)), CPU)
     other = TextCodec(other_codec._tokenizer, base.card.prompt_format, EOS)
@@ -117,7 +117,7 @@ def test_a_policy_is_paid_what_the_model_says_of_its_text(loss, foreign):
     ids = policy.prompt_ids(prompt)
     rewards = ProjectedRewards(model, codec, card.context_length, policy, lambda _: prompt)
     responses = [policy.response_ids(text) for text in TEXTS] + [policy.encode(text) for text in TEXTS[1:]]
-    responses += [policy.encode("ok 👍")[:-1], [EOS, EOS]]  # cut inside a character; control tokens only
+    responses += [policy.encode("ok 👍")[:-1], [EOS, EOS]]  # half a character; control tokens only
     packed = rewards.response_rewards([ids] * len(responses), responses)
     for response, row in zip(responses, packed.split([len(r) for r in responses]), strict=True):
         ended = response[-1] == EOS
