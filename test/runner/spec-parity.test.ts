@@ -17,7 +17,7 @@ def describe(cls):
 
 json.dump({
     "sft": describe(spec.SftOptions), "reward": describe(spec.RewardOptions), "ppo": describe(spec.PpoOptions),
-    "generate": describe(spec.GenerateOptions), "evaluation": describe(spec.EvaluationOptions), "scratch": describe(spec.ScratchModel),
+    "dpo": describe(spec.DpoOptions), "generate": describe(spec.GenerateOptions), "evaluation": describe(spec.EvaluationOptions), "scratch": describe(spec.ScratchModel),
 }, sys.stdout)
 `;
 
