@@ -5,6 +5,10 @@ import { fullRecipe } from '../../examples/recipe.ts';
 export const tuningDraw = 200;
 export const reportedDraws = [202, 203, 204, 205, 206];
 
+/** The recipe that the tuning draw says is the best of the fine-grained ones, and what the goal compares it with. */
+export const candidate: string = 'SFT, fine-grained PPO';
+export const rival: string = 'SFT, sequence PPO';
+
 export const evaluateEvery = 10;
 
 /** Reward models and PPO as bench:loop tuned them, nine trials for each. */
