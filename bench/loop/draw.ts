@@ -45,8 +45,8 @@ export interface Draw {
   rewardModel(loss: string, hyperparameters: object): Promise<Step>;
   /** PPO from a policy; its learning curve as the judge sees it, with a checkpoint every so many steps. */
   ppo(policy: Step, rewardModel: Promise<Step>, hyperparameters: object, every?: number): Promise<Curve>;
-  /** A policy without further training: a curve of one checkpoint; its `kl` is to `from`, unless given the start. */
-  evaluate(name: string, policy: Step, from?: Step): Promise<Curve>;
+  /** A policy without further training: a curve of one checkpoint. */
+  evaluate(name: string, policy: Step): Promise<Curve>;
   /** What the judge says of a response to each of the evaluation prompts, in their order. */
   judge(step: number, samples: number, responses: EvaluatedResponse[]): Checkpoint;
   /** What the judge compares with on each of them: hidden scores. */
@@ -115,11 +115,11 @@ export async function drawOf(
     data: { examples: editedResponses },
     hyperparameters: sftOnEdits,
   });
-  const sample = (label: string, policy: Step, sampleSeed: number, reference = start): Promise<Step> =>
+  const sample = (label: string, policy: Step, sampleSeed: number): Promise<Step> =>
     steps.run('generate', `${name}: ${label}`, {
       seed: sampleSeed,
       model: modelOf(policy),
-      kl_reference: modelOf(reference),
+      kl_reference: modelOf(start),
       data: { prompts: evaluation },
       hyperparameters: { batch_size: 100, max_new_tokens: ppo.max_new_tokens },
     });
@@ -188,19 +188,9 @@ export async function drawOf(
       }
       return curve;
     },
-    async evaluate(label, policy, from = start) {
-      const read = async (reference: Step): Promise<EvaluatedResponse[]> =>
-        steps.read(await sample(label, policy, seed + 3, reference), 'responses.ndjson');
-      const responses = await read(start);
-      if (from === start) return [checkpoint(0, 0, responses)];
-      const own = await read(from); // the same responses
-      return [
-        checkpoint(
-          0,
-          0,
-          responses.map((row, prompt) => ({ ...row, kl: own[prompt]!.kl, kl_to_reference: row.kl })),
-        ),
-      ];
+    async evaluate(label, policy) {
+      const responses = await steps.read(await sample(label, policy, seed + 3), 'responses.ndjson');
+      return [checkpoint(0, 0, responses)];
     },
   };
 }

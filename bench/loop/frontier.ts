@@ -45,16 +45,10 @@ export interface AtBudget {
  * The KL frontier of an arm at a budget: of all checkpoints of its runs those that no other one beats with less KL, chosen
  * on the validation prompts; between two of them both are mixed so that the KL is the budget (a policy that tosses a coin
  * between them spends no more). Beyond the last one the arm keeps what it has.
- * @param spent which KL the budget is of
  * @throws Error for a budget below that of every checkpoint
  */
-export function frontierAt(
-  curves: Curve[],
-  budget: number,
-  yardstick: Yardstick,
-  spent: 'kl' | 'klToStart' = 'kl',
-): AtBudget {
-  const front = paretoFront(curves.flat(), yardstick, spent);
+export function frontierAt(curves: Curve[], budget: number, yardstick: Yardstick): AtBudget {
+  const front = paretoFront(curves.flat(), yardstick);
   const next = front.findIndex(({ kl }) => kl > budget);
   if (next === 0) throw new Error(`No checkpoint spends as little as ${budget}.`);
   const before = front.at(next === -1 ? -1 : next - 1)!;
@@ -64,17 +58,16 @@ export function frontierAt(
     const later = read(after.checkpoint.test);
     return read(before.checkpoint.test).map((value, prompt) => value * (1 - share) + later[prompt]! * share);
   };
-  return { outcomes: mix((test) => test[yardstick]), kl: mean(mix((test) => test[spent])) };
+  return { outcomes: mix((test) => test[yardstick]), kl: mean(mix((test) => test.kl)) };
 }
 
 /** Checkpoints by rising KL, each better than all that spend less; as the validation prompts have it. */
 function paretoFront(
   checkpoints: Checkpoint[],
   yardstick: Yardstick,
-  spent: 'kl' | 'klToStart',
 ): { kl: number; checkpoint: Checkpoint }[] {
   const byKl = checkpoints
-    .map((checkpoint) => ({ kl: mean(checkpoint.validation[spent]), checkpoint }))
+    .map((checkpoint) => ({ kl: mean(checkpoint.validation.kl), checkpoint }))
     .sort((a, b) => a.kl - b.kl);
   let best = -1;
   return byKl.filter(({ checkpoint }) => {

@@ -46,8 +46,8 @@ export const dpoRun =
       data: { labels: draw.labels },
       hyperparameters,
     });
-    const before = await draw.evaluate(`DPO's start`, policy, policy);
-    const after = await draw.evaluate(label, trained, policy);
+    const before = await draw.evaluate(`${from} as it is`, policy);
+    const after = await draw.evaluate(label, trained);
     return { settings: hyperparameters, curve: [...before, ...after.map((one) => ({ ...one, step: 1 }))] };
   };
 

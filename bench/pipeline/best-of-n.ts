@@ -45,7 +45,7 @@ export async function bestOfN(
       let chosen = prompt * most;
       for (let at = chosen + 1; at < prompt * most + n; at++) if (totals[at]! > totals[chosen]!) chosen = at;
       const row = responses[chosen]!;
-      return { ...row, kl: klOfBest(n), kl_to_reference: row.kl + klOfBest(n) };
+      return { ...row, kl: row.kl + klOfBest(n) };
     });
     return draw.judge(0, 0, best);
   });

@@ -46,3 +46,9 @@ export const dpoTrials = [
 
 /** Values of n of best-of-n. */
 export const bestOf = [4, 16] as const;
+
+/** DPO as the trials set it, from either start. */
+export const dpoSettings = {
+  edits: [{ beta: 0.1, learning_rate: 1e-4 }],
+  start: [{ beta: 0.1, learning_rate: 1e-4 }],
+} as const;

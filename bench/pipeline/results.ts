@@ -63,8 +63,7 @@ and as many edits; with two rounds half of these are made on answers of the poli
 - Win rates are over **careful writers** on ${sizes.testPrompts} test prompts a draw (ties count one half). Runs and checkpoints are chosen on
   ${sizes.validationPrompts} other prompts; settings and the candidate on draw ${tuningDraw}, which is not reported.
 - [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the draws' means.
-- KL is k1, nats a response, to the starting policy unless it says otherwise; that of best-of-n to what it samples from is
-  log n − (n − 1) / n.`;
+- KL is k1, nats a response, to the starting policy. Best-of-n spends log n − (n − 1) / n more than what it samples from.`;
 }
 
 /** Paired by prompt, on the draws that have both. */
@@ -115,7 +114,6 @@ function armTable(draws: StoredDraw[], arms: string[]): string {
         won.draws.map((value) => (100 * value).toFixed(0)).join(', '),
         rate(estimate(best.map(({ test }) => test.overStart))),
         best.map(({ test }) => Math.max(0, mean(test.klToStart)).toFixed(1)).join(', '),
-        best.map(({ test }) => Math.max(0, mean(test.kl)).toFixed(1)).join(', '),
         best.map(({ test }) => mean(test.length).toFixed(0)).join(', '),
         ahead ? points(ahead.gained) : '–',
       ];
@@ -134,7 +132,6 @@ ${table(
     'each draw',
     'over the starting policy',
     'KL',
-    'KL to its own start',
     'tokens',
     'candidate ahead by',
   ],
@@ -151,7 +148,7 @@ function atEqualKl(draws: StoredDraw[], arms: string[]): string {
         const outcomes = draws.flatMap((draw) => {
           const curves = runsOf(draw, arm).map(({ curve }) => curve);
           return curves.length > 0 && spendsAsLittle(curves.flat(), budget)
-            ? [frontierAt(curves, budget, yardstick, 'klToStart').outcomes]
+            ? [frontierAt(curves, budget, yardstick).outcomes]
             : [];
         });
         const having = draws.filter((draw) => draw.arms[arm]).length;

@@ -11,7 +11,7 @@ import {
 } from '../loop/frontier.ts';
 
 interface StoredJudged {
-  kl: number;
+  /** to the starting policy, nats a response */
   klToStart: number;
   length: number;
   /** defects of each response, a digit of base 36 each */
@@ -63,8 +63,7 @@ export const unpackScores = (packed: string): number[] =>
 const rounded = (values: number[]): number => Number(mean(values).toFixed(4));
 
 export function storeRun({ settings, curve }: Run): StoredRun {
-  const stored = ({ kl, klToStart, length, score }: Judged): StoredJudged => ({
-    kl: rounded(kl),
+  const stored = ({ klToStart, length, score }: Judged): StoredJudged => ({
     klToStart: rounded(klToStart),
     length: rounded(length),
     defects: packScores(score),
@@ -80,16 +79,16 @@ export function storeRun({ settings, curve }: Run): StoredRun {
   };
 }
 
-/** KL and length come back as their mean alone. */
+/** KL and length come back as their mean alone, and all KL is to the starting policy. */
 export function readRun(draw: StoredDraw, { settings, checkpoints }: StoredRun): Run {
-  const judged = (set: PromptSet, { kl, klToStart, length, defects }: StoredJudged): Judged => {
+  const judged = (set: PromptSet, { klToStart, length, defects }: StoredJudged): Judged => {
     const score = unpackScores(defects);
     const over = (opponent: 'start' | 'careful'): number[] => {
       const others = unpackScores(draw.opponents[set][opponent]);
       return score.map((own, prompt) => judgeScores(own, others[prompt]!));
     };
     return {
-      kl: [kl],
+      kl: [klToStart],
       klToStart: [klToStart],
       length: [length],
       score,

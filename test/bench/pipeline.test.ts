@@ -41,7 +41,7 @@ t.test('a run that was stored is judged as before', async (t) => {
       {
         step: 10,
         samples: 640,
-        validation: { kl: [2], klToStart: [3], length: [41], overCareful: [0.5, 0], overStart: [1, 0.5] },
+        validation: { kl: [3], klToStart: [3], length: [41], overCareful: [0.5, 0], overStart: [1, 0.5] },
         test: { score: [0, -5], overCareful: [1, 0], overStart: [1, 0] },
       },
     ],
