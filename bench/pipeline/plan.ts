@@ -24,7 +24,6 @@ export const ppoSettings: Record<Loss, object> = {
 
 /** How PPO may be changed: the same trials with either reward model, on the tuning draw. */
 export const ppoVariants = {
-  'as it is': {},
   '80 steps': { steps: 80 },
   'leave-one-out': {
     advantage: 'leave_one_out',

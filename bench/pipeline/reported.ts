@@ -1,5 +1,5 @@
-// What the reported draws run, set as the tuning draw said, in tiers: a sitting that ends early has the comparison that
-// matters most on as many draws as it could.
+// What the reported draws run, set as the tuning draw said, in tiers: a draw has a tier as a whole, and a sitting that ends
+// early has the comparison that matters most on as many draws as it could.
 import { bestOfRun, dpoRun, inTwoRounds, type Pipeline, policyRun, ppoRun, type Start } from './arms.ts';
 import { bestOf, dpoSettings, type Loss, ppoVariants } from './plan.ts';
 
@@ -43,8 +43,6 @@ export const tiers: Planned[][] = [
     { arm: 'starting policy', settings: {}, run: policyRun('start') },
     sft,
     ...losses.map((loss) => ppo(loss, 'edits', 0.1)),
-  ],
-  [
     ...dpo('edits'),
     ...dpo('start'),
     leaveOneOut('seq_edits'),

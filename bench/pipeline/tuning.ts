@@ -20,16 +20,15 @@ const ppo = (loss: Loss, changes: object) => ppoRun('edits', loss, { beta: tunin
 /** In the order of what is wanted soonest. */
 const trials: [arm: string, run: Pipeline][] = [
   ['SFT on edits', policyRun('edits')],
-  ...losses.map((loss) => [nameOf[loss], ppo(loss, ppoVariants['as it is'])] as [string, Pipeline]),
+  [nameOf.survival, ppo('survival', {})],
   ...dpoTrials.map((trial) => ['DPO from SFT on edits', dpoRun('edits', trial)] as [string, Pipeline]),
+  [nameOf.seq_edits, ppo('seq_edits', {})],
+  ...Object.entries(ppoVariants).flatMap(([variant, changes]) =>
+    losses.map((loss) => [`${nameOf[loss]}, ${variant}`, ppo(loss, changes)] as [string, Pipeline]),
+  ),
+  ...dpoTrials.map((trial) => ['DPO from the starting policy', dpoRun('start', trial)] as [string, Pipeline]),
   ['SFT on edits, two rounds', inTwoRounds(policyRun('edits'))],
   ...losses.map((loss) => [`${nameOf[loss]}, two rounds`, inTwoRounds(ppo(loss, {}))] as [string, Pipeline]),
-  ...Object.entries(ppoVariants)
-    .slice(1)
-    .flatMap(([variant, changes]) =>
-      losses.map((loss) => [`${nameOf[loss]}, ${variant}`, ppo(loss, changes)] as [string, Pipeline]),
-    ),
-  ...dpoTrials.map((trial) => ['DPO from the starting policy', dpoRun('start', trial)] as [string, Pipeline]),
 ];
 
 export async function tune(place: Workplace, add: (trial: Trial) => Promise<void>): Promise<void> {
