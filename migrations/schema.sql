@@ -460,7 +460,7 @@
 -- finegrain.runs runs_check1: CHECK (((state = 'failed'::text) = (failure IS NOT NULL)))
 -- finegrain.runs runs_desired_state_check: CHECK ((desired_state = ANY (ARRAY['running'::text, 'paused'::text, 'cancelled'::text])))
 -- finegrain.runs runs_hardware_check: CHECK ((hardware = ANY (ARRAY['cpu'::text, 'cuda'::text])))
--- finegrain.runs runs_kind_check: CHECK ((kind = ANY (ARRAY['sft'::text, 'reward'::text, 'ppo'::text, 'generate'::text])))
+-- finegrain.runs runs_kind_check: CHECK ((kind = ANY (ARRAY['sft'::text, 'reward'::text, 'ppo'::text, 'dpo'::text, 'generate'::text])))
 -- finegrain.runs runs_max_attempts_check: CHECK (((max_attempts >= 1) AND (max_attempts <= 100)))
 -- finegrain.runs runs_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.runs runs_priority_check: CHECK (((priority >= '-1000'::integer) AND (priority <= 1000)))

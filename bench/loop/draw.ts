@@ -5,6 +5,7 @@ import {
   carefulRows,
   demonstrationRows,
   type PairRow,
+  type PromptRow,
   pairRows,
   promptRows,
 } from '../../examples/world/data.ts';
@@ -15,7 +16,7 @@ import { type LabelRow, labelRows } from '../../src/services/label-rows.ts';
 import { type SnapshotRow, splitOf } from '../../src/services/snapshot-content.ts';
 import { type Checkpoint, type Curve, type PromptSet, promptSets } from './frontier.ts';
 import { evaluateEvery, ppo, sft, sftOnEdits, sizes } from './plan.ts';
-import { modelOf, type Step, type TrainerSteps } from './trainer-steps.ts';
+import { modelOf, type Reference, type Step, type TrainerSteps } from './trainer-steps.ts';
 
 export interface Scenario {
   name: string;
@@ -46,15 +47,33 @@ export interface Draw {
   ppo(policy: Step, rewardModel: Promise<Step>, hyperparameters: object, every?: number): Promise<Curve>;
   /** A policy without further training: a curve of one checkpoint. */
   evaluate(name: string, policy: Step): Promise<Curve>;
+  /** What the judge says of a response to each of the evaluation prompts, in their order. */
+  judge(step: number, samples: number, responses: EvaluatedResponse[]): Checkpoint;
+  /** What the judge compares with on each of them: hidden scores. */
+  opponents: { start: number; careful: number }[];
+  evaluationPrompts: PromptRow[];
+  pairs: SnapshotRow[];
+  labels: Reference;
   edits: number;
 }
 
-export async function makeDraw(
+export function makeDraw(
   steps: TrainerSteps,
   seed: number,
   scenario: Scenario = plainScenario,
 ): Promise<Draw> {
   const name = scenario.name === 'plain' ? `draw ${seed}` : `${scenario.name}, draw ${seed}`;
+  return drawOf(steps, seed, name, snapshotOf(seed, scenario), scenario);
+}
+
+/** A draw whose pairs and edits are given. */
+export async function drawOf(
+  steps: TrainerSteps,
+  seed: number,
+  name: string,
+  rows: SnapshotRow[],
+  scenario: Scenario = plainScenario,
+): Promise<Draw> {
   const file = name.replaceAll(/\W+/g, '-');
   const demonstrations = await steps.rows(
     `demonstrations-${seed}`,
@@ -67,7 +86,6 @@ export async function makeDraw(
     hyperparameters: sft.hyperparameters,
   });
 
-  const rows = snapshotOf(seed, scenario);
   const edits = rows.reduce((count, row) => count + row.edits.length, 0);
   let labelled: LabelRow[] = [];
   for await (const row of labelRows(
@@ -144,6 +162,11 @@ export async function makeDraw(
     seed,
     start,
     sftOnEdits: tuned,
+    judge: checkpoint,
+    opponents,
+    evaluationPrompts,
+    pairs: rows,
+    labels,
     edits,
     rewardModel,
     async ppo(policy, rewarded, hyperparameters, every = evaluateEvery) {
@@ -172,7 +195,7 @@ export async function makeDraw(
   };
 }
 
-type EvaluatedResponse = {
+export type EvaluatedResponse = {
   prompt: string;
   response: string;
   kl: number;
@@ -181,7 +204,7 @@ type EvaluatedResponse = {
 };
 type EvaluatedRow = EvaluatedResponse & { step: number; samples: number };
 
-const editor = { kind: 'program', name: 'demo-world' };
+export const editor = { kind: 'program', name: 'demo-world' };
 
 /** The pairs of a seed with their votes and edits, split as a snapshot splits them. */
 function snapshotOf(seed: number, { score, flipRate, edit }: Scenario): SnapshotRow[] {

@@ -147,7 +147,7 @@ function summary(draws: DrawResult[]): string {
   return `## What was to reach\n\n${lines.join('\n')}`;
 }
 
-const verdict = (what: string, reached: boolean, figure: string): string =>
+export const verdict = (what: string, reached: boolean, figure: string): string =>
   `- ${reached ? '**reached**' : '**missed**'}: ${what}: ${figure}`;
 
 function rewardModels(draws: DrawResult[]): string {
@@ -392,13 +392,13 @@ export const rate = ({ value, low, high }: Estimate): string =>
   `${percent(value)} [${percent(low)}, ${percent(high)}]`;
 
 /** A difference of win rates in points. */
-function points({ value, low, high, overDraws }: Estimate): string {
+export function points({ value, low, high, overDraws }: Estimate): string {
   const signed = (share: number): string => `${share < 0 ? '−' : '+'}${percent(Math.abs(share))}`;
   const student = overDraws ? `, t [${signed(overDraws.low)}, ${signed(overDraws.high)}]` : '';
   return `${signed(value)} [${signed(low)}, ${signed(high)}]${student}`;
 }
 
-function table(head: string[], rows: string[][]): string {
+export function table(head: string[], rows: string[][]): string {
   const line = (cells: string[]): string => `| ${cells.join(' | ')} |`;
   return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
 }

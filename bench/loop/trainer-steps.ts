@@ -27,6 +27,8 @@ export const modelOf = (step: Step): { path: Reference } => ({
 });
 
 export interface TrainerSteps {
+  /** the environment that the trainer runs in */
+  python: string;
   /** Writes rows once and answers how a spec names them. */
   rows(name: string, rows: Iterable<object>): Promise<Reference>;
   run(kind: string, name: string, spec: object): Promise<Step>;
@@ -67,6 +69,7 @@ export function openTrainerSteps(
   };
 
   return {
+    python,
     async rows(name, rows) {
       const text = Array.from(rows, (row) => `${JSON.stringify(row)}\n`).join('');
       const identity = createHash('sha256').update(text).digest('hex');

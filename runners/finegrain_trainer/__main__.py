@@ -1,6 +1,6 @@
 """Command line of the trainer: parse the spec, set the process up, run one kind, say how it ended.
 
-`python -m finegrain_trainer {sft,reward,ppo,generate} --spec spec.json --workdir DIR [--device cuda] [--supervised]`
+`python -m finegrain_trainer KIND --spec spec.json --workdir DIR [--device cuda] [--supervised]`, KIND one of KINDS
 `python -m finegrain_trainer export --model FOLDER --output NEW_FOLDER [--texts texts.ndjson]` (servable.py)
 Exit codes: 0 done, 75 interrupted with its progress kept, 2 the spec or the data are wrong, 1 everything else.
 """
@@ -67,6 +67,7 @@ KINDS = {
     "sft": "fine-tunes a policy on demonstrations, or starts one from random weights",
     "reward": "trains a reward model on edits with token labels, or on preferences",
     "ppo": "trains a policy against a reward model, each token with a reward of its own",
+    "dpo": "trains a policy on edits over their originals, or on preferences, without a reward model",
     "generate": "lets a policy answer prompts",
 }
 EXAMPLES = {
@@ -75,6 +76,7 @@ EXAMPLES = {
    "data": {"labels": "labels.ndjson"}}""",
     "ppo": """{"policy": {"path": "sft/output/model"}, "reward_model": {"path": "reward/output/model"},
    "data": {"prompts": "prompts.ndjson"}, "hyperparameters": {"beta": 0.05}}""",
+    "dpo": """{"policy": {"path": "sft/output/model"}, "pairs": "edits", "data": {"labels": "labels.ndjson"}}""",
     "generate": """{"model": {"path": "ppo/output/model"}, "data": {"prompts": "prompts.ndjson"}}""",
 }
 

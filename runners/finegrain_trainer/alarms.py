@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .failures import Alarmed, Interrupted, TrainerFailure, Unstable
 from .protocol import Reporter
-from .spec import PpoAlarms, RewardAlarms, SftAlarms
+from .spec import PpoAlarms, RewardAlarms, UpdateAlarms
 
 
 class Alarms:
     """`halt`: what to raise once the step's checkpoint is written; None while the run may go on."""
 
-    def __init__(self, settings: SftAlarms | RewardAlarms | PpoAlarms, reporter: Reporter):
+    def __init__(self, settings: UpdateAlarms | RewardAlarms | PpoAlarms, reporter: Reporter):
         self._settings = settings
         self._reporter = reporter
         self._raised: list[str] = []

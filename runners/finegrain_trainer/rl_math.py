@@ -41,6 +41,20 @@ def _bradley_terry(margins: Tensor, smoothing: float) -> Tensor:
     return -F.logsigmoid(margins) + smoothing * margins
 
 
+def dpo_margins(log_probs: Tensor, reference: Tensor, beta: float) -> Tensor:
+    """By how much the implicit reward beta * log(pi / pi_ref) of the chosen response is above that of the rejected one.
+
+    `log_probs`, `reference` [2, n]: of whole responses, the chosen ones and the rejected ones. Returns [n].
+    """
+    chosen, rejected = beta * (log_probs - reference)
+    return chosen - rejected
+
+
+def dpo_loss(margins: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-log sigmoid of the margins [n], averaged (Rafailov 2023, equation 7; `smoothing`: conservative DPO)."""
+    return _bradley_terry(margins, smoothing).mean()
+
+
 def hunk_preference_loss(
     rewards_edited: Tensor,
     rewards_original: Tensor,

@@ -137,6 +137,26 @@ class PpoOptions:
 
 
 @dataclass(frozen=True)
+class DpoOptions:
+    # passes over the training pairs
+    epochs: int = option(2, minimum=1)
+    # pairs per step; each brings both of its responses
+    batch_size: int = option(16, minimum=1)
+    # AdamW peak: linear warm-up, then linear to zero
+    learning_rate: float = option(5e-4, above=0)
+    warmup_steps: int = option(20, minimum=0)
+    weight_decay: float = option(0.0, minimum=0)
+    max_grad_norm: float = option(1.0, above=0)
+    # how strongly the policy is held to the one that it starts from
+    beta: float = option(0.1, above=0)
+    # the share of preferences that is taken to be wrong (conservative DPO)
+    label_smoothing: float = option(0.0, minimum=0, maximum=0.4)
+    # weight of the cross-entropy per token of the chosen responses, which keeps them likely
+    nll_weight: float = option(0.0, minimum=0)
+    checkpoint_every: int = option(100, minimum=1)
+
+
+@dataclass(frozen=True)
 class GenerateOptions:
     # prompts decoded together
     batch_size: int = option(64, minimum=1)
@@ -155,7 +175,7 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
-class SftAlarms:
+class UpdateAlarms:
     # updates that were left out, as their loss or gradient was not a finite number
     non_finite: Alarm = Alarm(0.0, "stop")
 
@@ -221,6 +241,8 @@ class ScratchModel:
 # Losses whose models reward each token, and those whose models reward a response at its end (ALGORITHM 2).
 TOKEN_LOSSES = ("survival", "bt_hunk", "bt_sum")
 SEQUENCE_LOSSES = ("seq_edits", "seq_pairs")
+# What dpo learns from: y^e over y^l, or the preferred response over the other one.
+PAIRS = ("edits", "preferences")
 
 
 @dataclass(frozen=True)
@@ -231,7 +253,7 @@ class SftSpec:
     base_model: LocalModel | HubModel | ScratchModel
     examples: Path
     options: SftOptions
-    alarms: SftAlarms
+    alarms: UpdateAlarms
 
 
 @dataclass(frozen=True)
@@ -271,6 +293,18 @@ class PpoSpec:
 
 
 @dataclass(frozen=True)
+class DpoSpec:
+    seed: int
+    finish_at_checkpoint: bool
+    policy: LocalModel | HubModel
+    # of PAIRS
+    pairs: str
+    labels: Path
+    options: DpoOptions
+    alarms: UpdateAlarms
+
+
+@dataclass(frozen=True)
 class GenerateSpec:
     seed: int
     model: LocalModel | HubModel
@@ -279,9 +313,15 @@ class GenerateSpec:
     options: GenerateOptions
 
 
-Spec = SftSpec | RewardSpec | PpoSpec | GenerateSpec
-OPTIONS = {"sft": SftOptions, "reward": RewardOptions, "ppo": PpoOptions, "generate": GenerateOptions}
-ALARMS = {"sft": SftAlarms, "reward": RewardAlarms, "ppo": PpoAlarms}
+Spec = SftSpec | RewardSpec | PpoSpec | DpoSpec | GenerateSpec
+OPTIONS = {
+    "sft": SftOptions,
+    "reward": RewardOptions,
+    "ppo": PpoOptions,
+    "dpo": DpoOptions,
+    "generate": GenerateOptions,
+}
+ALARMS = {"sft": UpdateAlarms, "reward": RewardAlarms, "ppo": PpoAlarms, "dpo": UpdateAlarms}
 
 
 def read_spec(path: Path, kind: str) -> Spec:
@@ -300,12 +340,15 @@ def read_spec(path: Path, kind: str) -> Spec:
 
 def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
     """The typed spec of `kind`; relative paths are taken from `folder`."""
-    model_key = {"sft": "base_model", "reward": "base_model", "ppo": "policy", "generate": "model"}[kind]
-    data_key = {"sft": "examples", "reward": "labels", "ppo": "prompts", "generate": "prompts"}[kind]
+    model_key = {"sft": "base_model", "reward": "base_model", "ppo": "policy", "dpo": "policy", "generate": "model"}[
+        kind
+    ]
+    data_key = {"sft": "examples", "reward": "labels", "ppo": "prompts", "dpo": "labels", "generate": "prompts"}[kind]
     own_keys = {
         "sft": {"finish_at_checkpoint", "alarms"},
         "reward": {"finish_at_checkpoint", "alarms", "loss"},
         "ppo": {"finish_at_checkpoint", "alarms", "reward_model", "evaluation"},
+        "dpo": {"finish_at_checkpoint", "alarms", "pairs"},
         "generate": {"kl_reference"},
     }[kind]
     spec = _object(raw, "", {"kind", "seed", "hyperparameters", "data", model_key} | own_keys)
@@ -343,6 +386,12 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
                 raise BadSpec("hyperparameters.samples_per_prompt: leave_one_out needs at least 2")
             evaluation = _evaluation(spec["evaluation"], folder) if "evaluation" in spec else None
             return PpoSpec(seed, finish, model, reward_path, rows, evaluation, ppo_options, alarms)
+        case "dpo":
+            pairs = spec.get("pairs", "edits")
+            if pairs not in PAIRS:
+                raise BadSpec(f"pairs: expected one of {', '.join(PAIRS)}, got {pairs!r}")
+            dpo_options = parse_options(DpoOptions, options, "hyperparameters")
+            return DpoSpec(seed, finish, model, pairs, rows, dpo_options, alarms)
         case "generate":
             reference = _reference(spec, "", folder)
             generate_options = parse_options(GenerateOptions, options, "hyperparameters")

@@ -113,6 +113,19 @@ def test_smoothing_takes_a_share_of_the_labels_to_be_wrong():
     torch.testing.assert_close(rl_math.hunk_preference_loss(better, worse, hunks, hunks, 0.1), expected)
 
 
+def test_dpo_is_the_log_odds_of_the_implicit_rewards():
+    generator = torch.Generator().manual_seed(6)
+    log_probs, reference = -torch.rand(2, 2, 5, generator=generator) * 20
+    margins = rl_math.dpo_margins(log_probs, reference, beta=0.3)
+    for smoothing in (0.0, 0.2):
+        expected = 0.0
+        for i in range(5):
+            ratios = [math.exp(log_probs[side, i].item() - reference[side, i].item()) for side in (0, 1)]
+            right = ratios[0] ** 0.3 / (ratios[0] ** 0.3 + ratios[1] ** 0.3)
+            expected -= ((1 - smoothing) * math.log(right) + smoothing * math.log(1 - right)) / 5
+        assert rl_math.dpo_loss(margins, smoothing).item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_survival_rewards_sum_to_the_log_probability_of_no_edit_and_are_clipped():
     logits = torch.tensor([-3.0, 0.0, 2.0, 50.0])
     rewards = rl_math.survival_reward(logits, clip=-4.0)

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -65,6 +66,11 @@ def specs(data, policy_folder, tuned_policy_folder, reward_folder):
                 "steps": 8, "batch_size": 6, "max_new_tokens": 32, "scale_samples": 12, "checkpoint_every": 2,
             },
         },
+        "dpo": {
+            "policy": {"path": str(tuned_policy_folder)},
+            "data": {"labels": str(data / "labels.ndjson")},
+            "hyperparameters": {"epochs": 3, "batch_size": 6, "nll_weight": 0.1, "checkpoint_every": 3},
+        },
         "generate": {
             "model": {"path": str(tuned_policy_folder)},
             "data": {"prompts": str(data / "prompts.ndjson")},
@@ -89,7 +95,7 @@ def undisturbed(specs, tmp_path_factory):
     return outcome
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "reward", "ppo", "dpo"])
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(kind, specs, undisturbed, tmp_path):
     expected = outcome_digest(undisturbed(kind)[0])
     code, lines = run_process(kind, specs[kind], tmp_path, kill_at_step(4))
@@ -101,7 +107,7 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(kind, specs, undistur
     assert outcome_digest(tmp_path) == expected
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "reward", "ppo", "dpo"])
 def test_sigterm_checkpoints_at_once_and_the_run_goes_on_to_the_same_end(kind, specs, undisturbed, tmp_path):
     code, lines = run_process(kind, specs[kind], tmp_path, kill_at_step(5, signal.SIGTERM))
     assert code == 75
@@ -463,7 +469,7 @@ def test_rollouts_say_what_each_token_was_worth_and_change_nothing(specs, undist
     assert outcome_digest(tmp_path) == outcome_digest(workdir)
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "reward", "ppo", "dpo"])
 def test_a_run_that_is_to_finish_at_a_checkpoint_makes_a_model_of_it(kind, specs, undisturbed, tmp_path):
     workdir, _ = undisturbed(kind)
     checkpoint = sorted((workdir / "checkpoints").glob("step-*"))[0]
@@ -485,6 +491,41 @@ def test_a_run_that_is_to_finish_at_a_checkpoint_needs_one(specs, tmp_path):
     code, lines = run_process("sft", {**specs["sft"], "finish_at_checkpoint": True}, tmp_path)
     assert code != 0
     assert lines[-1]["reason"] == "bad_spec"
+
+
+@pytest.mark.parametrize("pairs", ["edits", "preferences"])
+def test_dpo_learns_to_tell_the_better_response_and_says_how_far_it_has_moved(specs, tmp_path, pairs):
+    labels = write_rows(tmp_path / "labels.ndjson", label_rows(golden_codec(), 200))
+    options = {"epochs": 4, "learning_rate": 3e-3}
+    spec = {**specs["dpo"], "pairs": pairs, "data": {"labels": str(labels)}, "hyperparameters": options}
+    code, lines = run_process("dpo", spec, tmp_path / "run")
+    result = lines[-1]["result"]
+    assert code == 0
+    assert (result["pairs"], result["train_pairs"], result["validation_pairs"]) == (pairs, 100, 50)
+    assert result["validation_accuracy"] > 0.8
+    assert result["validation_margin"] > 0
+    assert result["validation_kl_per_response"] > 0.05
+    losses = [line["values"]["loss"] for line in lines if "loss" in line.get("values", {})]
+    assert losses[-1] < losses[0]
+    metrics = next(line["metrics"] for line in lines if line["type"] == "model")
+    assert metrics["validation_loss"] == result["validation_loss"]
+
+
+def test_dpo_begins_with_no_margin_at_all(specs, tmp_path):
+    spec = {**specs["dpo"], "hyperparameters": {"epochs": 1, "learning_rate": 1e-12}}
+    result = run_here("dpo", spec, tmp_path)
+    assert result["validation_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert result["validation_margin"] == pytest.approx(0, abs=1e-4)
+    assert result["validation_kl_per_response"] == pytest.approx(0, abs=1e-4)
+
+
+def test_cross_entropy_on_the_chosen_responses_keeps_them_likely(specs, tmp_path):
+    options = {"epochs": 4, "learning_rate": 3e-3}
+    plain, held = (
+        run_here("dpo", {**specs["dpo"], "hyperparameters": options | extra}, tmp_path / name)
+        for name, extra in (("plain", {}), ("held", {"nll_weight": 1.0}))
+    )
+    assert held["validation_chosen_log_ratio"] > plain["validation_chosen_log_ratio"]
 
 
 def test_ppo_refuses_rewards_that_never_differ(specs, reward_folder, tmp_path, monkeypatch):

@@ -158,6 +158,16 @@ export async function resolveInputs(
         evaluation_data: await resolvePrompts(tx, evaluation.prompts, `${pointer}/prompts`),
       };
     }
+    case 'dpo': {
+      const { policy, snapshot_id, pairs, alias } = run.spec;
+      if (alias) await checkAlias(tx, alias, 'policy');
+      return {
+        model: await resolveModel(services, tx, caller, policy, 'policy', '/spec/policy'),
+        data: await resolveSnapshot(tx, snapshot_id, '/spec/snapshot_id', ({ splits }) =>
+          pairs === 'edits' ? lacksEdits(splits.train) : lacksDecidedPairs(splits.train),
+        ),
+      };
+    }
     case 'generate': {
       const model = await resolveModel(services, tx, caller, run.spec.model, 'policy', '/spec/model');
       return {

@@ -120,6 +120,8 @@ function trainerSpec(
           judge,
         },
       };
+    case 'dpo':
+      return { ...common, policy: model, pairs: spec.pairs, data: { labels: rowsPath } };
     case 'generate':
       return { ...common, model, kl_reference, data: { prompts: rowsPath } };
   }
@@ -140,6 +142,8 @@ async function trainerRows(
         : uploadedDemonstrations(demonstrationRows(artifacts, (source as { rows: string }).rows));
     case 'reward':
       return labelRows(snapshot!, await loadModelTokenizer(modelFolder), run.spec.label_rule!);
+    case 'dpo':
+      return labelRows(snapshot!, await loadModelTokenizer(modelFolder), 'mix');
     case 'ppo':
     case 'generate':
       return promptsIn(artifacts, source, run.spec.prompts.split);

@@ -4,7 +4,7 @@ import { type Static, type TObject, Type } from 'typebox';
 import { Problem } from '../errors.ts';
 import { splits } from './snapshot-content.ts';
 
-export const runKinds = ['sft', 'reward', 'ppo', 'generate'] as const;
+export const runKinds = ['sft', 'reward', 'ppo', 'dpo', 'generate'] as const;
 export type RunKind = (typeof runKinds)[number];
 
 const tokenLosses = ['survival', 'bt_hunk', 'bt_sum'] as const;
@@ -156,6 +156,32 @@ export const hyperparameters = {
     },
     closed,
   ),
+  dpo: Type.Object(
+    {
+      epochs: count(2, 'Passes over the training pairs'),
+      batch_size: count(16, 'Pairs per step; each brings both of its responses'),
+      learning_rate: positive(5e-4, learningRate),
+      warmup_steps: count(20, 'Linear warm-up', 0),
+      weight_decay: atLeast(0, 0, 'AdamW'),
+      max_grad_norm: positive(1, gradientNorm),
+      beta: positive(0.1, 'How strongly the policy is held to the one that it starts from'),
+      label_smoothing: Type.Optional(
+        Type.Number({
+          minimum: 0,
+          maximum: 0.4,
+          default: 0,
+          description: 'The share of preferences that is taken to be wrong',
+        }),
+      ),
+      nll_weight: atLeast(
+        0,
+        0,
+        'Weight of the cross-entropy per token of the chosen responses, which keeps them likely',
+      ),
+      checkpoint_every: count(100, checkpoints),
+    },
+    closed,
+  ),
   generate: Type.Object(
     {
       batch_size: count(64, 'Prompts decoded together'),
@@ -199,6 +225,7 @@ export const alarms = {
     },
     alarmsMeaning,
   ),
+  dpo: Type.Object({ non_finite: nonFinite }, alarmsMeaning),
   ppo: Type.Object(
     {
       non_finite: nonFinite,
@@ -517,6 +544,39 @@ export const PpoSpec = Type.Object(
   },
 );
 
+export const DpoSpec = Type.Object(
+  {
+    policy: AnyModel,
+    snapshot_id: snapshotId,
+    pairs: Type.Optional(
+      Type.Enum(['edits', 'preferences'], {
+        default: 'edits',
+        description:
+          '`edits`: the edited over the original version of each accepted edit; `preferences`: the preferred over the other response of each decided pair',
+      }),
+    ),
+    seed,
+    hyperparameters: Type.Optional(hyperparameters.dpo),
+    alarms: Type.Optional(alarms.dpo),
+    ...modelTail,
+  },
+  {
+    ...closed,
+    $id: 'DpoSpec',
+    description:
+      'Direct preference optimisation: a policy from the edits or the preferences of a snapshot, without a reward model; a baseline to fine-grained PPO',
+    examples: [
+      {
+        policy: { alias: 'policy' },
+        snapshot_id: 'snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f',
+        pairs: 'edits',
+        hyperparameters: { beta: 0.1, nll_weight: 0.2 },
+        name: 'policy-dpo',
+      },
+    ],
+  },
+);
+
 export const GenerateSpec = Type.Object(
   {
     model: AnyModel,
@@ -542,6 +602,7 @@ export const GenerateSpec = Type.Object(
 export type SftSpec = Static<typeof SftSpec>;
 export type RewardSpec = Static<typeof RewardSpec>;
 export type PpoSpec = Static<typeof PpoSpec>;
+export type DpoSpec = Static<typeof DpoSpec>;
 export type GenerateSpec = Static<typeof GenerateSpec>;
 
 /** A kind with its spec, as the request's schema lets it in. */
@@ -549,6 +610,7 @@ export type KindSpec =
   | { kind: 'sft'; spec: SftSpec }
   | { kind: 'reward'; spec: RewardSpec }
   | { kind: 'ppo'; spec: PpoSpec }
+  | { kind: 'dpo'; spec: DpoSpec }
   | { kind: 'generate'; spec: GenerateSpec };
 
 type StartModel = Static<typeof StartModel>;
@@ -632,6 +694,19 @@ export function resolveSpec(run: KindSpec): KindSpec {
         prompts: onePromptSource(spec.evaluation.prompts, 'validation', '/spec/evaluation/prompts'),
       };
       return { kind: 'ppo', spec: { ...spec, ...tail, prompts, evaluation } };
+    }
+    case 'dpo': {
+      const { spec } = run;
+      oneModel(spec.policy, '/spec/policy');
+      return {
+        kind: 'dpo',
+        spec: {
+          ...spec,
+          ...resolvedTail('dpo', spec),
+          alarms: resolvedAlarms(alarms.dpo, spec.alarms),
+          pairs: spec.pairs ?? 'edits',
+        },
+      };
     }
     case 'generate': {
       const { spec } = run;

@@ -291,7 +291,12 @@ async function checkArtifacts(
       }
     }
   }
-  const pointer = kind === 'sft' ? '/spec/data' : kind === 'reward' ? '/spec/snapshot_id' : '/spec/prompts';
+  const pointer =
+    kind === 'sft'
+      ? '/spec/data'
+      : kind === 'reward' || kind === 'dpo'
+        ? '/spec/snapshot_id'
+        : '/spec/prompts';
   await checkRows(artifacts, inputs.data, kind === 'sft' ? demonstrationRows : promptRows, pointer);
   if (inputs.evaluation_data)
     await checkRows(artifacts, inputs.evaluation_data, promptRows, '/spec/evaluation/prompts');

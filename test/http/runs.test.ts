@@ -58,6 +58,7 @@ t.test('runs', async (t) => {
         prompts: { snapshot_id: snapshot },
       },
     },
+    dpo: { kind: 'dpo', spec: { policy: { model_id: policy }, snapshot_id: snapshot } },
     generate: { kind: 'generate', spec: { model: { model_id: policy }, prompts: { prompts } } },
   };
   const post = (json: object, key?: string) => call('POST', '/v1/runs', { json, ...(key ? { key } : {}) });
@@ -91,11 +92,12 @@ t.test('runs', async (t) => {
       );
       t.same((await call('GET', `/v1/runs/${created.body.id}`)).body, created.body);
     }
-    const specs = (await call('GET', '/v1/runs?limit=4')).body.items.map(
+    const specs = (await call('GET', '/v1/runs?limit=5')).body.items.map(
       ({ spec }: { spec: object }) => spec,
     );
     t.match(specs, [
       { prompts: { prompts } },
+      { pairs: 'edits', hyperparameters: { beta: 0.1, nll_weight: 0 } },
       {
         prompts: { snapshot_id: snapshot, split: 'train' },
         hyperparameters: { beta: 0.1, mu: 'batch' },
@@ -130,6 +132,9 @@ t.test('runs', async (t) => {
       ask('sft', { base_model: scratch, data: { snapshot_id, responses } });
     t.match(await learn('preferred'), { status: 422, body: { detail: /no pair with a preference/ } });
     t.equal((await learn('edited')).status, 200);
+    const compare = (pairs: string) => ask('dpo', { policy: { alias: 'start' }, snapshot_id, pairs });
+    t.match(await compare('preferences'), { status: 422, body: { detail: /no pair with a preference/ } });
+    t.equal((await compare('edits')).status, 200, 'of a rewrite too');
   });
 
   t.test('validate_only says what would run and stores nothing', async (t) => {
@@ -195,7 +200,7 @@ t.test('runs', async (t) => {
       const { sft, reward: rewardRun, ppo, generate } = requests;
       const misfits: [object, string][] = [
         [{}, '/kind'],
-        [{ kind: 'dpo', spec: {} }, '/kind'],
+        [{ kind: 'kto', spec: {} }, '/kind'],
         [{ kind: 'sft' }, '/spec'],
         [{ ...sft, priority: 1001 }, '/priority'],
         [{ ...sft, time_limit_seconds: 0 }, '/time_limit_seconds'],

@@ -20,7 +20,7 @@ def alarms(cls):
 
 json.dump({"options": {
     "sft": describe(spec.SftOptions), "reward": describe(spec.RewardOptions), "ppo": describe(spec.PpoOptions),
-    "generate": describe(spec.GenerateOptions), "evaluation": describe(spec.EvaluationOptions), "scratch": describe(spec.ScratchModel),
+    "dpo": describe(spec.DpoOptions), "generate": describe(spec.GenerateOptions), "evaluation": describe(spec.EvaluationOptions), "scratch": describe(spec.ScratchModel),
 }, "alarms": {kind: alarms(cls) for kind, cls in spec.ALARMS.items()}}, sys.stdout)
 `;
 

@@ -73,14 +73,23 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
   for (const { kl } of responses) t.ok(Math.abs(kl) < 1e-3, 'no KL to a policy with the same weights');
 
   const policy = { model_id: resumed.model_id };
+  const snapshot_id = await makeSnapshot(server);
   const rewarded = await run(server, 'reward', {
     base_model: policy,
-    snapshot_id: await makeSnapshot(server),
+    snapshot_id,
     loss: 'seq_edits',
     hyperparameters: { epochs: 1 },
   });
   t.match(rewarded.result, { loss: 'seq_edits', metrics: { bad_token_auc: null } });
   t.match(await modelOf(rewarded.model_id!), { role: 'sequence_reward' });
+  const trainEdits = (rewarded.result as { training: { edits: number } }).training.edits;
+  const preferring = await run(server, 'dpo', {
+    policy,
+    snapshot_id,
+    hyperparameters: { epochs: 1 },
+  });
+  t.match(preferring.result, { pairs: 'edits', train_pairs: trainEdits });
+  t.match(await modelOf(preferring.model_id!), { role: 'policy' });
   const trained = await run(server, 'ppo', {
     policy,
     reward_model: { model_id: rewarded.model_id },

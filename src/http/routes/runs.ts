@@ -3,7 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import { runStates } from '../../domain/run-states.ts';
 import type { Services } from '../../services/context.ts';
-import { GenerateSpec, PpoSpec, RewardSpec, runKinds, SftSpec } from '../../services/run-specs.ts';
+import { DpoSpec, GenerateSpec, PpoSpec, RewardSpec, runKinds, SftSpec } from '../../services/run-specs.ts';
 import * as runs from '../../services/runs.ts';
 import {
   IfMatch,
@@ -21,7 +21,7 @@ const exampleId = 'run_019356f0a1b27c3d8e4f5a6b7c8d9e0f';
 
 const Kind = Type.Enum([...runKinds], {
   description:
-    'sft: supervised fine-tuning; reward: token reward model; ppo: fine-grained PPO; generate: responses',
+    'sft: supervised fine-tuning; reward: token reward model; ppo: fine-grained PPO; dpo: direct preference optimisation; generate: responses',
 });
 const State = Type.Enum([...runStates], {
   description:
@@ -251,6 +251,7 @@ const requests = [
   { $id: 'NewSftRun', kind: 'sft', spec: 'SftSpec' },
   { $id: 'NewRewardRun', kind: 'reward', spec: 'RewardSpec' },
   { $id: 'NewPpoRun', kind: 'ppo', spec: 'PpoSpec' },
+  { $id: 'NewDpoRun', kind: 'dpo', spec: 'DpoSpec' },
   { $id: 'NewGenerateRun', kind: 'generate', spec: 'GenerateSpec' },
 ].map(({ $id, kind, spec }) => ({
   ...Type.Object({ kind: Type.Enum([kind]), spec: Type.Ref(spec), ...settings }),
@@ -280,7 +281,7 @@ const NewRun = Type.Unsafe<runs.NewRun>({
 const params = Type.Object({ run_id: Id(exampleId) });
 
 export const runRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app, { services }) => {
-  for (const schema of [SftSpec, RewardSpec, PpoSpec, GenerateSpec, ...requests, Run, ValidatedRun])
+  for (const schema of [SftSpec, RewardSpec, PpoSpec, DpoSpec, GenerateSpec, ...requests, Run, ValidatedRun])
     app.addSchema(schema);
 
   app.post(

@@ -1,0 +1,53 @@
+// What the pipelines are, which settings each may choose from, and in which order they are run. Sizes, starting policy and
+// reward models are those of bench:loop.
+import { fullRecipe } from '../../examples/recipe.ts';
+
+export const tuningDraw = 200;
+export const reportedDraws = [202, 203, 204, 205, 206];
+
+/** The recipe that the tuning draw says is the best of the fine-grained ones, and what the goal compares it with. */
+export const candidate: string = 'SFT, fine-grained PPO';
+export const rival: string = 'SFT, sequence PPO';
+
+export const evaluateEvery = 10;
+
+/** Reward models and PPO as bench:loop tuned them, nine trials for each. */
+export const rewardSettings = {
+  survival: fullRecipe.fineGrained.reward,
+  seq_edits: fullRecipe.sequence.reward,
+} as const;
+export type Loss = keyof typeof rewardSettings;
+export const ppoSettings: Record<Loss, object> = {
+  survival: fullRecipe.fineGrained.ppo,
+  seq_edits: fullRecipe.sequence.ppo,
+};
+
+/** How PPO may be changed: the same trials with either reward model, on the tuning draw. */
+export const ppoVariants = {
+  '80 steps': { steps: 80 },
+  'leave-one-out': {
+    advantage: 'leave_one_out',
+    samples_per_prompt: 4,
+    critic: 'shared',
+    learning_rate: 5e-4,
+  },
+  'adaptive KL': { kl_target: 3 },
+} as const;
+export const tuningBeta = 0.1;
+
+/** As many trials of DPO, from either start. */
+export const dpoTrials = [
+  { beta: 0.1, learning_rate: 5e-4 },
+  { beta: 0.1, learning_rate: 1e-4 },
+  { beta: 0.1, learning_rate: 5e-4, nll_weight: 1 },
+  { beta: 0.3, learning_rate: 2e-4, nll_weight: 0.2 },
+];
+
+/** Values of n of best-of-n. */
+export const bestOf = [4, 16] as const;
+
+/** DPO as the trials set it, from either start. */
+export const dpoSettings = {
+  edits: [{ beta: 0.1, learning_rate: 1e-4 }],
+  start: [{ beta: 0.1, learning_rate: 1e-4 }],
+} as const;

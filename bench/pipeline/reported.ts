@@ -1,0 +1,61 @@
+// What the reported draws run, set as the tuning draw said, in tiers: a draw has a tier as a whole, and a sitting that ends
+// early has the comparison that matters most on as many draws as it could.
+import { bestOfRun, dpoRun, inTwoRounds, type Pipeline, policyRun, ppoRun, type Start } from './arms.ts';
+import { bestOf, dpoSettings, type Loss, ppoVariants } from './plan.ts';
+
+export interface Planned {
+  arm: string;
+  settings: object;
+  run: Pipeline;
+}
+
+const losses: Loss[] = ['survival', 'seq_edits'];
+const nameOf = { survival: 'fine-grained', seq_edits: 'sequence' } as const satisfies Record<Loss, string>;
+
+const ppo = (loss: Loss, from: Start, beta: number): Planned => ({
+  arm: `${from === 'edits' ? 'SFT, ' : ''}${nameOf[loss]} PPO`,
+  settings: { beta },
+  run: ppoRun(from, loss, { beta }),
+});
+
+const leaveOneOut = (loss: Loss): Planned => {
+  const settings = { beta: 0.1, ...ppoVariants['leave-one-out'] };
+  return { arm: `SFT, ${nameOf[loss]} leave-one-out`, settings, run: ppoRun('edits', loss, settings) };
+};
+
+const dpo = (from: Start): Planned[] =>
+  dpoSettings[from].map((settings) => ({
+    arm: from === 'edits' ? 'SFT, DPO on edits' : 'DPO on edits',
+    settings,
+    run: dpoRun(from, settings),
+  }));
+
+const twoRounds = ({ arm, settings, run }: Planned): Planned => ({
+  arm: `two rounds: ${arm}`,
+  settings,
+  run: inTwoRounds(run),
+});
+
+const sft: Planned = { arm: 'SFT on edits', settings: {}, run: policyRun('edits') };
+
+export const tiers: Planned[][] = [
+  [
+    { arm: 'starting policy', settings: {}, run: policyRun('start') },
+    sft,
+    ...losses.map((loss) => ppo(loss, 'edits', 0.1)),
+    ...dpo('edits'),
+    ...dpo('start'),
+    leaveOneOut('seq_edits'),
+    ...losses.map(
+      (loss): Planned => ({
+        arm: `SFT, best of n by ${nameOf[loss]} rewards`,
+        settings: { n: bestOf },
+        run: bestOfRun(loss),
+      }),
+    ),
+  ],
+  [twoRounds(sft), ...losses.map((loss) => twoRounds(ppo(loss, 'edits', 0.1)))],
+  losses.map((loss) => ppo(loss, 'start', 0.1)),
+  [0.05, 0.2].flatMap((beta) => losses.map((loss) => ppo(loss, 'edits', beta))),
+  [leaveOneOut('survival')],
+];

@@ -1,0 +1,182 @@
+// The part of bench/RESULTS.md on pipelines, from the files of the draws and of the tuning alone.
+
+import {
+  type Checkpoint,
+  chooseCheckpoint,
+  difference,
+  type Estimate,
+  estimate,
+  frontierAt,
+  mean,
+  type Yardstick,
+} from '../loop/frontier.ts';
+import { sizes } from '../loop/plan.ts';
+import { points, rate, table, verdict } from '../loop/results.ts';
+import { writePart } from '../report.ts';
+import { candidate, rival, tuningDraw } from './plan.ts';
+import { type Run, readRun, type StoredDraw } from './stored.ts';
+import type { Trial } from './tuning.ts';
+
+const yardstick: Yardstick = 'overCareful';
+/** nats a response, to the starting policy */
+const klBudgets = [2, 2.5, 3, 4, 5];
+
+interface Best extends Checkpoint {
+  settings: object;
+}
+
+/** An arm's best checkpoint of all its runs by the validation prompts, at whatever KL; undefined where it was not run. */
+function bestOf(draw: StoredDraw, arm: string): Best | undefined {
+  const runs = runsOf(draw, arm);
+  if (runs.length === 0) return undefined;
+  const { run, at } = chooseCheckpoint(
+    runs.map(({ curve }) => curve),
+    yardstick,
+  );
+  return { ...runs[run]!.curve[at]!, settings: runs[run]!.settings };
+}
+
+const runsOf = (draw: StoredDraw, arm: string): Run[] =>
+  (draw.arms[arm] ?? []).map((run) => readRun(draw, run));
+
+export async function writeResults(draws: StoredDraw[], tuning: Trial[]): Promise<void> {
+  const arms = [...new Set(draws.flatMap((draw) => Object.keys(draw.arms)))];
+  await writePart(
+    'pipeline',
+    [
+      opening(draws),
+      reached(draws, arms),
+      armTable(draws, arms),
+      atEqualKl(draws, arms),
+      trials(tuning),
+    ].join('\n\n'),
+  );
+}
+
+function opening(draws: StoredDraw[]): string {
+  return `# Pipelines from the same edits
+
+Made by \`npm run bench:pipeline\`: ${draws.length} independent draws of the demo world (seeds ${draws.map(({ seed }) => seed).join(', ')}), sizes, starting
+policy and reward models as in bench:loop; ${draws.map(({ edits }) => edits).join(', ')} edits. Every arm has the same demonstrations and pairs,
+and as many edits; with two rounds half of these are made on answers of the policy (bench/pipeline/rounds.ts).
+
+- Win rates are over **careful writers** on ${sizes.testPrompts} test prompts a draw (ties count one half). Runs and checkpoints are chosen on
+  ${sizes.validationPrompts} other prompts; settings and the candidate on draw ${tuningDraw}, which is not reported.
+- [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the draws' means.
+- KL is k1, nats a response, to the starting policy. Best-of-n spends log n − (n − 1) / n more than what it samples from.`;
+}
+
+/** Paired by prompt, on the draws that have both. */
+function gain(
+  draws: StoredDraw[],
+  arm: string,
+  over: string,
+): { gained: Estimate; draws: number } | undefined {
+  const values = draws.flatMap((draw) => {
+    const [ours, theirs] = [bestOf(draw, arm), bestOf(draw, over)];
+    return ours && theirs ? [difference(ours.test[yardstick], theirs.test[yardstick])] : [];
+  });
+  return values.length > 0 ? { gained: estimate(values), draws: values.length } : undefined;
+}
+
+function reached(draws: StoredDraw[], arms: string[]): string {
+  const overRival = gain(draws, candidate, rival);
+  const worst = arms
+    .filter((arm) => arm !== candidate)
+    .map((arm) => ({ arm, ...gain(draws, candidate, arm) }))
+    .filter(({ gained }) => gained)
+    .sort((a, b) => a.gained!.value - b.gained!.value)[0];
+  if (!overRival || !worst) return '';
+  return `## What was to reach
+
+${verdict(
+  `"${candidate}" over "${rival}", from the same start, by ≥ 10 points, bootstrap above 0`,
+  overRival.gained.value >= 0.1 && overRival.gained.low > 0,
+  points(overRival.gained),
+)}
+${verdict(
+  `"${candidate}" above every other arm, bootstrap above 0`,
+  worst.gained!.low > 0,
+  `least over "${worst.arm}": ${points(worst.gained!)}`,
+)}`;
+}
+
+function armTable(draws: StoredDraw[], arms: string[]): string {
+  const rows = arms
+    .map((arm) => {
+      const best = draws.map((draw) => bestOf(draw, arm)).filter((one) => one !== undefined);
+      const won = estimate(best.map(({ test }) => test[yardstick]));
+      const ahead = arm === candidate ? undefined : gain(draws, candidate, arm);
+      const cells = [
+        arm === candidate ? `**${arm}**` : arm,
+        String(best.length),
+        rate(won),
+        won.draws.map((value) => (100 * value).toFixed(0)).join(', '),
+        rate(estimate(best.map(({ test }) => test.overStart))),
+        best.map(({ test }) => Math.max(0, mean(test.klToStart)).toFixed(1)).join(', '),
+        best.map(({ test }) => mean(test.length).toFixed(0)).join(', '),
+        ahead ? points(ahead.gained) : '–',
+      ];
+      return { cells, value: won.value };
+    })
+    .sort((a, b) => b.value - a.value);
+  return `## Best checkpoints, at whatever KL
+
+"candidate ahead by" is paired by prompt, over the draws that have both arms.
+
+${table(
+  [
+    'arm',
+    'draws',
+    'over careful writers',
+    'each draw',
+    'over the starting policy',
+    'KL',
+    'tokens',
+    'candidate ahead by',
+  ],
+  rows.map(({ cells }) => cells),
+)}`;
+}
+
+function atEqualKl(draws: StoredDraw[], arms: string[]): string {
+  const rows = arms
+    .filter((arm) => arm !== 'starting policy')
+    .map((arm) => [
+      arm,
+      ...klBudgets.map((budget) => {
+        const outcomes = draws.flatMap((draw) => {
+          const curves = runsOf(draw, arm).map(({ curve }) => curve);
+          return curves.length > 0 && spendsAsLittle(curves.flat(), budget)
+            ? [frontierAt(curves, budget, yardstick).outcomes]
+            : [];
+        });
+        const having = draws.filter((draw) => draw.arms[arm]).length;
+        return outcomes.length === having && having > 0 ? rate(estimate(outcomes)) : '–';
+      }),
+    ]);
+  return `## At equal KL to the starting policy
+
+What an arm reaches with a KL budget: the frontier of the checkpoints of all its runs, chosen on the validation prompts. Beyond its last
+checkpoint an arm keeps what it has; – where it spends more in some draw.
+
+${table(['arm', ...klBudgets.map((budget) => `${budget} nats`)], rows)}`;
+}
+
+const spendsAsLittle = (checkpoints: Checkpoint[], budget: number): boolean =>
+  checkpoints.some(({ validation }) => mean(validation.klToStart) <= budget);
+
+function trials(tuning: Trial[]): string {
+  const rows = tuning.map(({ arm, settings, value, klToStart }) => [
+    arm,
+    JSON.stringify(settings).replaceAll(/[{}"]/g, '').replaceAll(',', ', '),
+    value.toFixed(3),
+    Math.max(0, klToStart).toFixed(1),
+  ]);
+  return `## Tuning
+
+Draw ${tuningDraw}: best checkpoint of each trial on the validation prompts, over careful writers. Fine-grained and sequence PPO begin from
+what bench:loop tuned them to.
+
+${table(['arm', 'settings', 'win rate', 'KL'], rows)}`;
+}

@@ -1,0 +1,41 @@
+// The trials on the tuning draw, of which nothing is reported as a result: how each arm is set, and which recipe of
+// fine-grained PPO is the candidate. Judged by the best checkpoint on the validation prompts.
+import { chooseCheckpoint, mean } from '../loop/frontier.ts';
+import { yardstickOf } from '../loop/plan.ts';
+import { dpoRun, inTwoRounds, type Pipeline, policyRun, ppoRun, type Workplace } from './arms.ts';
+import { dpoTrials, type Loss, ppoVariants, tuningBeta } from './plan.ts';
+
+export interface Trial {
+  arm: string;
+  settings: object;
+  /** over careful writers, validation prompts, best checkpoint */
+  value: number;
+  klToStart: number;
+}
+
+const losses: Loss[] = ['survival', 'seq_edits'];
+const nameOf = { survival: 'fine-grained PPO', seq_edits: 'sequence PPO' } as const;
+const ppo = (loss: Loss, changes: object) => ppoRun('edits', loss, { beta: tuningBeta, ...changes });
+
+/** In the order of what is wanted soonest. */
+const trials: [arm: string, run: Pipeline][] = [
+  ['SFT on edits', policyRun('edits')],
+  [nameOf.survival, ppo('survival', {})],
+  ...dpoTrials.map((trial) => ['DPO from SFT on edits', dpoRun('edits', trial)] as [string, Pipeline]),
+  [nameOf.seq_edits, ppo('seq_edits', {})],
+  ...Object.entries(ppoVariants).flatMap(([variant, changes]) =>
+    losses.map((loss) => [`${nameOf[loss]}, ${variant}`, ppo(loss, changes)] as [string, Pipeline]),
+  ),
+  ...dpoTrials.map((trial) => ['DPO from the starting policy', dpoRun('start', trial)] as [string, Pipeline]),
+  ['SFT on edits, two rounds', inTwoRounds(policyRun('edits'))],
+  ...losses.map((loss) => [`${nameOf[loss]}, two rounds`, inTwoRounds(ppo(loss, {}))] as [string, Pipeline]),
+];
+
+export async function tune(place: Workplace, add: (trial: Trial) => Promise<void>): Promise<void> {
+  for (const [arm, run] of trials) {
+    const { settings, curve } = await run(place);
+    const { at } = chooseCheckpoint([curve], yardstickOf['SFT on edits']);
+    const { overCareful, klToStart } = curve[at]!.validation;
+    await add({ arm, settings, value: mean(overCareful), klToStart: mean(klToStart) });
+  }
+}

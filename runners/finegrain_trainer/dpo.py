@@ -1,0 +1,179 @@
+"""Direct preference optimisation (Rafailov 2023): a policy from preferences alone, without a reward model.
+
+On (y^e, y^l) of the edits, or on the preferred and the other response of pairs; what the reward models learn from, put
+straight into the policy, as a baseline to fine-grained PPO. The reference is the policy that training starts from; its
+log-probabilities are computed once. Versions of an edit differ in few tokens, and pushing those apart tends to push the
+whole of y^e down with them: `nll_weight` holds it (Pang 2024).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .alarms import Alarms
+from .batching import collate, epoch_batches, length_sorted, unpack
+from .checkpoint import CheckpointStore, restore_training, training_tensors
+from .data import Edit, Pair, file_digest, read_labels
+from .failures import BadSpec, Interrupted
+from .models import LanguageModel, load_policy, response_log_probs, save_policy, weights_digest
+from .optimization import adamw, descend, set_learning_rate
+from .protocol import Reporter, StopRequest
+from .reward import learning_rate, select
+from .reward_evaluation import LabelData, versions
+from .rl_math import dpo_loss, dpo_margins
+from .sampling import response_kl, row_uniforms, sample
+from .spec import DpoOptions, DpoSpec
+from .workdir import finish_folder, run_identity
+
+# Validation prompts that the policy answers for its KL.
+KL_PROMPTS = 256
+EVALUATION_BATCH = 64
+
+
+def run(spec: DpoSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
+    options = spec.options
+    model, reference = load_policy(spec.policy, device), load_policy(spec.policy, device).network.requires_grad_(False)
+    network = model.network.requires_grad_(True)
+    data = select(*read_labels(spec.labels, model.card.vocab_size), model.card.context_length, reporter)
+    train, validation = (comparisons(spec.pairs, data, split) for split in ("train", "validation"))
+    if not train:
+        raise BadSpec(f"{spec.labels.name}: has no {spec.pairs} with split 'train' to learn from")
+
+    optimizer = adamw(network, options.learning_rate, options.weight_decay)
+    identity = run_identity(spec, pairs=spec.pairs, rows=file_digest(spec.labels), base=weights_digest(model.folder))
+    store = CheckpointStore(workdir, identity, reporter)
+    alarms = Alarms(spec.alarms, reporter)
+    step = 0
+    if checkpoint := store.latest(required=spec.finish_at_checkpoint):
+        restore_training(network, optimizer, checkpoint.tensors)
+        alarms.restore(checkpoint.state["alarms"])
+        step = checkpoint.step
+
+    lengths = [c.length for c in train]
+    steps_per_epoch = math.ceil(len(train) / options.batch_size)
+    total_steps = step if spec.finish_at_checkpoint else steps_per_epoch * options.epochs
+    reporter.progress(step, total_steps, "measure the starting policy")
+    by_reference = reference_log_probs(reference, train if step < total_steps else [])
+    validation_by_reference = reference_log_probs(reference, validation)
+    while step < total_steps:
+        epoch, first = divmod(step, steps_per_epoch)
+        for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
+            rate = learning_rate(step, total_steps, options)
+            set_learning_rate(optimizer, rate)
+            loss, values = batch_loss(network, [train[row] for row in rows], by_reference[:, rows], options)
+            grad_norm = descend(loss, network, optimizer, options.max_grad_norm)
+            step += 1
+            alarms.updated(step, loss, grad_norm)
+
+            reporter.progress(step, total_steps, "train")
+            if step % 10 == 0 or step == total_steps:
+                reporter.metrics(step, values | {"grad_norm": grad_norm, "learning_rate": rate})
+            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested or alarms.halt:
+                store.save(step, training_tensors(network, optimizer), {"alarms": alarms.state()})
+            if alarms.halt:
+                raise alarms.halt
+            if stop.requested:
+                raise Interrupted
+
+    reporter.progress(step, total_steps, "evaluate")
+    network.requires_grad_(False)
+    held_out = evaluate(model, reference, validation, validation_by_reference, spec) if validation else {}
+    metrics = {f"validation_{name}": value for name, value in held_out.items()}
+    reporter.metrics(step, metrics)
+    with finish_folder(workdir, "model") as folder:
+        save_policy(model, folder)
+    reporter.model("policy", "output/model", metrics)
+    return {
+        "steps": step,
+        "pairs": spec.pairs,
+        "train_pairs": len(train),
+        "validation_pairs": len(validation),
+        **metrics,
+    }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Token ids of a prompt and of the response to it that is better, and of the one that is worse."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+
+def comparisons(pairs: str, data: LabelData, split: str) -> list[Comparison]:
+    """`edits`: the edited over the original version; `preferences`: the preferred over the other response."""
+    rows: list[Edit] | list[Pair] = data.edits if pairs == "edits" else data.pairs
+    of_split = [row for row in rows if row.split == split]
+    both = [versions(row) for row in of_split]
+    return [Comparison(row.prompt_token_ids, c, r) for row, (r, c) in zip(of_split, both, strict=True)]
+
+
+def sequence_log_probs(network: PreTrainedModel, rows: list[Comparison]) -> Tensor:
+    """Log-probabilities [2, n] of the chosen responses and of the rejected ones, summed over their tokens."""
+    responses = [c.chosen for c in rows] + [c.rejected for c in rows]
+    batch = collate([c.prompt for c in rows] * 2, responses, network.device)
+    return unpack(response_log_probs(network, batch), batch.is_response).sum(1).view(2, -1)
+
+
+@torch.no_grad()
+def reference_log_probs(reference: PreTrainedModel, rows: list[Comparison]) -> Tensor:
+    """`sequence_log_probs` of all rows: the same for the whole run, and for one that was resumed."""
+    out = torch.zeros(2, len(rows), device=reference.device)
+    for batch in length_sorted([c.length for c in rows], EVALUATION_BATCH):
+        out[:, batch] = sequence_log_probs(reference, [rows[row] for row in batch])
+    return out
+
+
+def batch_loss(
+    network: PreTrainedModel, rows: list[Comparison], by_reference: Tensor, options: DpoOptions
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of some comparisons with the reference's log-probabilities [2, n]; and what there is to say of them."""
+    log_probs = sequence_log_probs(network, rows)
+    margins = dpo_margins(log_probs, by_reference, options.beta)
+    nll = -log_probs[0].sum() / sum(len(c.chosen) for c in rows)
+    loss = dpo_loss(margins, options.label_smoothing) + options.nll_weight * nll
+    moved = (log_probs - by_reference).detach().mean(1)
+    return loss, {
+        "loss": loss.item(),
+        "accuracy": ((margins > 0).float() + 0.5 * (margins == 0).float()).mean().item(),
+        "margin": margins.mean().item(),
+        "chosen_log_ratio": moved[0].item(),
+        "rejected_log_ratio": moved[1].item(),
+        "chosen_log_prob_per_token": -nll.item(),
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    model: LanguageModel, reference: PreTrainedModel, rows: list[Comparison], by_reference: Tensor, spec: DpoSpec
+) -> dict[str, float]:
+    """The means of `batch_loss` over held-out comparisons, and how far the policy has moved where it speaks itself:
+    k1, nats a response, over responses to the first prompts, as long as the longest that was compared."""
+    batches = length_sorted([c.length for c in rows], EVALUATION_BATCH)
+    values = [
+        batch_loss(model.network, [rows[row] for row in batch], by_reference[:, batch], spec.options)[1]
+        for batch in batches
+    ]
+    means = {
+        name: sum(v[name] * len(batch) for v, batch in zip(values, batches, strict=True)) / len(rows)
+        for name in values[0]
+    }
+    prompts = [c.prompt for c in rows[:KL_PROMPTS]]
+    room = model.card.context_length - max(map(len, prompts))
+    budget = min(room, max(max(len(c.chosen), len(c.rejected)) for c in rows))
+    kl = 0.0
+    for batch in length_sorted([len(ids) for ids in prompts], EVALUATION_BATCH):
+        uniforms = torch.stack([row_uniforms(spec.seed, row, budget) for row in batch])
+        asked = [prompts[row] for row in batch]
+        sampled = sample(model.network, asked, uniforms, model.card.eos_token_id, temperature=1.0)
+        kl += response_kl(reference, sampled, asked, temperature=1.0).sum().item()
+    return means | {"kl_per_response": kl / len(prompts)}
