@@ -1,14 +1,8 @@
 // One draw of the demo world: its data, its starting policy, its reward models, and its PPO runs with what a judge says
 // of their checkpoints. A scenario changes what the annotators do or what the hidden score is (controls.ts).
 import { edit, judgeScores, majority, vote } from '../../examples/world/annotators.ts';
-import {
-  carefulRows,
-  demonstrationRows,
-  type PairRow,
-  type PromptRow,
-  pairRows,
-  promptRows,
-} from '../../examples/world/data.ts';
+import type { DemonstrationRow, PairRow, PromptRow } from '../../examples/world/data.ts';
+import * as letters from '../../examples/world/data.ts';
 import { createRandom } from '../../examples/world/random.ts';
 import { score as hiddenScore } from '../../examples/world/scorer.ts';
 import { loadModelTokenizer } from '../../src/scoring/tokenizer.ts';
@@ -18,20 +12,38 @@ import { type Checkpoint, type Curve, type PromptSet, promptSets } from './front
 import { evaluateEvery, ppo, sft, sftOnEdits, sizes } from './plan.ts';
 import { modelOf, type Reference, type Step, type TrainerSteps } from './trainer-steps.ts';
 
+/** Two responses of which one is less preferred, with what an editor goes by. */
+export type DrawnPair = Omit<PairRow, 'metadata'>;
+
+/** What people and policies of a domain write; every row is a function of the seed. */
+export interface World {
+  demonstrationRows(seed: number, count: number): DemonstrationRow[];
+  pairRows(seed: number, count: number): Omit<DrawnPair, 'preference'>[];
+  /** @param purpose names an independent set */
+  promptRows(seed: number, count: number, purpose: string): PromptRow[];
+  /** what careful writers say to the same prompts */
+  carefulRows(seed: number, count: number, purpose: string): DemonstrationRow[];
+}
+
 export interface Scenario {
   name: string;
+  world: World;
+  /** of every model, from scratch */
+  shape: object;
   /** what annotators and judge go by; training never sees it */
   score: (prompt: string, response: string) => number;
   /** share of votes that are cast for the other response */
   flipRate: number;
   /** the edit of the less-preferred response; the same text when there is nothing to change */
-  edit: (pair: PairRow, response: string, seed: number) => string;
+  edit: (pair: DrawnPair, response: string, seed: number) => string;
   /** what happens to the label rows before training */
   labels?: (rows: LabelRow[], seed: number) => LabelRow[];
 }
 
 export const plainScenario: Scenario = {
   name: 'plain',
+  world: letters,
+  shape: sft.base_model,
   score: hiddenScore,
   flipRate: 0.1,
   edit: (pair, response, seed) =>
@@ -75,13 +87,14 @@ export async function drawOf(
   scenario: Scenario = plainScenario,
 ): Promise<Draw> {
   const file = name.replaceAll(/\W+/g, '-');
+  const { world } = scenario;
   const demonstrations = await steps.rows(
     `demonstrations-${seed}`,
-    demonstrationRows(seed, sizes.demonstrations).map((row) => ({ ...row, split: 'train' })),
+    world.demonstrationRows(seed, sizes.demonstrations).map((row) => ({ ...row, split: 'train' })),
   );
   const start = await steps.run('sft', `draw ${seed}: starting policy`, {
     seed,
-    base_model: sft.base_model,
+    base_model: scenario.shape,
     data: { examples: demonstrations },
     hyperparameters: sft.hyperparameters,
   });
@@ -106,7 +119,7 @@ export async function drawOf(
       edits.map(({ edited_response }) => ({ id: key, prompt, response: edited_response, split })),
     ),
   );
-  const evaluationPrompts = promptSets.flatMap((set) => promptRows(seed, sizes[`${set}Prompts`], set));
+  const evaluationPrompts = promptSets.flatMap((set) => world.promptRows(seed, sizes[`${set}Prompts`], set));
   const evaluation = await steps.rows(`evaluation-${seed}`, evaluationPrompts);
 
   const tuned = await steps.run('sft', `${name}: SFT on edits`, {
@@ -126,7 +139,7 @@ export async function drawOf(
 
   // Opponents: another sample of the starting policy, and careful writers.
   const starting = await steps.read(await sample('opponents', start, seed + 2), 'responses.ndjson');
-  const careful = promptSets.flatMap((set) => carefulRows(seed, sizes[`${set}Prompts`], set));
+  const careful = promptSets.flatMap((set) => world.carefulRows(seed, sizes[`${set}Prompts`], set));
   const opponents = evaluationPrompts.map(({ prompt }, index) => ({
     start: scenario.score(prompt, starting[index].response),
     careful: scenario.score(prompt, careful[index]!.response),
@@ -207,8 +220,8 @@ type EvaluatedRow = EvaluatedResponse & { step: number; samples: number };
 export const editor = { kind: 'program', name: 'demo-world' };
 
 /** The pairs of a seed with their votes and edits, split as a snapshot splits them. */
-function snapshotOf(seed: number, { score, flipRate, edit }: Scenario): SnapshotRow[] {
-  return pairRows(seed, sizes.pairs).map((pair): SnapshotRow => {
+function snapshotOf(seed: number, { world, score, flipRate, edit }: Scenario): SnapshotRow[] {
+  return world.pairRows(seed, sizes.pairs).map((pair): SnapshotRow => {
     const random = createRandom(`${seed}/votes/${pair.external_id}`);
     const votes = vote(
       score(pair.prompt, pair.response_a) - score(pair.prompt, pair.response_b),

@@ -1,7 +1,6 @@
 // What a sceptic would change about the demo world: where labels stand, what the score is, what editors see, how often
 // annotators err.
 import { edit } from '../../examples/world/annotators.ts';
-import type { PairRow } from '../../examples/world/data.ts';
 import { createRandom, type Random } from '../../examples/world/random.ts';
 import { type Clause, readClauses } from '../../examples/world/reading.ts';
 import { assess } from '../../examples/world/scorer.ts';
@@ -13,7 +12,7 @@ import {
   wordings,
 } from '../../examples/world/world.ts';
 import type { LabelRow } from '../../src/services/label-rows.ts';
-import { plainScenario, type Scenario } from './draw.ts';
+import { type DrawnPair, plainScenario, type Scenario } from './draw.ts';
 
 const editorWith =
   (rates: { fix: number; gratuitous: number; harm: number }): Scenario['edit'] =>
@@ -60,7 +59,7 @@ function nonAdditiveScore(prompt: string, response: string): number {
  * An editor who knows the two responses and which is preferred, and nothing else: takes over three quarters of what the
  * preferred one says otherwise, deletes what only the other one says and puts in what it lacks.
  */
-function towardsPreferred(pair: PairRow, response: string, seed: number): string {
+function towardsPreferred(pair: DrawnPair, response: string, seed: number): string {
   const random = createRandom(`${seed}/blind/${pair.external_id}`);
   const preferred = pair.preference === 'a' ? pair.response_a : pair.response_b;
   const slots = parsePrompt(pair.prompt);
@@ -86,7 +85,7 @@ function towardsPreferred(pair: PairRow, response: string, seed: number): string
 }
 
 /** The usual editor, who then words four in ten clauses anew that were right. */
-function rewordAsWell(pair: PairRow, response: string, seed: number): string {
+function rewordAsWell(pair: DrawnPair, response: string, seed: number): string {
   const random = createRandom(`${seed}/reword/${pair.external_id}`);
   const slots = parsePrompt(pair.prompt);
   let edited = plainScenario.edit(pair, response, seed);

@@ -1,6 +1,6 @@
 // The pipelines that are compared: from the same demonstrations and the same number of edits to a policy. A run of an arm is one
 // way to set it; those that differ in β (or in n) make its KL frontier.
-import type { Draw } from '../loop/draw.ts';
+import type { Draw, Scenario } from '../loop/draw.ts';
 import type { Curve } from '../loop/frontier.ts';
 import { modelOf, type Step, type TrainerSteps } from '../loop/trainer-steps.ts';
 import { bestOfN } from './best-of-n.ts';
@@ -10,6 +10,7 @@ import type { Run } from './stored.ts';
 
 export interface Workplace {
   steps: TrainerSteps;
+  scenario: Scenario;
   draw: Draw;
 }
 
@@ -73,8 +74,8 @@ const twoRounds = new Map<number, Promise<Draw>>();
 /** The same run where the edits are made in two rounds (rounds.ts). */
 export const inTwoRounds =
   (run: Pipeline): Pipeline =>
-  async ({ steps, draw }) => {
+  async ({ steps, scenario, draw }) => {
     const made = twoRounds.get(draw.seed) ?? makeTwoRounds(steps, draw);
     twoRounds.set(draw.seed, made);
-    return run({ steps, draw: await made });
+    return run({ steps, scenario, draw: await made });
   };

@@ -6,19 +6,21 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { makeDraw } from '../loop/draw.ts';
+import { makeDraw, plainScenario } from '../loop/draw.ts';
 import { type PromptSet, promptSets } from '../loop/frontier.ts';
 import { sizes } from '../loop/plan.ts';
 import { openTrainerSteps } from '../loop/trainer-steps.ts';
 import { rewardModelOf, type Workplace } from './arms.ts';
 import { reportedDraws, tuningDraw } from './plan.ts';
-import { type Planned, tiers } from './reported.ts';
+import { elsewhere, type Planned, tiers } from './reported.ts';
 import { writeResults } from './results.ts';
+import { scenarios } from './settings.ts';
 import { packScores, type StoredDraw, storeRun } from './stored.ts';
 import { type Trial, tune } from './tuning.ts';
 
-const usage = `npm run bench:pipeline -- [--draws 202,203] [--parallel N] [--tune] [--report]
+const usage = `npm run bench:pipeline -- [--scenario NAME] [--draws 202,203] [--parallel N] [--tune] [--report]
 
+  --scenario NAME  ${scenarios.map(({ name }) => name).join(', ')} (default plain); with others than plain fewer arms, and nothing is tuned
   --draws LIST  seeds (default ${reportedDraws.join(',')}); what their files hold already is not run again
   --parallel N  trainers at a time, one thread each (default 1)
   --tune        the trials on draw ${tuningDraw} instead
@@ -34,6 +36,9 @@ async function readJson<T>(file: string): Promise<T | undefined> {
   return existsSync(path) ? JSON.parse(await readFile(path, 'utf8')) : undefined;
 }
 
+const fileOf = (scenario: string, seed: number): string =>
+  scenario === plainScenario.name ? `${seed}.json` : `${scenario.replaceAll(' ', '-')}-${seed}.json`;
+
 /** A line for each arm, so that adding one is a small change. */
 async function writeDraw(draw: StoredDraw): Promise<void> {
   const { arms, ...head } = draw;
@@ -41,11 +46,11 @@ async function writeDraw(draw: StoredDraw): Promise<void> {
     ([name, runs]) => `  ${JSON.stringify(name)}: ${JSON.stringify(runs)}`,
   );
   const text = `${JSON.stringify(head).slice(0, -1)},\n "arms": {\n${lines.join(',\n')}\n }}\n`;
-  await writeFile(join(drawsFolder, `${draw.seed}.json`), text);
+  await writeFile(join(drawsFolder, fileOf(draw.scenario ?? plainScenario.name, draw.seed)), text);
 }
 
-async function openDraw({ draw }: Workplace): Promise<StoredDraw> {
-  const known = await readJson<StoredDraw>(`${draw.seed}.json`);
+async function openDraw({ draw, scenario }: Workplace): Promise<StoredDraw> {
+  const known = await readJson<StoredDraw>(fileOf(scenario.name, draw.seed));
   if (known) return known;
   const of = (set: PromptSet, opponent: 'start' | 'careful'): string => {
     const first = set === 'validation' ? 0 : sizes.validationPrompts;
@@ -54,6 +59,7 @@ async function openDraw({ draw }: Workplace): Promise<StoredDraw> {
   };
   const opponents = promptSets.map((set) => [set, { start: of(set, 'start'), careful: of(set, 'careful') }]);
   return {
+    scenario: scenario.name,
     seed: draw.seed,
     edits: draw.edits,
     opponents: Object.fromEntries(opponents),
@@ -85,6 +91,7 @@ async function runTier(place: Workplace, tier: Planned[]): Promise<void> {
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
+      scenario: { type: 'string', default: plainScenario.name },
       draws: { type: 'string', default: reportedDraws.join(',') },
       parallel: { type: 'string', default: '1' },
       tune: { type: 'boolean', default: false },
@@ -96,11 +103,18 @@ async function main(): Promise<void> {
     process.stdout.write(usage);
     return;
   }
+  const scenario = scenarios.find(({ name }) => name === values.scenario);
+  if (!scenario) throw new Error(`--scenario ${values.scenario}: there is ${usage}`);
   await mkdir(drawsFolder, { recursive: true });
+  const drawsIn = async (name: string): Promise<StoredDraw[]> => {
+    const draws = reportedDraws.map((seed) => readJson<StoredDraw>(fileOf(name, seed)));
+    return (await Promise.all(draws)).filter((draw) => draw !== undefined);
+  };
   const report = async (): Promise<void> => {
-    const draws = await Promise.all(reportedDraws.map((seed) => readJson<StoredDraw>(`${seed}.json`)));
+    const others = scenarios.filter((one) => one !== plainScenario);
     await writeResults(
-      draws.filter((draw) => draw !== undefined),
+      await drawsIn(plainScenario.name),
+      await Promise.all(others.map(async ({ name }) => ({ name, draws: await drawsIn(name) }))),
       (await readJson<Trial[]>('tuning.json')) ?? [],
     );
   };
@@ -116,7 +130,7 @@ async function main(): Promise<void> {
   const steps = openTrainerSteps(join(dataDir, 'pipeline'), python, Number(values.parallel), say);
   if (values.tune) {
     const trials: Trial[] = [];
-    await tune({ steps, draw: await makeDraw(steps, tuningDraw) }, async (trial) => {
+    await tune({ steps, scenario, draw: await makeDraw(steps, tuningDraw, scenario) }, async (trial) => {
       trials.push(trial);
       say(`${trial.arm} ${JSON.stringify(trial.settings)}: ${trial.value.toFixed(3)}`);
       await writeFile(join(drawsFolder, 'tuning.json'), `${JSON.stringify(trials, null, 1)}\n`);
@@ -124,9 +138,9 @@ async function main(): Promise<void> {
     return;
   }
   const seeds = values.draws.split(',').map(Number);
-  for (const tier of tiers) {
+  for (const tier of scenario === plainScenario ? tiers : [elsewhere]) {
     for (const seed of seeds) {
-      await runTier({ steps, draw: await makeDraw(steps, seed) }, tier);
+      await runTier({ steps, scenario, draw: await makeDraw(steps, seed, scenario) }, tier);
       await report();
       say(`draw ${seed}: ${[...new Set(tier.map(({ arm }) => arm))].join('; ')}`);
     }

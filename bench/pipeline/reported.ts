@@ -59,3 +59,12 @@ export const tiers: Planned[][] = [
   [0.05, 0.2].flatMap((beta) => losses.map((loss) => ppo(loss, 'edits', beta))),
   [leaveOneOut('survival')],
 ];
+
+/** In another domain, and with a larger policy. */
+export const elsewhere: Planned[] = [
+  { arm: 'starting policy', settings: {}, run: policyRun('start') },
+  sft,
+  ...losses.map((loss) => ppo(loss, 'edits', 0.1)),
+  ...losses.map((loss) => ppo(loss, 'start', 0.1)),
+  ...dpo('edits'),
+];

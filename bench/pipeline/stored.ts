@@ -35,6 +35,8 @@ export interface Run {
 }
 
 export interface StoredDraw {
+  /** of settings.ts; absent: the plain one */
+  scenario?: string;
   seed: number;
   edits: number;
   /** of the second round's edits, see rounds.ts */
