@@ -38,6 +38,7 @@ const programs = {
   'bench:claims': { entry: 'dist/bench/edit-work/main.js', needsPython: false },
   'bench:alignment': { entry: 'dist/bench/alignment/main.js', needsPython: true },
   'bench:score': { entry: 'dist/bench/score/main.js', needsPython: true, needsScorePeer: true },
+  'bench:train': { entry: 'dist/bench/train/main.js', needsPython: true, needsTrainPeer: true },
   'bench:controls': { entry: 'dist/bench/loop/controls.js', needsPython: true },
   'bench:pipeline': { entry: 'dist/bench/pipeline/main.js', needsPython: true },
 };
@@ -64,6 +65,10 @@ async function main([command, ...rest]) {
   if (program.needsScorePeer) {
     const peer = path.join(dataDir, 'score-peer-python');
     await ensurePythonEnvironment(peer, 'bench/score/requirements.lock', "bench:score's peer");
+  }
+  if (program.needsTrainPeer) {
+    const peer = path.join(dataDir, 'train-peer-python');
+    await ensurePythonEnvironment(peer, 'bench/train/requirements.lock', "bench:train's peer");
   }
   const lintPython = path.join(dataDir, 'lint-python');
   if (program.needsLinters)

@@ -1,6 +1,7 @@
 """Command line of the trainer: parse the spec, set the process up, run one kind, say how it ended.
 
-`python -m finegrain_trainer KIND --spec spec.json --workdir DIR [--device cuda] [--supervised]`, KIND one of KINDS
+`python -m finegrain_trainer KIND --spec spec.json --workdir DIR [--device cuda] [--supervised]
+    [--tensorboard] [--wandb PROJECT]`, KIND one of KINDS
 `python -m finegrain_trainer export --model FOLDER --output NEW_FOLDER [--texts texts.ndjson]` (servable.py)
 Exit codes: 0 done, 75 interrupted with its progress kept, 2 the spec or the data are wrong, 1 everything else.
 """
@@ -10,10 +11,11 @@ import errno
 import gc
 import importlib
 import inspect
+import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -27,6 +29,7 @@ from .protocol import (
     claim_stdout,
 )
 from .spec import ALARMS, OPTIONS, HubModel, PpoSpec, Spec, read_spec
+from .tracking import TensorBoard, Tracker, WeightsAndBiases
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -51,6 +54,7 @@ def main() -> int:
         reporter.start_heartbeat()
         reporter.progress(0, 1, "load")
         arguments.workdir.mkdir(parents=True, exist_ok=True)
+        reporter.trackers += open_trackers(arguments)
         run(spec, arguments.kind, arguments.workdir, reporter, stop, arguments.device)
         return EXIT_DONE
     except Interrupted:
@@ -61,6 +65,9 @@ def main() -> int:
             traceback.print_exc()
         reporter.failure(failure.reason, str(failure))
         return failure.exit_code
+    finally:
+        for tracker in reporter.trackers:
+            tracker.close()
 
 
 KINDS = {
@@ -102,8 +109,19 @@ def parse_arguments() -> argparse.Namespace:
         own.add_argument(
             "--supervised", action="store_true", help="stdin is a life line: stop when it closes or falls silent"
         )
+        own.add_argument("--tensorboard", action="store_true", help="event files of the metrics in WORKDIR/tensorboard")
+        own.add_argument(
+            "--wandb", metavar="PROJECT", help="the metrics in a project of Weights & Biases, as wandb is set up"
+        )
     kinds.add_parser("export", help="makes a token reward model servable: export --help", add_help=False)
     return parser.parse_args()
+
+
+def open_trackers(arguments: argparse.Namespace) -> Iterator[Tracker]:
+    if arguments.tensorboard:
+        yield TensorBoard(arguments.workdir / "tensorboard")
+    if arguments.wandb:
+        yield WeightsAndBiases(arguments.wandb, arguments.workdir, json.loads(arguments.spec.read_text("utf-8")))
 
 
 def explain(kind: str) -> str:

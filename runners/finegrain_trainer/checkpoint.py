@@ -50,7 +50,7 @@ class CheckpointStore:
             if manifest["identity"] != self._identity:
                 raise BadSpec(f"{path} belongs to a run with another spec or other data; use an empty workdir")
             state = json.loads((path / "state.json").read_text())
-            self._reporter.log(f"resuming after step {manifest['step']}")
+            self._reporter.resumed(manifest["step"])
             return Checkpoint(manifest["step"], load_file(path / "tensors.safetensors"), state)
         if required:
             raise BadSpec("finish_at_checkpoint: the workdir has no intact checkpoint")

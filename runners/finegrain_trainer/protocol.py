@@ -15,6 +15,8 @@ import threading
 import time
 from typing import Any
 
+from .tracking import Tracker
+
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_SPEC, EXIT_INTERRUPTED = 0, 1, 2, 75
 
 HEARTBEAT_SECONDS = 1.5
@@ -31,6 +33,7 @@ class Reporter:
         self._progress: dict[str, Any] | None = None
         self._spoke_at = time.monotonic()
         self._closed = False
+        self.trackers: list[Tracker] = []
 
     def progress(self, step: int, total_steps: int, stage: str) -> None:
         self._progress = {"type": "progress", "step": step, "total_steps": total_steps, "stage": stage}
@@ -38,12 +41,21 @@ class Reporter:
 
     def metrics(self, step: int, values: dict[str, float | None]) -> None:
         self._write({"type": "metrics", "step": step, "values": values})
+        for tracker in self.trackers:
+            tracker.metrics(step, values)
 
     def log(self, message: str, level: str = "info") -> None:
         self._write({"type": "log", "level": level, "message": message})
 
+    def resumed(self, step: int) -> None:
+        self.log(f"resuming after step {step}")
+        for tracker in self.trackers:
+            tracker.resumed(step)
+
     def checkpoint(self, step: int, path: str, digest: str) -> None:
         self._write({"type": "checkpoint", "step": step, "path": path, "digest": digest})
+        for tracker in self.trackers:
+            tracker.checkpoint(step)
 
     def rollouts(self, step: int, path: str, count: int) -> None:
         self._write({"type": "rollouts", "step": step, "path": path, "count": count})

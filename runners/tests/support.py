@@ -21,6 +21,7 @@ from finegrain_trainer.prompt_format import TextCodec, load_tokenizer
 from finegrain_trainer.protocol import EXIT_DONE, EXIT_INTERRUPTED, Reporter, StopRequest
 from finegrain_trainer.spec import parse_spec
 from finegrain_trainer.tokenizer import BOS, EOS, PAD, chat_format
+from finegrain_trainer.tracking import Tracker
 
 CPU = torch.device("cpu")
 GOLDEN = Path(__file__).parents[2] / "test" / "golden"
@@ -139,7 +140,11 @@ def run_here(kind: str, spec: dict, workdir: Path) -> dict:
 
 
 def run_process(
-    kind: str, spec: dict, workdir: Path, on_line: Callable[[int, dict], None] = lambda pid, line: None
+    kind: str,
+    spec: dict,
+    workdir: Path,
+    on_line: Callable[[int, dict], None] = lambda pid, line: None,
+    trackers: Callable[[], list[Tracker]] = list,
 ) -> tuple[int, list[dict]]:
     """Runs a kind in a process of its own (forked, which spares the seconds of importing torch).
 
@@ -156,7 +161,9 @@ def run_process(
             workdir.mkdir(parents=True, exist_ok=True)
             stop = StopRequest()
             stop.on_signals()
-            run(parse_spec(spec, kind, workdir), kind, workdir, reporter := Reporter(writing), stop)
+            reporter = Reporter(writing)
+            reporter.trackers += trackers()
+            run(parse_spec(spec, kind, workdir), kind, workdir, reporter, stop)
             code = EXIT_DONE
         except Interrupted:
             code = EXIT_INTERRUPTED

@@ -1,0 +1,149 @@
+"""The first updates of each kind of run, as numbers: loss and gradient norm of each, and what the run reports.
+
+    cd runners && PYTHONPATH=. python tests/trajectories.py
+
+writes trajectories.json anew, after a change that is meant to change the mathematics. test_trajectories.py compares.
+"""
+
+import importlib
+import json
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from support import (
+    CPU,
+    EOS,
+    NAMES,
+    PLACES,
+    as_prompt,
+    golden_codec,
+    random_network,
+    save_random_policy,
+    world_row,
+    write_rows,
+)
+
+from finegrain_trainer.models import RewardModel, load_policy, save_reward_model
+from finegrain_trainer.protocol import Reporter, StopRequest
+from finegrain_trainer.spec import SEQUENCE_LOSSES, TOKEN_LOSSES, LocalModel, parse_spec
+
+PINNED = Path(__file__).parent / "trajectories.json"
+UPDATES = 6
+PPO = {"steps": 3, "batch_size": 8, "epochs": 2, "minibatches": 1, "max_new_tokens": 16, "scale_samples": 16}
+PPO_VARIANTS = {
+    "ppo, shared critic": {"critic": "shared"},
+    "ppo, separate critic": {"critic": "separate"},
+    "ppo, leave one out": {"advantage": "leave_one_out", "samples_per_prompt": 4},
+    "ppo, rewards at the end": {"reward_placement": "end", "mu": "zero"},
+}
+CASES = ["sft", *(f"reward, {loss}" for loss in TOKEN_LOSSES + SEQUENCE_LOSSES), *PPO_VARIANTS]
+# of the machine, and what is a difference of nearly equal numbers at the start
+LEFT_OUT = ("tokens_per_second", "approx_kl")
+
+
+def trajectory(case: str, folder: Path) -> dict:
+    """`folder` is new and empty. Models have random weights, so that nothing depends on a training before."""
+    kind = case.split(",")[0]
+    policy = save_random_policy(folder / "policy")
+    rng = random.Random(5)
+    rows = [dict(zip(("prompt", "response"), world_row(rng)[::2], strict=True)) for _ in range(UPDATES * 8)]
+    examples = [{"id": f"x{i}", "split": "train", **row} for i, row in enumerate(rows)]
+    prompts = [{"id": f"q{i}", "prompt": row["prompt"]} for i, row in enumerate(rows)]
+    spec = {
+        "sft": {
+            "base_model": {"path": str(policy)},
+            "data": {"examples": str(write_rows(folder / "examples.ndjson", examples))},
+            "hyperparameters": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3},
+        },
+        "reward": {
+            "base_model": {"path": str(policy)},
+            "loss": case.split(", ")[-1],
+            "data": {"labels": str(write_rows(folder / "labels.ndjson", two_hunk_rows(UPDATES * 4)))},
+            "hyperparameters": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3},
+        },
+        "ppo": {
+            "policy": {"path": str(policy)},
+            "reward_model": {"path": str(folder / "reward")},
+            "data": {"prompts": str(write_rows(folder / "prompts.ndjson", prompts))},
+            "hyperparameters": {**PPO, **PPO_VARIANTS.get(case, {})},
+        },
+    }[kind]
+    if kind == "ppo":
+        save_random_reward_model(policy, folder / "reward")
+    return record(kind, spec, folder / "work")
+
+
+def two_hunk_rows(count: int) -> list[dict]:
+    """Edits with a hunk for a name and one for a place, one token each labelled as good; and other pairs."""
+    rng, codec = random.Random(6), golden_codec()
+    encode = lambda text: codec.response_ids(text)[:-1]  # noqa: E731
+    rows = []
+    for index in range(count):
+        (name, wrong), (place, elsewhere) = rng.sample(NAMES, 2), rng.sample(PLACES, 2)
+        prompt = f"Write to {name} about the {place}."
+        head = {"split": "train", "prompt": prompt, "prompt_token_ids": codec.prompt_ids(as_prompt(prompt))}
+        sides, places = [], []
+        for pieces in (["Dear ", wrong, ", about the ", elsewhere, "."], ["Dear ", name, ", about the ", place, "."]):
+            ids: list[int] = []
+            spans = []
+            for piece in pieces:
+                spans.append(list(range(len(ids), len(ids) + len(encode(piece)))))
+                ids += encode(piece)
+            sides.append({"text": "".join(pieces), "token_ids": [*ids, EOS]})
+            places.append([spans[1], spans[3]])
+        hunks = [{"original": b, "edited": g, "bad": b, "good": g[:1]} for b, g in zip(*places, strict=True)]
+        bad = {place for hunk in hunks for place in hunk["bad"]}
+        labels = [[int(i in bad) for i in range(len(sides[0]["token_ids"]))], [0] * len(sides[1]["token_ids"])]
+        original, edited = ({**s, "labels": label, "changed": label} for s, label in zip(sides, labels, strict=True))
+        rows.append({"type": "edit", "id": f"e{index}", **head, "usable": True, "hunks": hunks,
+                     "original": original, "edited": edited})  # fmt: skip
+        other = f"The {place} is far away, {name}."
+        rows.append({"type": "pair", "id": f"p{index}", **head, "preferred": sides[1],
+                     "other": {"text": other, "token_ids": codec.response_ids(other)}})  # fmt: skip
+    return rows
+
+
+def save_random_reward_model(policy: Path, folder: Path) -> None:
+    model = RewardModel(random_network(seed=1).base_model, "survival", clip=-4.0)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * 0.3)
+        model.score.bias.fill_(-1.0)
+    folder.mkdir()
+    save_reward_model(model, load_policy(LocalModel(policy), CPU), folder, None)
+
+
+def record(kind: str, spec: dict, workdir: Path) -> dict:
+    """Loss and gradient norm of each update, and the metrics of each report by step, while the spec's run trains."""
+    workdir.mkdir()
+    module = importlib.import_module(f"finegrain_trainer.{kind}")
+    updates: list[list[float]] = []
+    metrics: list[dict] = []
+
+    def descend(loss: torch.Tensor, *rest, own: Callable = module.descend) -> float:
+        grad_norm = own(loss, *rest)
+        updates.append([loss.item(), grad_norm])
+        return grad_norm
+
+    class Keeping(Reporter):
+        def metrics(self, step: int, values: dict) -> None:
+            metrics.append({"step": step, **{n: v for n, v in values.items() if n not in LEFT_OUT}})
+
+    with patch.object(module, "descend", descend), open(os.devnull, "wb") as nowhere:
+        module.run(parse_spec(spec, kind, workdir), workdir, CPU, Keeping(nowhere.fileno()), StopRequest())
+    return {"updates": updates, "metrics": metrics}
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    pinned = {}
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            pinned[case] = trajectory(case, Path(folder))
+    PINNED.write_text(json.dumps(pinned, indent=1) + "\n")
