@@ -39,6 +39,7 @@ const programs = {
   'bench:alignment': { entry: 'dist/bench/alignment/main.js', needsPython: true },
   'bench:score': { entry: 'dist/bench/score/main.js', needsPython: true, needsScorePeer: true },
   'bench:controls': { entry: 'dist/bench/loop/controls.js', needsPython: true },
+  'bench:reward': { entry: 'dist/bench/reward/main.js', needsPython: true },
 };
 
 async function main([command, ...rest]) {

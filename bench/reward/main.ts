@@ -1,6 +1,6 @@
 // `npm run bench:reward`: what reward models make of edits that share no text with what they replace, of careless and
 // over-eager editors, of preferences that nobody is sure of, of several annotators, and what the options for it do
-// (docs/experiments.md). `-- --only TEXT` takes the runs whose question or name has the text, `--draws 31,32` the draws.
+// (docs/experiments.md). `-- --only REGEX` takes some of the runs, by `question: name: loss`, `--draws 31,32` the draws.
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { demonstrationRows } from '../../examples/world/data.ts';
@@ -65,7 +65,8 @@ async function main(): Promise<void> {
   process.stdout.write(
     `| question | annotators or option | loss | rows | ${metrics.join(' | ')} | calibration error |\n| ${'--- | '.repeat(8)}\n`,
   );
-  for (const run of plan.filter(({ question, name }) => `${question}: ${name}`.includes(values.only))) {
+  const asked = new RegExp(values.only);
+  for (const run of plan.filter(({ question, name, loss }) => asked.test(`${question}: ${name}: ${loss}`))) {
     const made: Step[] = [];
     for (const seed of draws) made.push(await train(steps, starts.get(seed)!, seed, run));
     const [first] = made;

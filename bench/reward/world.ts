@@ -29,6 +29,7 @@ export interface Condition {
 
 const trainingPairs = 8000; // of which a condition takes what it needs
 const testPairs = 1500;
+const testEdits = 600;
 /** Under which every edit is a rewrite: values such as names are in common by necessity. */
 const nothing = { max_changed_fraction: 0, max_hunks: null, max_length_change: null };
 const perfect: EditorRates = { fix: 1, gratuitous: 0, harm: 0 };
@@ -62,14 +63,15 @@ export function trainingRows(seed: number, condition: Condition): LabelSource[] 
 
 /** Test rows of a draw: preferences that follow the hidden score, and edits that repair all defects. */
 export function testRows(seed: number): LabelSource[] {
-  return pairRows(seed + 500, testPairs).flatMap((pair) => {
+  return pairRows(seed + 500, testPairs).flatMap((pair, index) => {
     const difference = differenceOf(pair);
     if (difference === 0) return [];
     const preference = difference > 0 ? 'a' : 'b';
     const original = preference === 'a' ? pair.response_b : pair.response_a;
     const repaired = edit(pair.prompt, original, createRandom(`${seed}/test/${pair.external_id}`), perfect);
     const votes = { a: 0, b: 0, tie: 0 };
-    return [source({ ...pair, preference, votes }, votes, [repaired], 'test')];
+    const edits = index < testEdits ? [repaired] : [];
+    return [source({ ...pair, preference, votes }, votes, edits, 'test')];
   });
 }
 

@@ -81,6 +81,20 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
   });
   t.match(rewarded.result, { loss: 'seq_edits', metrics: { bad_token_auc: null } });
   t.match(await modelOf(rewarded.model_id!), { role: 'sequence_reward' });
+  const ensemble = await run(server, 'reward', {
+    base_model: policy,
+    snapshot_id: await makeSnapshot(server, 'more sums'),
+    hyperparameters: { epochs: 1, heads: 3, uncertainty_penalty: 1, preferred_responses: 1 },
+  });
+  const scored = await server.call('POST', '/v1/score', {
+    json: { model: ensemble.model_id, prompt: 'What is twice 3?', responses: ['Twice 3 is 7.'] },
+  });
+  t.equal(
+    scored.status,
+    200,
+    'a model of several heads is served: its graph gives what golden.json has of PyTorch',
+  );
+  t.ok(scored.body.results[0].rewards.every((reward: number) => reward < 0 && reward >= -4));
   const trained = await run(server, 'ppo', {
     policy,
     reward_model: { model_id: rewarded.model_id },
@@ -136,8 +150,8 @@ async function rowsOf(server: TestServer, { artifacts }: Run): Promise<any[]> {
 }
 
 /** Edits that put a wrong sum right. */
-async function makeSnapshot({ call }: TestServer): Promise<string> {
-  const dataset_id = (await call('POST', '/v1/datasets', { json: { name: 'sums' } })).body.id;
+async function makeSnapshot({ call }: TestServer, name = 'sums'): Promise<string> {
+  const dataset_id = (await call('POST', '/v1/datasets', { json: { name } })).body.id;
   const pairs = Array.from({ length: 40 }, (_, i) => ({
     external_id: String(i),
     prompt: `What is twice ${i}?`,
