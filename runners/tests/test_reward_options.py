@@ -181,11 +181,12 @@ def test_the_loss_of_several_heads_is_the_mean_of_what_each_alone_has_on_its_row
 
 
 @pytest.mark.parametrize("loss", ["survival", "bt_hunk"])
-@pytest.mark.parametrize("penalty", [0.0, 1.5])
+@pytest.mark.parametrize("penalty", [0.0, 4.0])
 def test_heads_come_back_from_their_folder_and_from_their_graph_as_they_were(policy, tmp_path, loss, penalty):
     from transformers import AutoModelForTokenClassification
 
     model = model_of(policy, loss, heads=3, uncertainty_penalty=penalty).requires_grad_(False)
+    model.score.bias += 3  # so that many rewards are near the clip
     onnx = export_onnx(model, tmp_path / "reward.onnx")
     text = "Dear Anna, this note is about the river."
     items = golden_items(model, policy.codec, [((), "", text)], policy.card.context_length)
@@ -201,7 +202,9 @@ def test_heads_come_back_from_their_folder_and_from_their_graph_as_they_were(pol
     z = AutoModelForTokenClassification.from_pretrained(tmp_path).eval()(input_ids=ids).logits[0, 2:].detach().double()
     of_heads = (-torch.log1p(z.exp())).clamp(min=-4) if loss == "survival" else z
     expected = of_heads.mean(-1) - penalty * of_heads.std(-1, correction=0)
-    expected = expected.clamp(min=-4) if loss == "survival" else expected
+    if loss == "survival":
+        assert penalty == 0 or (expected < -4.1).any()
+        expected = expected.clamp(min=-4)
     torch.testing.assert_close(rewards.double(), expected, atol=1e-5, rtol=0)
 
 
