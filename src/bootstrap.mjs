@@ -41,6 +41,7 @@ const programs = {
   'bench:train': { entry: 'dist/bench/train/main.js', needsPython: true, needsTrainPeer: true },
   'bench:controls': { entry: 'dist/bench/loop/controls.js', needsPython: true },
   'bench:pipeline': { entry: 'dist/bench/pipeline/main.js', needsPython: true },
+  'bench:reward': { entry: 'dist/bench/reward/main.js', needsPython: true },
 };
 
 async function main([command, ...rest]) {

@@ -36,7 +36,16 @@ export const scenarios: Scenario[] = [
     flipRate: 0.4,
     edit: editorWith({ fix: 0.6, gratuitous: 0.4, harm: 0.4 }),
   },
-  { ...plainScenario, name: 'over-editing', edit: rewordAsWell },
+  {
+    ...plainScenario,
+    name: 'over-editing',
+    edit: (pair, response, seed) =>
+      rewordAsWell(
+        pair.prompt,
+        plainScenario.edit(pair, response, seed),
+        createRandom(`${seed}/reword/${pair.external_id}`),
+      ),
+  },
 ];
 
 /** In training, the labels of each original stand at random places; the figures are measured on true ones. */
@@ -84,11 +93,10 @@ function towardsPreferred(pair: DrawnPair, response: string, seed: number): stri
   return kept.map(({ text }) => text).join(' ');
 }
 
-/** The usual editor, who then words four in ten clauses anew that were right. */
-function rewordAsWell(pair: DrawnPair, response: string, seed: number): string {
-  const random = createRandom(`${seed}/reword/${pair.external_id}`);
-  const slots = parsePrompt(pair.prompt);
-  let edited = plainScenario.edit(pair, response, seed);
+/** Words four in ten clauses anew that are right. */
+export function rewordAsWell(prompt: string, response: string, random: Random): string {
+  const slots = parsePrompt(prompt);
+  let edited = response;
   for (const clause of readClauses(slots, edited).reverse()) {
     const kind = clause.reading?.template.kind;
     if (!isRequired(kind) || !random.chance(0.4)) continue;

@@ -72,6 +72,8 @@ class Edit:
     edited: Response
     hunks: list[Hunk]
     usable: bool
+    # that was edited: several edits of one pair share it
+    pair: str
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Pair:
     prompt_token_ids: list[int]
     preferred: Response
     other: Response
+    # share of the votes for the preferred response, ties counting one half; None where nobody counted
+    vote_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,13 @@ def read_labels(path: Path, vocab_size: int) -> tuple[list[Edit], list[Pair]]:
         head = (_text(row, "id"), _split(row), _prompt(row), _ids(row, "prompt_token_ids", vocab_size))
         if kind == "pair":
             preferred, other = (_response(row, key, vocab_size, labelled=False) for key in ("preferred", "other"))
-            return Pair(*head, preferred, other)
+            return Pair(*head, preferred, other, _vote_share(row))
         usable = row.get("usable", True)
         if not isinstance(usable, bool):
             raise RowError("usable", f"expected true or false, got {usable!r}")
         original, edited = (_response(row, key, vocab_size, labelled=usable) for key in ("original", "edited"))
-        return Edit(*head, original, edited, _hunks(row, original, edited), usable)
+        pair = _text(row, "pair") if "pair" in row else head[0]
+        return Edit(*head, original, edited, _hunks(row, original, edited), usable, pair)
 
     rows = list(_read(path, parse))
     return [row for row in rows if isinstance(row, Edit)], [row for row in rows if isinstance(row, Pair)]
@@ -235,6 +240,16 @@ def _hunks(row: dict[str, Any], original: Response, edited: Response) -> list[Hu
     if hunks and len(original.token_ids) - len(changed[0]) != len(edited.token_ids) - len(changed[1]):
         raise RowError("hunks", "do not leave equally many tokens on both sides")
     return hunks
+
+
+def _vote_share(row: dict[str, Any]) -> float | None:
+    if "votes" not in row:
+        return None
+    votes, names = row["votes"], ("preferred", "other", "tie")
+    if not isinstance(votes, dict) or any(type(votes.get(n)) is not int or votes[n] < 0 for n in names):
+        raise RowError("votes", "expected the numbers of votes `preferred`, `other` and `tie`")
+    count = sum(votes[name] for name in names)
+    return (votes["preferred"] + votes["tie"] / 2) / count if count else None
 
 
 def _response(row: dict[str, Any], key: str, vocab_size: int, labelled: bool) -> Response:

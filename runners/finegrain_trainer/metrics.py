@@ -29,6 +29,19 @@ def accuracy(better: np.ndarray, worse: np.ndarray) -> dict[str, Any]:
     return {"value": share, "low": low, "high": high, "level": LEVEL, "method": "wilson", "n": n, "ties": ties}
 
 
+def vote_agreement(margins: np.ndarray, shares: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Share of the annotators that a model agrees with, where each pair [n] has the `shares` of votes for its preferred
+    response and the `margins` of that response's reward; `possible`: for the model that agrees with every majority.
+    """
+    agreed = np.where(margins > 0, shares, np.where(margins < 0, 1 - shares, 0.5))
+    head = {"level": LEVEL, "method": "bootstrap over pairs", "n": len(shares)}
+    rng = np.random.default_rng(seed)
+    draws = [agreed[rng.integers(len(agreed), size=len(agreed))].mean() for _ in range(BOOTSTRAP_DRAWS)]
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    possible = np.maximum(shares, 1 - shares).mean()
+    return {"value": float(agreed.mean()), "low": float(low), "high": float(high), "possible": float(possible), **head}
+
+
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion."""
     centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)

@@ -22,8 +22,8 @@ from .batching import Sequences, collate
 from .data import file_digest
 from .failures import BadSpec
 from .prompt_format import PromptFormat, TextCodec, load_tokenizer, plain_format
-from .rl_math import last_places, survival_reward
-from .spec import TOKEN_LOSSES, HubModel, LocalModel, ScratchModel
+from .rl_math import ensemble_reward, last_places, survival_reward
+from .spec import TOKEN_LOSSES, HubModel, LocalModel, RewardOptions, ScratchModel
 from .tokenizer import BOS, EOS, PAD, chat_format, train_tokenizer
 
 # At most this many logits exist at a time (256 MiB of float32).
@@ -239,31 +239,51 @@ def _check_output_layer(network: PreTrainedModel, folder: Path) -> None:
 
 
 class RewardModel(nn.Module):
-    """A backbone and a scalar head; z_t is read at token t itself, so no reward depends on a later token.
+    """A backbone and scalar heads; z_t is read at token t itself, so no reward depends on a later token.
 
     What z means is the loss's: see TOKEN_LOSSES and SEQUENCE_LOSSES. Parameter names are those of Hugging Face's
     ...ForTokenClassification (`model.*`, `score.*`), so that other programs can open the folder.
     """
 
-    def __init__(self, backbone: PreTrainedModel, loss: str, clip: float = 0.0):
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        loss: str,
+        clip: float = 0.0,
+        heads: int = 1,
+        uncertainty_penalty: float = 0.0,
+    ):
         super().__init__()
         self.model = backbone
-        self.score = nn.Linear(backbone.config.hidden_size, 1, device=backbone.device)
+        self.score = nn.Linear(backbone.config.hidden_size, heads, device=backbone.device)
         self.loss = loss
         self.clip = clip
+        self.uncertainty_penalty = uncertainty_penalty
 
     @property
     def role(self) -> str:
         return "token_reward" if self.loss in TOKEN_LOSSES else "sequence_reward"
 
+    @property
+    def heads(self) -> int:
+        return self.score.out_features
+
     def logits(self, ids: Tensor) -> Tensor:
-        """z [batch, time]. survival: the log-odds that an annotator edits the token at this place away."""
-        return self.score(hidden_states(self.model, ids)).squeeze(-1)
+        """z [batch, time, heads]. survival: the log-odds that an annotator edits the token at this place away."""
+        return self.score(hidden_states(self.model, ids))
+
+    def head_rewards(self, ids: Tensor) -> Tensor:
+        """What each head alone would reward: [batch, time, heads]."""
+        z = self.logits(ids)
+        return survival_reward(z, self.clip) if self.loss == "survival" else z
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Rewards r [batch, time] of ids [batch, time] padded on the right; a sequence is paid the one at its end."""
-        z = self.logits(input_ids)
-        return survival_reward(z, self.clip) if self.loss == "survival" else z
+        rewards = self.head_rewards(input_ids)
+        if self.heads == 1:
+            return rewards.squeeze(-1)
+        together = ensemble_reward(rewards, self.uncertainty_penalty)
+        return together.clamp(min=self.clip) if self.loss == "survival" else together
 
     def paid(self, mask: Tensor) -> Tensor:
         """Which tokens of responses `mask` [batch, time] have a reward: all of them, or the last of each row."""
@@ -276,9 +296,9 @@ class RewardModel(nn.Module):
         return (self(batch.ids) * self.paid(batch.is_response))[batch.is_response]
 
 
-def new_reward_model(base: LanguageModel, loss: str, clip: float, seed: int) -> RewardModel:
+def new_reward_model(base: LanguageModel, loss: str, options: RewardOptions, seed: int) -> RewardModel:
     """A reward model on the backbone of `base`; `survival` starts at p = sigmoid(-2), about the share of bad tokens."""
-    model = RewardModel(base.network.base_model, loss, clip)
+    model = RewardModel(base.network.base_model, loss, options.reward_clip, options.heads, options.uncertainty_penalty)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * 0.01)
@@ -290,18 +310,20 @@ def save_reward_model(model: RewardModel, base: LanguageModel, folder: Path, onn
     """`onnx`: what export_onnx says of the graph in the folder."""
     config = model.model.config
     name = type(base.network).__name__.replace("ForCausalLM", "ForTokenClassification")
-    config.update({"architectures": [name], "num_labels": 1})
+    config.update({"architectures": [name], "num_labels": model.heads})
     config.save_pretrained(folder)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(base.folder / "tokenizer.json", folder / "tokenizer.json")
-    clip = {"clip": model.clip} if model.loss == "survival" else {}
+    reward = {"loss": model.loss, **({"clip": model.clip} if model.loss == "survival" else {})}
+    if model.heads > 1:
+        reward |= {"heads": model.heads, "uncertainty_penalty": model.uncertainty_penalty}
     write_json(
         folder / "finegrain.json",
         {
             **base.card.to_json(),
             "role": model.role,
-            "reward": {"loss": model.loss, **clip},
+            "reward": reward,
             **({"onnx": onnx} if onnx else {}),
         },
     )

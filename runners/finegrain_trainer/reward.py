@@ -7,23 +7,35 @@ the preferences alone). Ends with the held-out metrics and, for token rewards, a
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .alarms import Alarms
 from .batching import collate, epoch_batches, unpack
 from .checkpoint import Checkpoint, CheckpointStore, restore_training, training_tensors
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
+from .ensemble import head_agreement
 from .failures import BadSpec, Interrupted
 from .int8 import Example
 from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
 from .optimization import adamw, descend, set_learning_rate
 from .protocol import Reporter, StopRequest
 from .reward_evaluation import LabelData, breakdown, figures, judge, metrics, versions, write_worst
-from .rl_math import hunk_preference_loss, last_places, masked_mean, preference_loss, survival_loss
+from .rl_math import (
+    hunk_preference_loss,
+    kept_loss,
+    last_places,
+    masked_mean,
+    preference_loss,
+    survival_loss,
+)
+from .row_weights import row_weights
 from .servable import write_graphs
 from .spec import TOKEN_LOSSES, RewardOptions, RewardSpec
 from .workdir import finish_folder, run_identity
@@ -44,7 +56,12 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     train = training_rows(spec.loss, data)
     if not train:
         raise BadSpec(f"{spec.labels.name}: has no rows with split 'train' that the loss {spec.loss} could learn from")
-    model = new_reward_model(base, spec.loss, options.reward_clip, spec.seed).requires_grad_(True)
+    preferred = preferred_rows(spec.loss, data) if options.preferred_responses > 0 else []
+    if options.preference_labels == "votes":
+        check_votes(spec, train if spec.loss == "seq_pairs" else preferred)
+    weights = row_weights(train, options.pair_weighting, options.heads, spec.seed)
+    preferred_weights = row_weights(preferred, "edit", options.heads, spec.seed + 1)
+    model = new_reward_model(base, spec.loss, options, spec.seed).requires_grad_(True)
 
     optimizer = adamw(model, options.learning_rate, options.weight_decay)
     store = CheckpointStore(
@@ -73,13 +90,23 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
 
     lengths = [len(row.prompt_token_ids) + max(map(len, versions(row))) for row in train]
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
+    # spread over the steps of an epoch
+    preferred_lengths = [len(p.prompt_token_ids) + max(map(len, versions(p))) for p in preferred]
+    preferred_per_step = math.ceil(len(preferred) / steps_per_epoch)
     total_steps = step if spec.finish_at_checkpoint else steps_per_epoch * options.epochs
     while step < total_steps and not 0 < options.patience <= best.age:
         epoch, first = divmod(step, steps_per_epoch)
-        for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
+        batches = epoch_batches(lengths, options.batch_size, spec.seed, epoch)
+        more = epoch_batches(preferred_lengths, preferred_per_step, spec.seed, epoch) if preferred else []
+        for rows, others in list(zip_longest(batches, more, fillvalue=[]))[first:]:
             rate = learning_rate(step, total_steps, options)
             set_learning_rate(optimizer, rate)
-            loss = batch_loss(model, [train[row] for row in rows], options)
+            loss = batch_loss(model, [train[row] for row in rows], options, weights[rows])
+            if others:
+                of_preferred = preferred_loss(
+                    model, [preferred[row] for row in others], options, preferred_weights[others]
+                )
+                loss = loss + options.preferred_responses * of_preferred
             grad_norm = descend(loss, model, optimizer, options.max_grad_norm)
             step += 1
             alarms.updated(step, loss, grad_norm)
@@ -112,6 +139,9 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         report[split] = metrics(rows, model.role == "token_reward")
         reporter.metrics(step, {f"{split}_{name}": report[split][name]["value"] for name in METRICS})
     report["breakdown"] = {split: breakdown(rows, model) for split, rows in judged.items()}
+    if model.heads > 1:
+        for split, rows in judged.items():
+            report["breakdown"][split]["heads"] = head_agreement(model, rows)
     headline = report["headline"] = {name: headline_value(report, name) for name in METRICS}
     for name in ("pair_accuracy", "bad_token_auc"):
         alarms.below(f"low_{name}", step, headline[name], f"with so small a {name} PPO seldom gains")
@@ -169,37 +199,91 @@ class Best:
             parameters[name].copy_(tensor)
 
 
-def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: RewardOptions) -> torch.Tensor:
-    """The loss of some edits (`seq_pairs`: pairs): the worse versions, then the better ones, in one forward pass."""
+def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: RewardOptions, weights: Tensor) -> Tensor:
+    """The loss of some edits (`seq_pairs`: pairs): the worse versions, then the better ones, in one forward pass.
+
+    `weights` [rows, heads]; the mean of what each head has.
+    """
     n = len(rows)
     worse, better = zip(*map(versions, rows), strict=True)
     batch = collate([row.prompt_token_ids for row in rows] * 2, [*worse, *better], model.score.weight.device)
+    z_of_heads, weights = model.logits(batch.ids), weights.to(batch.ids.device)
     smoothing = options.label_smoothing
-    z = model.logits(batch.ids)
-    if model.role == "sequence_reward":
-        at_end = z[last_places(batch.is_response)]
-        return preference_loss(at_end[n:], at_end[:n], smoothing) + CENTRING * ((at_end[:n] + at_end[n:]) ** 2).mean()
 
-    def on_tokens(values: list[list[int]]) -> torch.Tensor:
+    def on_tokens(values: list[list[int]]) -> Tensor:
         """One number for each response token, laid out as the batch."""
-        return unpack(torch.tensor([v for row in values for v in row], device=z.device), batch.is_response)
+        return unpack(torch.tensor([v for row in values for v in row], device=batch.ids.device), batch.is_response)
 
-    if model.loss == "survival":
+    if model.role == "sequence_reward":
+        ends = last_places(batch.is_response)
+        wrong_way = wrong_preferences(rows, options, batch.ids.device) if model.loss == "seq_pairs" else smoothing
+
+        def loss(z: Tensor, weights: Tensor) -> Tensor:
+            at_end = z[ends]
+            squares = (at_end[:n] + at_end[n:]) ** 2 * weights
+            return preference_loss(at_end[n:], at_end[:n], wrong_way, weights) + CENTRING * squares.mean()
+
+    elif model.loss == "survival":
         is_original = batch.is_response.clone()
         is_original[n:] = False
         labels = on_tokens([*(row.original.labels for row in rows), *([0] * len(ids) for ids in better)]).float()
-        return survival_loss(z, labels, is_original, batch.is_response & ~is_original, smoothing)
 
-    labelled = on_tokens([hunk_numbers(row, side) for side in ("bad", "good") for row in rows])
-    hunks = labelled if model.loss == "bt_hunk" else labelled.clamp(max=1)
-    matched = on_tokens([match_numbers(row, side) for side in ("original", "edited") for row in rows])
-    by_match = torch.zeros(2 * n, int(matched.max()) + 1, device=z.device).scatter_add(1, matched, z)[:, 1:]
-    both = torch.arange(1, by_match.shape[1] + 1, device=z.device)[None] <= matched[:n].amax(1, keepdim=True)
-    return (
-        hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n], smoothing)
-        + options.consistency_weight * masked_mean((by_match[:n] - by_match[n:]) ** 2, both)
-        + options.anchor_weight * masked_mean(z**2, batch.is_response & (labelled == 0))
-    )
+        def loss(z: Tensor, weights: Tensor) -> Tensor:
+            is_edited = batch.is_response & ~is_original
+            return survival_loss(z, labels, is_original, is_edited, smoothing, weights.repeat(2))
+
+    else:
+        labelled = on_tokens([hunk_numbers(row, side) for side in ("bad", "good") for row in rows])
+        hunks = labelled if model.loss == "bt_hunk" else labelled.clamp(max=1)
+        matched = on_tokens([match_numbers(row, side) for side in ("original", "edited") for row in rows])
+        count = int(matched.max())
+        both = torch.arange(1, count + 1, device=matched.device)[None] <= matched[:n].amax(1, keepdim=True)
+
+        def loss(z: Tensor, weights: Tensor) -> Tensor:
+            by_match = torch.zeros(2 * n, count + 1, device=z.device).scatter_add(1, matched, z)[:, 1:]
+            return (
+                hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n], smoothing, weights)
+                + options.consistency_weight * masked_mean((by_match[:n] - by_match[n:]) ** 2, both, weights)
+                + options.anchor_weight * masked_mean(z**2, batch.is_response & (labelled == 0), weights.repeat(2))
+            )
+
+    return mean_of_heads(loss, z_of_heads, weights)
+
+
+def preferred_loss(model: RewardModel, pairs: list[Pair], options: RewardOptions, weights: Tensor) -> Tensor:
+    """What the preferred responses y^w of some pairs say: of `survival`, that nobody edits a token of theirs away; of
+    other losses, that their reward in total is above that of the other response. `weights` [pairs, heads]."""
+    n = len(pairs)
+    preferred, others = ([getattr(pair, side).token_ids for pair in pairs] for side in ("preferred", "other"))
+    prompts, device = [pair.prompt_token_ids for pair in pairs], model.score.weight.device
+    weights = weights.to(device)
+    if model.loss == "survival":
+        batch = collate(prompts, preferred, device)
+        z = model.logits(batch.ids)
+        return mean_of_heads(lambda z, w: kept_loss(z, batch.is_response, options.label_smoothing, w), z, weights)
+    batch = collate(prompts * 2, [*others, *preferred], device)
+    paid, wrong_way = model.paid(batch.is_response), wrong_preferences(pairs, options, device)
+
+    def loss(z: Tensor, weights: Tensor) -> Tensor:
+        totals = (z * paid).sum(1)
+        return preference_loss(totals[n:], totals[:n], wrong_way, weights)
+
+    return mean_of_heads(loss, model.logits(batch.ids), weights)
+
+
+def mean_of_heads(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, weights: Tensor) -> Tensor:
+    """Of `loss` of z [batch, time] and row weights, for z [batch, time, heads] and weights [rows, heads]."""
+    losses = [loss(z[..., head], weights[:, head]) for head in range(z.shape[-1])]
+    return sum(losses[1:], losses[0]) / len(losses)
+
+
+def wrong_preferences(pairs: list[Pair], options: RewardOptions, device: torch.device) -> float | Tensor:
+    """The share of preferences taken to be the wrong way round; [pairs] where votes say it of each."""
+    if options.preference_labels == "majority":
+        return options.label_smoothing
+    shares = [1.0 if pair.vote_share is None else pair.vote_share for pair in pairs]
+    wrong = 1 - torch.tensor(shares, device=device)
+    return wrong * (1 - options.label_smoothing) + (1 - wrong) * options.label_smoothing
 
 
 def hunk_numbers(edit: Edit, side: str) -> list[int]:
@@ -240,6 +324,19 @@ def training_rows(loss: str, data: LabelData) -> list[Edit] | list[Pair]:
     if loss != "survival" and any(not e.hunks for e in usable):
         raise BadSpec(f"the loss {loss} needs the hunks of each edit, and some rows have none")
     return usable
+
+
+def preferred_rows(loss: str, data: LabelData) -> list[Pair]:
+    """Pairs whose preferred response takes part; one that was edited itself has tokens that somebody edited away."""
+    edited = {(e.pair, tuple(e.original.token_ids)) for e in data.edits if loss == "survival"}
+    pairs = [p for p in data.pairs if p.split == "train"]
+    return [p for p in pairs if (p.id, tuple(p.preferred.token_ids)) not in edited]
+
+
+def check_votes(spec: RewardSpec, pairs: list[Pair]) -> None:
+    """Raises BadSpec where preferences cannot be as likely as votes say."""
+    if all(pair.vote_share is None for pair in pairs):
+        raise BadSpec(f"hyperparameters.preference_labels: {spec.labels.name} has no pairs with votes to learn from")
 
 
 def select(edits: list[Edit], pairs: list[Pair], context_length: int, reporter: Reporter) -> LabelData:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .batching import length_sorted
 from .data import Edit, Pair
-from .metrics import accuracy, area_under_curve, bad_token_auc, calibration
+from .metrics import accuracy, area_under_curve, bad_token_auc, calibration, vote_agreement
 from .models import RewardModel
 from .prompt_format import TextCodec
 
@@ -105,8 +105,9 @@ def figures(judged: list[Judged], finds_tokens: bool) -> dict[str, float | None]
 def breakdown(judged: list[Judged], model: RewardModel) -> dict[str, Any]:
     """Where the metrics hold. `by_length`: edits in four groups by tokens of y^l; `by_kind`: edits that insert, delete,
     replace (those that do several count for each; of their tokens only those of that kind count as labelled);
-    `calibration`: of p_t, the probability that a token is edited away, for the loss `survival`."""
-    edits, _ = _apart(judged)
+    `calibration`: of p_t, the probability that a token is edited away, for the loss `survival`; `votes`: agreement with
+    single annotators, where they are counted."""
+    edits, pairs = _apart(judged)
     auc = _auc if model.role == "token_reward" else lambda edits, kind=None: _auc([])
     by_length = []
     for group in np.array_split(sorted(edits, key=lambda e: len(e.row.original.token_ids)), LENGTH_GROUPS):
@@ -118,6 +119,9 @@ def breakdown(judged: list[Judged], model: RewardModel) -> dict[str, Any]:
         of_kind = [e for e in edits if kind in map(kind_of, e.row.hunks)]
         by_kind[kind] = {"edit_accuracy": _accuracy(of_kind), "bad_token_auc": auc(of_kind, kind)}
     result: dict[str, Any] = {"by_length": by_length, "by_kind": by_kind}
+    if counted := [p for p in pairs if p.row.vote_share is not None]:
+        shares = np.array([p.row.vote_share for p in counted])
+        result["votes"] = vote_agreement(np.array([p.margin for p in counted]), shares)
     if model.loss == "survival":
         labelled = [e for e in edits if e.row.usable]
         result["calibration"] = calibration(

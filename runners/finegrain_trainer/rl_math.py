@@ -8,22 +8,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` [batch, time] over the tokens of `mask`: a global token count, not a mean of means."""
-    return (values * mask).sum() / mask.sum()
+def masked_mean(values: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of `values` [batch, time] over the tokens of `mask`: a global token count, not a mean of means.
+
+    `weights` [batch]: of rows, 1 on average.
+    """
+    return (_weighted(values, weights) * mask).sum() / mask.sum()
 
 
-def survival_loss(logits: Tensor, labels: Tensor, original: Tensor, edited: Tensor, smoothing: float = 0.0) -> Tensor:
+def survival_loss(
+    logits: Tensor,
+    labels: Tensor,
+    original: Tensor,
+    edited: Tensor,
+    smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Binary cross-entropy of "an annotator edits this token away".
 
     `logits`, `labels` [batch, time]; `original`, `edited`: masks [batch, time] of the tokens of y^l and of y^e.
     Labels are 1 on B_h of y^l; every token of y^e is a 0. Each version is averaged over all its tokens in the batch.
-    `smoothing`: the share of labels that are taken to be wrong.
+    `smoothing`: the share of labels that are taken to be wrong. `weights` [batch]: of rows, 1 on average.
     """
     smoothed = labels * (1 - smoothing) + (1 - labels) * smoothing
     on_original = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
-    on_edited = F.softplus(logits) - smoothing * logits  # the same with label 0
-    return masked_mean(on_original, original) + masked_mean(on_edited, edited)
+    return masked_mean(on_original, original, weights) + kept_loss(logits, edited, smoothing, weights)
+
+
+def kept_loss(logits: Tensor, mask: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """The same of tokens `mask` [batch, time] that nobody edits away."""
+    return masked_mean(F.softplus(logits) - smoothing * logits, mask, weights)
 
 
 def survival_reward(logits: Tensor, clip: float) -> Tensor:
@@ -31,12 +45,31 @@ def survival_reward(logits: Tensor, clip: float) -> Tensor:
     return F.logsigmoid(-logits).clamp(min=clip)
 
 
-def preference_loss(better: Tensor, worse: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Bradley-Terry: -log sigmoid(better - worse) of rewards [n], averaged (paper, equation 1)."""
-    return _bradley_terry(better - worse, smoothing).mean()
+def ensemble_reward(rewards: Tensor, penalty: float) -> Tensor:
+    """Mean over the heads of `rewards` [..., heads], less `penalty` times their standard deviation."""
+    mean = rewards.mean(-1)
+    if penalty == 0:
+        return mean
+    return mean - penalty * ((rewards - mean.unsqueeze(-1)) ** 2).mean(-1).sqrt()
 
 
-def _bradley_terry(margins: Tensor, smoothing: float) -> Tensor:
+def preference_loss(
+    better: Tensor, worse: Tensor, smoothing: float | Tensor = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Bradley-Terry: -log sigmoid(better - worse) of rewards [n], averaged (paper, equation 1).
+
+    `smoothing`: the share of preferences that are taken to be the wrong way round, of all or of each [n]. `weights`
+    [n]: 1 on average.
+    """
+    return _weighted(_bradley_terry(better - worse, smoothing), weights).mean()
+
+
+def _weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    """`values` [rows, ...] times the weights of their rows."""
+    return values if weights is None else values * weights.view(-1, *[1] * (values.dim() - 1))
+
+
+def _bradley_terry(margins: Tensor, smoothing: float | Tensor) -> Tensor:
     """Of each margin, where a share of `smoothing` of the preferences is taken to be the wrong way round."""
     return -F.logsigmoid(margins) + smoothing * margins
 
@@ -61,11 +94,12 @@ def hunk_preference_loss(
     hunks_edited: Tensor,
     hunks_original: Tensor,
     smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Bradley-Terry for each hunk on the sums of its labelled tokens; the mean over a pair's hunks, then over pairs.
 
     `rewards_*` [pairs, time]; `hunks_*` [pairs, time] number the labelled tokens of each hunk from 1, 0 elsewhere. A
-    side without tokens sums to 0. Pairs without hunks do not count.
+    side without tokens sums to 0. Pairs without hunks do not count. `weights` [pairs]: 1 on average.
     """
     count = int(torch.maximum(hunks_edited.max(), hunks_original.max()))
 
@@ -76,7 +110,7 @@ def hunk_preference_loss(
     ones = torch.ones_like(rewards_edited), torch.ones_like(rewards_original)
     exists = (sums(ones[0], hunks_edited) + sums(ones[1], hunks_original)) > 0
     per_pair = (_bradley_terry(better - worse, smoothing) * exists).sum(1) / exists.sum(1).clamp(min=1)
-    return per_pair.sum() / exists.any(1).sum().clamp(min=1)
+    return _weighted(per_pair, weights).sum() / exists.any(1).sum().clamp(min=1)
 
 
 def last_places(mask: Tensor) -> Tensor:

@@ -464,15 +464,37 @@ def _norm_weights(graph: Nodes, norm: Affine, name: str) -> list[str]:
 
 
 def _head(graph: Nodes, model: RewardModel, normed: str) -> None:
-    """The score of each place, in LANES equal columns: what vector instructions compute at the end of an array may
-    differ in the last bit from what they compute within it, so no value may be at an end in one batch only."""
+    """The score of each place, of each head in LANES equal columns: what vector instructions compute at the end of an
+    array may differ in the last bit from what they compute within, so no value may be at an end in one batch only."""
     weight = np.repeat(_array(model.score.weight).T, LANES, axis=1)
     z = graph.affine(normed, Affine(weight, np.repeat(_array(model.score.bias), LANES)), "score", exact=True)
     rewards = z
     if model.loss == "survival":
         kept = graph.add("Neg", [graph.add("Softplus", [z], "softplus")], "log_survival")
         rewards = graph.add("Max", [kept, graph.weight("clip", np.array(model.clip, np.float32))], "clipped")
+    if model.heads > 1:
+        rewards = _ensemble(graph, model, rewards)
     graph.add("Gather", [rewards, graph.weight("first_lane", np.array(0, np.int64))], "rewards", axis=-1)
+
+
+def _ensemble(graph: Nodes, model: RewardModel, rewards: str) -> str:
+    """rl_math.ensemble_reward lane by lane: [1, n, heads * LANES] -> [1, n, LANES]."""
+    count = graph.weight("heads", np.array(model.heads, np.float32))
+
+    def mean(of_heads: list[str], name: str) -> str:
+        return graph.add("Div", [graph.add("Sum", of_heads, f"{name}.sum"), count], name)
+
+    heads = [f"head.{head}" for head in range(model.heads)]
+    graph.add("Split", [rewards], *heads, axis=-1, num_outputs=model.heads)
+    centre = mean(heads, "heads.mean")
+    if model.uncertainty_penalty == 0:
+        return centre
+    distances = [graph.add("Sub", [head, centre], f"{head}.distance") for head in heads]
+    squares = [graph.add("Mul", [distance, distance], f"{distance}.square") for distance in distances]
+    deviation = graph.add("Sqrt", [mean(squares, "heads.variance")], "heads.deviation")
+    penalty = graph.weight("uncertainty_penalty", np.array(model.uncertainty_penalty, np.float32))
+    lowered = graph.add("Sub", [centre, graph.add("Mul", [deviation, penalty], "heads.penalty")], "heads.lowered")
+    return graph.add("Max", [lowered, "clip"], "heads.clipped") if model.loss == "survival" else lowered
 
 
 def _save(graph: Nodes, backbone: Backbone, path: Path) -> None:

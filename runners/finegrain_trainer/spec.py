@@ -77,6 +77,17 @@ class RewardOptions:
     anchor_weight: float = option(0.1, minimum=0)
     # the share of labels, or of preferences, that is taken to be wrong
     label_smoothing: float = option(0.0, minimum=0, maximum=0.4)
+    # what weighs as much as any other: each edit, or all edits of a pair together
+    pair_weighting: str = option("edit", choices=("edit", "pair"))
+    # seq_pairs, preferred_responses: what most annotators said is certain, or as likely as the share of their votes
+    preference_labels: str = option("majority", choices=("majority", "votes"))
+    # weight of the preferred responses y^w of the pairs: none of their tokens is edited away (survival), or each is
+    # preferred over the other response as a whole (other losses); 0 = they take no part
+    preferred_responses: float = option(0.0, minimum=0)
+    # scalar heads on the backbone, each with a bootstrap of the training rows; a reward is their mean ...
+    heads: int = option(1, minimum=1, maximum=64)
+    # ... less so many of their standard deviations
+    uncertainty_penalty: float = option(0.0, minimum=0)
     # epochs without a better bad_token_auc on validation rows (sequence losses: accuracy) after which training stops,
     # with the weights that did best; 0 = it takes all epochs and keeps the last
     patience: int = option(0, minimum=0)
@@ -374,6 +385,10 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
             if loss not in TOKEN_LOSSES + SEQUENCE_LOSSES:
                 raise BadSpec(f"loss: expected one of {', '.join(TOKEN_LOSSES + SEQUENCE_LOSSES)}, got {loss!r}")
             reward_options = parse_options(RewardOptions, options, "hyperparameters")
+            if reward_options.uncertainty_penalty > 0 and reward_options.heads < 2:
+                raise BadSpec("hyperparameters.heads: uncertainty_penalty needs at least 2")
+            if reward_options.preferred_responses > 0 and loss == "seq_pairs":
+                raise BadSpec("hyperparameters.preferred_responses: seq_pairs learns from nothing else as it is")
             return RewardSpec(seed, finish, model, loss, rows, reward_options, alarms)
         case "ppo":
             reward_path = _model_folder(_required(spec, "reward_model"), "reward_model", folder)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finegrain_trainer.metrics import accuracy, bad_token_auc, calibration, wilson
+from finegrain_trainer.metrics import accuracy, bad_token_auc, calibration, vote_agreement, wilson
 
 
 def split_at(values: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
@@ -81,3 +81,10 @@ def test_accuracy_counts_ties_as_halves_and_says_how_many():
 )
 def test_wilson_intervals_are_those_of_the_tables(share, n, low, high):
     assert wilson(share, n) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_a_model_agrees_with_those_who_voted_as_it_orders_the_pair():
+    result = vote_agreement(np.array([2.0, -1.0, 0.0, 3.0]), np.array([1.0, 0.8, 0.6, 0.4]))
+    assert result["value"] == pytest.approx((1 + 0.2 + 0.5 + 0.4) / 4)
+    assert result["possible"] == pytest.approx((1 + 0.8 + 0.6 + 0.6) / 4)
+    assert 0.2 <= result["low"] < result["value"] < result["high"] <= 1

@@ -126,6 +126,40 @@ def test_dpo_is_the_log_odds_of_the_implicit_rewards():
         assert rl_math.dpo_loss(margins, smoothing).item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_weight_counts_a_row_so_often_and_weights_of_1_change_nothing():
+    generator = torch.Generator().manual_seed(6)
+    logits, better, worse = torch.randn(3, 4, 6, generator=generator)
+    labels = (torch.rand(4, 6, generator=generator) < 0.3).float()
+    original = torch.tensor([[True] * 6, [True] * 6, [False] * 6, [False] * 6])
+    hunks = torch.randint(0, 3, (4, 6), generator=generator)
+    hunks[:, 0] = 1
+    losses = [
+        lambda weights, rows: rl_math.survival_loss(
+            logits[rows], labels[rows], original[rows], ~original[rows], 0.1, weights
+        ),
+        lambda weights, rows: rl_math.preference_loss(better[rows, 0], worse[rows, 0], 0.1, weights),
+        lambda weights, rows: rl_math.hunk_preference_loss(
+            better[rows], worse[rows], hunks[rows], hunks[rows], 0.1, weights
+        ),
+    ]
+    for loss in losses:
+        plain = loss(None, [0, 1, 2, 3])
+        assert torch.equal(loss(torch.ones(4), [0, 1, 2, 3]), plain)
+        # rows 0 and 2 twice, 1 and 3 once: of each six, four and two
+        weighted = loss(torch.tensor([4 / 3, 2 / 3, 4 / 3, 2 / 3]), [0, 1, 2, 3])
+        torch.testing.assert_close(weighted, loss(None, [0, 0, 1, 2, 2, 3]))
+        assert (weighted - plain).abs() > 1e-3
+
+
+def test_an_ensemble_pays_the_mean_of_its_heads_less_what_they_disagree():
+    rewards = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(8))
+    torch.testing.assert_close(rl_math.ensemble_reward(rewards, 0.0), rewards.mean(-1))
+    expected = rewards.mean(-1) - 0.7 * rewards.std(-1, correction=0)
+    torch.testing.assert_close(rl_math.ensemble_reward(rewards, 0.7), expected)
+    alike = torch.randn(3, 5, 1).expand(3, 5, 4)
+    torch.testing.assert_close(rl_math.ensemble_reward(alike, 0.7), alike[..., 0])
+
+
 def test_survival_rewards_sum_to_the_log_probability_of_no_edit_and_are_clipped():
     logits = torch.tensor([-3.0, 0.0, 2.0, 50.0])
     rewards = rl_math.survival_reward(logits, clip=-4.0)

@@ -40,9 +40,10 @@ OTHERS = {
 }
 
 
-def reward_model(config) -> RewardModel:
+def reward_model(config, heads: int = 1, penalty: float = 0.0) -> RewardModel:
     torch.manual_seed(1)
-    model = RewardModel(AutoModel.from_config(config), "survival", -4.0).eval().requires_grad_(False)
+    backbone = AutoModel.from_config(config)
+    model = RewardModel(backbone, "survival", -4.0, heads, penalty).eval().requires_grad_(False)
     for parameter in model.parameters():  # biases and norms too, which begin at 0 and 1
         parameter += torch.randn_like(parameter) * 0.1
     return model
@@ -86,6 +87,21 @@ def test_a_reward_does_not_depend_on_what_follows_or_on_how_the_past_was_compute
         np.testing.assert_array_equal(graph_rewards(session, ids, cut), whole)
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
+def test_with_several_heads_that_holds_too(int8, tmp_path):
+    model = reward_model(ARCHITECTURES["llama"], heads=3, penalty=1.0)
+    export_scoring_graph(model, tmp_path / "reward.onnx", int8)
+    session = open_graph(tmp_path / "reward.onnx")
+    ids = np.random.default_rng(3).integers(0, VOCABULARY, CONTEXT)
+    whole = graph_rewards(session, ids)
+    if not int8:
+        np.testing.assert_allclose(whole, model(torch.from_numpy(ids)[None])[0].numpy(), atol=2e-5)
+    for cut in range(2, CONTEXT - 1, 5):
+        np.testing.assert_array_equal(graph_rewards(session, ids[:cut]), whole[:cut])
+        np.testing.assert_array_equal(graph_rewards(session, ids, first=cut), whole[cut:])
+        np.testing.assert_array_equal(graph_rewards(session, ids, cut), whole)
+
+
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
 def test_what_it_has_no_operators_for_is_left_to_the_standard_exporter(config, tmp_path):
     assert export_scoring_graph(reward_model(config), tmp_path / "reward.onnx") is None
@@ -94,7 +110,7 @@ def test_what_it_has_no_operators_for_is_left_to_the_standard_exporter(config, t
 
 @pytest.mark.slow
 def test_the_standard_exporter_takes_its_place(tmp_path):
-    model = reward_model(MistralConfig(**LLAMA))
+    model = reward_model(MistralConfig(**LLAMA), heads=3, penalty=1.0)
     assert "past" not in export_onnx(model, tmp_path / "reward.onnx")
     session = open_graph(tmp_path / "reward.onnx")
     (taken,), (given,) = session.get_inputs(), session.get_outputs()

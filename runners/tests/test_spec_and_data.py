@@ -29,6 +29,10 @@ def ppo(**hyperparameters) -> dict:
     }
 
 
+def reward(**hyperparameters) -> dict:
+    return {"base_model": {"path": "model"}, "data": {"labels": "rows.ndjson"}, "hyperparameters": hyperparameters}
+
+
 def test_every_hyperparameter_has_a_default_and_paths_are_from_the_spec_folder(folder):
     spec = parse_spec(ppo(), "ppo", folder)
     assert spec.options == PpoOptions()
@@ -74,6 +78,12 @@ def test_models_from_a_hub_and_from_scratch(folder):
         ("ppo", ppo(batch_size=4, minibatches=8), "hyperparameters.minibatches: cannot be more"),
         ("ppo", ppo(batch_size=4, samples_per_prompt=3), "hyperparameters.batch_size: must be a multiple"),
         ("ppo", ppo(advantage="leave_one_out"), "hyperparameters.samples_per_prompt: leave_one_out needs"),
+        ("reward", reward(uncertainty_penalty=1), "hyperparameters.heads: uncertainty_penalty needs at least 2"),
+        (
+            "reward",
+            reward(preferred_responses=1) | {"loss": "seq_pairs"},
+            "hyperparameters.preferred_responses: seq_pairs",
+        ),
         ("ppo", ppo() | {"policy": {"scratch": {}}}, "policy: unknown key 'scratch'"),
         (
             "reward",
@@ -121,6 +131,7 @@ def edit(**changes) -> dict:
     return {**row, "original": version, "edited": {**version, "labels": [0, 0]}, "usable": True, **changes}
 
 
+PAIR = {**edit(type="pair"), "preferred": edit()["edited"], "other": edit()["original"]}
 EXAMPLE = {"id": "x", "prompt": "p", "response": "r", "split": "train"}
 
 
@@ -145,7 +156,10 @@ EXAMPLE = {"id": "x", "prompt": "p", "response": "r", "split": "train"}
         ("labels", edit(edited={"text": "a", "token_ids": [7], "labels": [2]}), "edited.labels: expected a list of 0"),
         ("labels", edit(edited={"text": "a", "token_ids": [-1]}), "edited.token_ids[0]: expected an id"),
         ("labels", edit(edited=None), "edited: expected an object"),
+        ("labels", edit(pair=3), "pair: expected a string, got 3"),
         ("labels", {**edit(), "type": "pair"}, "preferred: is required"),
+        ("labels", {**PAIR, "votes": {"preferred": 2, "other": -1, "tie": 0}}, "votes: expected the numbers"),
+        ("labels", {**PAIR, "votes": [2, 1]}, "votes: expected the numbers"),
         ("labels", edit(hunks=[{"original": [0], "edited": [2]}]), "hunks[0].edited: expected a list of token pos"),
         (
             "labels",
@@ -175,6 +189,14 @@ def test_files_that_hold_no_rows_are_named(tmp_path, content, message):
 def test_a_byte_order_mark_blank_lines_and_other_columns_are_no_error(tmp_path):
     (tmp_path / "rows.ndjson").write_bytes(b"\xef\xbb\xbf" + json.dumps({**EXAMPLE, "extra": 1}).encode() + b"\r\n\r\n")
     assert [row.id for row in read_examples(tmp_path / "rows.ndjson")] == ["x"]
+
+
+def test_a_tie_is_half_a_vote_for_either_response(tmp_path):
+    votes = [{"preferred": 3, "other": 1, "tie": 1}, {"preferred": 0, "other": 0, "tie": 0}]
+    rows = [{**PAIR, "votes": counted} for counted in votes] + [PAIR]
+    (tmp_path / "rows.ndjson").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, pairs = read_labels(tmp_path / "rows.ndjson", 400)
+    assert [pair.vote_share for pair in pairs] == [0.7, None, None]
 
 
 def test_an_edit_that_is_not_usable_needs_no_labels(tmp_path):

@@ -23,7 +23,13 @@ const Finegrain = Type.Object({
     generation_prefix: Type.Array(TokenId),
   }),
   /** of token rewards: what is made of the head's numbers, where that is done here */
-  reward: Type.Optional(Type.Object({ loss: Type.String(), clip: Type.Optional(Type.Number()) })),
+  reward: Type.Optional(
+    Type.Object({
+      loss: Type.String(),
+      clip: Type.Optional(Type.Number()),
+      heads: Type.Optional(Type.Integer({ minimum: 1 })),
+    }),
+  ),
   http: Type.Optional(
     Type.Object({
       base_url: Type.String({ minLength: 1, maxLength: 2000 }),
@@ -117,6 +123,10 @@ function serverOf(
   if (gives === 'rewards') return server;
   if (!reward)
     throw new ModelRefused('finegrain.json at /reward: is missing, and says what rewards are made of logits');
+  if ((reward.heads ?? 1) > 1)
+    throw new ModelRefused(
+      'finegrain.json at /http/gives: logits of several heads are not joined here, only rewards are taken',
+    );
   if (reward.loss !== 'survival') return server; // trained as rewards
   if (reward.clip === undefined) throw new ModelRefused('finegrain.json at /reward/clip: is missing');
   return { ...server, clip: reward.clip };

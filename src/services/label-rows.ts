@@ -2,6 +2,7 @@
 // their labels, per decided pair both responses.
 import { alignTexts } from '../domain/alignment.ts';
 import { type Hunk, type LabelRule, labelTokens, type TokenizedText } from '../domain/token-labels.ts';
+import { type Votes, voteCount } from '../domain/votes.ts';
 import type { ModelTokenizer } from '../scoring/engine.ts';
 import type { PairInput } from './pair-rows.ts';
 import type { SnapshotRow, Split } from './snapshot-content.ts';
@@ -17,6 +18,8 @@ interface LabelledText {
 export interface EditLabelRow {
   type: 'edit';
   id: string;
+  /** that was edited: several edits of one pair share it */
+  pair: string;
   /** of a snapshot's rows */
   split: Split | undefined;
   prompt: PairInput['prompt'];
@@ -37,6 +40,8 @@ export interface PairLabelRow {
   prompt_token_ids: number[];
   preferred: { text: string; token_ids: number[] };
   other: { text: string; token_ids: number[] };
+  /** how many annotators said so, where they are known */
+  votes?: { preferred: number; other: number; tie: number };
 }
 
 export type LabelRow = EditLabelRow | PairLabelRow;
@@ -45,6 +50,7 @@ export type LabelRow = EditLabelRow | PairLabelRow;
 export interface LabelSource
   extends Pick<SnapshotRow, 'key' | 'prompt' | 'response_a' | 'response_b' | 'preference' | 'minimality'> {
   split?: Split;
+  votes?: Votes;
   edits: { side: 'a' | 'b'; edited_response: string }[];
 }
 
@@ -62,7 +68,8 @@ export async function* labelRows(
       covers: [...covers, [text.length, text.length]],
     };
   };
-  for await (const { key, split, prompt, response_a, response_b, preference, edits, minimality } of rows) {
+  for await (const row of rows) {
+    const { key, split, prompt, response_a, response_b, preference, votes, edits, minimality } = row;
     const prompt_token_ids = await tokenizer.encodePrompt(prompt);
     const responses = { a: await encode(response_a), b: await encode(response_b) };
     for (const [index, { side, edited_response }] of edits.entries()) {
@@ -76,6 +83,7 @@ export async function* labelRows(
       yield {
         type: 'edit',
         id: `${key}/${index}`,
+        pair: key,
         split,
         prompt,
         prompt_token_ids,
@@ -96,7 +104,12 @@ export async function* labelRows(
         prompt_token_ids,
         preferred: pick(preferred),
         other: pick(other),
+        ...(votes && voteCount(votes) > 0 ? { votes: votesFor(preference, votes) } : {}),
       };
     }
   }
+}
+
+function votesFor(preference: 'a' | 'b', { a, b, tie }: Votes): NonNullable<PairLabelRow['votes']> {
+  return preference === 'a' ? { preferred: a, other: b, tie } : { preferred: b, other: a, tie };
 }

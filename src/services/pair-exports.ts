@@ -87,8 +87,8 @@ async function* labelSources(
 ): AsyncGenerator<LabelSource> {
   const minimality = thresholdsOf(completePolicy(policy));
   for await (const row of rows) {
-    const { id: key, prompt, response_a, response_b, preference } = renderPair(row);
-    yield { key, prompt, response_a, response_b, preference, edits: row.edits ?? [], minimality };
+    const { id: key, prompt, response_a, response_b, preference, votes } = renderPair(row);
+    yield { key, prompt, response_a, response_b, preference, votes, edits: row.edits ?? [], minimality };
   }
 }
 

@@ -79,6 +79,39 @@ export const hyperparameters = {
           description: 'The share of labels, or of preferences, that is taken to be wrong',
         }),
       ),
+      pair_weighting: Type.Optional(
+        Type.Enum(['edit', 'pair'], {
+          default: 'edit',
+          description:
+            'What weighs as much as any other: each edit, or all edits of a pair together (several annotators edited the same response)',
+        }),
+      ),
+      preference_labels: Type.Optional(
+        Type.Enum(['majority', 'votes'], {
+          default: 'majority',
+          description:
+            '`seq_pairs`, `preferred_responses`: a preference is certain, or as likely as the share of the pair’s votes for it (certain without votes)',
+        }),
+      ),
+      preferred_responses: atLeast(
+        0,
+        0,
+        'Weight of the preferred responses of the pairs; 0: they take no part. `survival`: none of their tokens is edited away; other losses: each is preferred over the other response as a whole. Not for `seq_pairs`',
+      ),
+      heads: Type.Optional(
+        Type.Integer({
+          minimum: 1,
+          maximum: 64,
+          default: 1,
+          description:
+            'Scalar heads on one backbone, each trained on a bootstrap of the rows; a reward is the mean of theirs',
+        }),
+      ),
+      uncertainty_penalty: atLeast(
+        0,
+        0,
+        'So many standard deviations of the heads’ rewards are taken off each reward; needs 2 `heads` or more',
+      ),
       patience: count(
         0,
         'Epochs without a better `bad_token_auc` on validation rows (sequence losses: accuracy) after which training stops, with the weights that did best; 0: all epochs, and the last weights',
@@ -657,11 +690,22 @@ export function resolveSpec(run: KindSpec): KindSpec {
           `cannot be asked of the loss ${loss}, which finds no tokens`,
         );
       }
+      const tail = resolvedTail('reward', spec);
+      const { heads, uncertainty_penalty, preferred_responses } = tail.hyperparameters;
+      if (uncertainty_penalty > 0 && heads < 2) {
+        throw invalid('/spec/hyperparameters/heads', 'uncertainty_penalty needs at least 2');
+      }
+      if (preferred_responses > 0 && loss === 'seq_pairs') {
+        throw invalid(
+          '/spec/hyperparameters/preferred_responses',
+          'seq_pairs learns from nothing else as it is',
+        );
+      }
       return {
         kind: 'reward',
         spec: {
           ...spec,
-          ...resolvedTail('reward', spec),
+          ...tail,
           alarms: resolvedAlarms(alarms.reward, spec.alarms),
           loss,
           label_rule: spec.label_rule ?? 'mix',

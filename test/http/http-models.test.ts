@@ -91,6 +91,10 @@ t.test('a model that another finegrain serves', async (t) => {
         folderOf({ ...http, gives: 'logits' }, { reward: { loss: 'survival' } }),
         /\/reward\/clip: is missing/,
       ],
+      [
+        folderOf({ ...http, gives: 'logits' }, { reward: { loss: 'survival', clip: -4, heads: 3 } }),
+        /\/http\/gives: logits of several heads/,
+      ],
       [folderOf({ ...http, gives: 'stars' }), /finegrain\.json at \/http\/gives/],
       [folderOf(undefined), /names no ONNX graph and no server/],
       [folderOf(http, { onnx: { file: 'reward.onnx', input: 'a', output: 'b' } }), /both onnx and http/],

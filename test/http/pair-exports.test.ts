@@ -146,7 +146,8 @@ t.test('filters and exports of pairs', async (t) => {
   t.test('token labels, as a snapshot gives them', async (t) => {
     const split = { train: 1, validation: 0, test: 0, seed: 0 };
     const snapshot = (await call('POST', '/v1/snapshots', { json: { dataset_ids: [id], split } })).body.id;
-    const content = ({ id: _, split: __, ...rest }: Record<string, unknown>) => canonicalize(rest)!;
+    const content = ({ id: _, pair: __, split: ___, ...rest }: Record<string, unknown>) =>
+      canonicalize(rest)!;
     const ofDataset = parsed((await call('GET', `${path}/export?format=labels&model=tiny`)).text);
     const ofSnapshot = parsed((await call('GET', `/v1/snapshots/${snapshot}/export?model=tiny`)).text);
     t.equal(ofDataset.length, 6, 'three edits, three decided pairs');

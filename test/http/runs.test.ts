@@ -256,6 +256,17 @@ t.test('runs', async (t) => {
           '/spec/gate/bad_token_auc',
         ],
         [
+          { ...rewardRun, spec: { ...rewardRun.spec, hyperparameters: { uncertainty_penalty: 1 } } },
+          '/spec/hyperparameters/heads',
+        ],
+        [
+          {
+            ...rewardRun,
+            spec: { ...rewardRun.spec, loss: 'seq_pairs', hyperparameters: { preferred_responses: 1 } },
+          },
+          '/spec/hyperparameters/preferred_responses',
+        ],
+        [
           { ...ppo, spec: { ...ppo.spec, hyperparameters: { minibatches: 65 } } },
           '/spec/hyperparameters/minibatches',
         ],

@@ -93,6 +93,10 @@ t.test('snapshots', async (t) => {
       .map((line) => JSON.parse(line));
     const edits = rows.filter(({ type }) => type === 'edit');
     t.same([edits.length, rows.length], [30, 90], 'every edit, and every pair that has a preference');
+    t.notOk(
+      rows.some((row) => 'votes' in row),
+      'nobody voted',
+    );
     const { original, edited, prompt, prompt_token_ids, usable } = edits[0];
     t.same(prompt_token_ids, await tokenizer.encodePrompt(prompt));
     for (const { text, token_ids } of [original, edited]) {
@@ -229,12 +233,24 @@ t.test('snapshots', async (t) => {
 
     await registerTinyModel(server, { alias: 'of-rules' });
     const labels = await call('GET', `/v1/snapshots/${all.snapshot.id}/export?model=of-rules`);
-    const usable = labels.text
+    const labelled = labels.text
       .trimEnd()
       .split('\n')
-      .map((line) => JSON.parse(line))
-      .filter(({ type }) => type === 'edit')
-      .map(({ edited, usable }) => [edited.text, usable]);
+      .map((line) => JSON.parse(line));
+    const edited = labelled.filter(({ type }) => type === 'edit');
+    const p0 = all.rows.find(({ prompt }) => prompt === 'p0').key;
+    t.equal(edited.filter(({ pair }) => pair === p0).length, 3, 'edits of one pair name it');
+    t.same(
+      labelled
+        .filter(({ type }) => type === 'pair')
+        .map(({ prompt, votes }) => [prompt, votes])
+        .sort(),
+      [
+        ['p0', { preferred: 3, other: 2, tie: 0 }],
+        ['p1', { preferred: 9, other: 1, tie: 0 }],
+      ],
+    );
+    const usable = edited.map(({ edited, usable }) => [edited.text, usable]);
     t.same(
       new Map(usable.map(([text, flag]) => [text, flag])),
       new Map(edits.map(([, , text]) => [text, !/young|another/.test(text)])),

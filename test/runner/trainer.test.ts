@@ -90,6 +90,20 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
   });
   t.match(preferring.result, { pairs: 'edits', train_pairs: trainEdits });
   t.match(await modelOf(preferring.model_id!), { role: 'policy' });
+  const ensemble = await run(server, 'reward', {
+    base_model: policy,
+    snapshot_id,
+    hyperparameters: { epochs: 1, heads: 3, uncertainty_penalty: 1, preferred_responses: 1 },
+  });
+  const scored = await server.call('POST', '/v1/score', {
+    json: { model: ensemble.model_id, prompt: 'What is twice 3?', responses: ['Twice 3 is 7.'] },
+  });
+  t.equal(
+    scored.status,
+    200,
+    'a model of several heads is served: its graph gives what golden.json has of PyTorch',
+  );
+  t.ok(scored.body.results[0].rewards.every((reward: number) => reward < 0 && reward >= -4));
   const trained = await run(server, 'ppo', {
     policy,
     reward_model: { model_id: rewarded.model_id },
