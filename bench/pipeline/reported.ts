@@ -43,8 +43,6 @@ export const tiers: Planned[][] = [
     { arm: 'starting policy', settings: {}, run: policyRun('start') },
     sft,
     ...losses.map((loss) => ppo(loss, 'edits', 0.1)),
-    ...dpo('edits'),
-    ...dpo('start'),
     leaveOneOut('seq_edits'),
     ...losses.map(
       (loss): Planned => ({
@@ -53,6 +51,8 @@ export const tiers: Planned[][] = [
         run: bestOfRun(loss),
       }),
     ),
+    ...dpo('edits'),
+    ...dpo('start'),
   ],
   [twoRounds(sft), ...losses.map((loss) => twoRounds(ppo(loss, 'edits', 0.1)))],
   losses.map((loss) => ppo(loss, 'start', 0.1)),

@@ -22,9 +22,14 @@ const trials: [arm: string, run: Pipeline][] = [
   ['SFT on edits', policyRun('edits')],
   [nameOf.survival, ppo('survival', {})],
   ...dpoTrials.map((trial) => ['DPO from SFT on edits', dpoRun('edits', trial)] as [string, Pipeline]),
+  ...Object.entries(ppoVariants).map(
+    ([variant, changes]) =>
+      [`${nameOf.survival}, ${variant}`, ppo('survival', changes)] as [string, Pipeline],
+  ),
   [nameOf.seq_edits, ppo('seq_edits', {})],
-  ...Object.entries(ppoVariants).flatMap(([variant, changes]) =>
-    losses.map((loss) => [`${nameOf[loss]}, ${variant}`, ppo(loss, changes)] as [string, Pipeline]),
+  ...Object.entries(ppoVariants).map(
+    ([variant, changes]) =>
+      [`${nameOf.seq_edits}, ${variant}`, ppo('seq_edits', changes)] as [string, Pipeline],
   ),
   ...dpoTrials.map((trial) => ['DPO from the starting policy', dpoRun('start', trial)] as [string, Pipeline]),
   ['SFT on edits, two rounds', inTwoRounds(policyRun('edits'))],
