@@ -66,6 +66,7 @@ export interface Draw {
   evaluationPrompts: PromptRow[];
   pairs: SnapshotRow[];
   labels: Reference;
+  editedResponses: Reference;
   edits: number;
 }
 
@@ -180,6 +181,7 @@ export async function drawOf(
     evaluationPrompts,
     pairs: rows,
     labels,
+    editedResponses,
     edits,
     rewardModel,
     async ppo(policy, rewarded, hyperparameters, every = evaluateEvery) {

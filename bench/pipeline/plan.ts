@@ -1,6 +1,7 @@
 // What the pipelines are, which settings each may choose from, and in which order they are run. Sizes, starting policy and
 // reward models are those of bench:loop.
 import { fullRecipe } from '../../examples/recipe.ts';
+import { sftOnEdits } from '../loop/plan.ts';
 
 export const tuningDraw = 200;
 export const reportedDraws = [202, 203, 204, 205, 206];
@@ -40,14 +41,19 @@ export const dpoTrials = [
   { beta: 0.1, learning_rate: 5e-4 },
   { beta: 0.1, learning_rate: 1e-4 },
   { beta: 0.1, learning_rate: 5e-4, nll_weight: 1 },
-  { beta: 0.3, learning_rate: 2e-4, nll_weight: 0.2 },
+  { beta: 0.1, learning_rate: 5e-4, nll_weight: 4 },
+  { beta: 0.3, learning_rate: 5e-4, nll_weight: 1 },
+  { beta: 0.1, learning_rate: 1e-3, nll_weight: 1 },
 ];
+
+/** Fine-tuning on the edits for longer than the four epochs of bench:loop. */
+export const longSft = { ...sftOnEdits, epochs: 8 };
 
 /** Values of n of best-of-n. */
 export const bestOf = [4, 16] as const;
 
-/** DPO as the trials set it, from either start. */
+/** DPO as the trials set it, from either start; PPO goes on from the first. */
 export const dpoSettings = {
-  edits: [{ beta: 0.1, learning_rate: 1e-4 }],
-  start: [{ beta: 0.1, learning_rate: 1e-4 }],
+  edits: [{ beta: 0.1, learning_rate: 5e-4, nll_weight: 1 }],
+  start: [{ beta: 0.1, learning_rate: 5e-4, nll_weight: 1 }],
 } as const;

@@ -1,7 +1,16 @@
 // What the reported draws run, set as the tuning draw said, in tiers: a draw has a tier as a whole, and a sitting that ends
 // early has the comparison that matters most on as many draws as it could.
-import { bestOfRun, dpoRun, inTwoRounds, type Pipeline, policyRun, ppoRun, type Start } from './arms.ts';
-import { bestOf, dpoSettings, type Loss, ppoVariants } from './plan.ts';
+import {
+  bestOfRun,
+  dpoRun,
+  inTwoRounds,
+  type Pipeline,
+  policyRun,
+  ppoRun,
+  type Start,
+  sftRun,
+} from './arms.ts';
+import { bestOf, dpoSettings, type Loss, longSft, ppoVariants } from './plan.ts';
 
 export interface Planned {
   arm: string;
@@ -12,8 +21,10 @@ export interface Planned {
 const losses: Loss[] = ['survival', 'seq_edits'];
 const nameOf = { survival: 'fine-grained', seq_edits: 'sequence' } as const satisfies Record<Loss, string>;
 
+const startNames = { start: '', edits: 'SFT, ', dpo: 'SFT, DPO, ' } as const satisfies Record<Start, string>;
+
 const ppo = (loss: Loss, from: Start, beta: number): Planned => ({
-  arm: `${from === 'edits' ? 'SFT, ' : ''}${nameOf[loss]} PPO`,
+  arm: `${startNames[from]}${nameOf[loss]} PPO`,
   settings: { beta },
   run: ppoRun(from, loss, { beta }),
 });
@@ -23,9 +34,9 @@ const leaveOneOut = (loss: Loss): Planned => {
   return { arm: `SFT, ${nameOf[loss]} leave-one-out`, settings, run: ppoRun('edits', loss, settings) };
 };
 
-const dpo = (from: Start): Planned[] =>
+const dpo = (from: 'start' | 'edits'): Planned[] =>
   dpoSettings[from].map((settings) => ({
-    arm: from === 'edits' ? 'SFT, DPO on edits' : 'DPO on edits',
+    arm: `${startNames[from]}DPO`,
     settings,
     run: dpoRun(from, settings),
   }));
@@ -44,7 +55,11 @@ export const tiers: Planned[][] = [
     sft,
     ...losses.map((loss) => ppo(loss, 'edits', 0.1)),
     ...dpo('edits'),
+    ...losses.map((loss) => ppo(loss, 'dpo', 0.1)),
+    { arm: 'SFT on edits, twice as long', settings: longSft, run: sftRun(longSft) },
     ...dpo('start'),
+  ],
+  [
     leaveOneOut('seq_edits'),
     ...losses.map(
       (loss): Planned => ({
@@ -54,9 +69,9 @@ export const tiers: Planned[][] = [
       }),
     ),
   ],
-  [twoRounds(sft), ...losses.map((loss) => twoRounds(ppo(loss, 'edits', 0.1)))],
   losses.map((loss) => ppo(loss, 'start', 0.1)),
   [0.05, 0.2].flatMap((beta) => losses.map((loss) => ppo(loss, 'edits', beta))),
+  [twoRounds(sft), ...losses.map((loss) => twoRounds(ppo(loss, 'edits', 0.1)))],
   [leaveOneOut('survival')],
 ];
 

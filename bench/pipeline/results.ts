@@ -210,16 +210,20 @@ const spendsAsLittle = (checkpoints: Checkpoint[], budget: number): boolean =>
   checkpoints.some(({ validation }) => mean(validation.klToStart) <= budget);
 
 function trials(tuning: Trial[]): string {
-  const rows = tuning.map(({ arm, settings, value, klToStart }) => [
+  const nats = (kl: number): string => Math.max(0, kl).toFixed(1);
+  const rows = tuning.map(({ arm, settings, value, klToStart, last }) => [
     arm,
     JSON.stringify(settings).replaceAll(/[{}"]/g, '').replaceAll(',', ', '),
     value.toFixed(3),
-    Math.max(0, klToStart).toFixed(1),
+    nats(klToStart),
+    last.value.toFixed(3),
+    nats(last.klToStart),
   ]);
   return `## Tuning
 
-Draw ${tuningDraw}: best checkpoint of each trial on the validation prompts, over careful writers. Fine-grained and sequence PPO begin from
+Draw ${tuningDraw}: best and last checkpoint of each trial on the validation prompts, over careful writers; those of DPO have what it
+starts from as their first. Fine-grained and sequence PPO begin from
 what bench:loop tuned them to.
 
-${table(['arm', 'settings', 'win rate', 'KL'], rows)}`;
+${table(['arm', 'settings', 'best', 'KL', 'last', 'KL'], rows)}`;
 }

@@ -38,7 +38,7 @@ def test_bad_specs_and_bad_arguments_exit_with_2_and_one_line(tmp_path):
     cases = [
         (command("sft", spec, tmp_path), "spec.json: hyperparameters: unknown key 'epocs'"),
         (command("sft", tmp_path / "none.json", tmp_path), "cannot be read"),
-        (command("dpo", spec, tmp_path), "command line: argument KIND: invalid choice"),
+        (command("kto", spec, tmp_path), "command line: argument KIND: invalid choice"),
     ]
     for arguments, message in cases:
         done = subprocess.run(arguments, cwd=RUNNERS, capture_output=True, text=True, timeout=60)
