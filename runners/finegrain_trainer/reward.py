@@ -57,6 +57,8 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     if not train:
         raise BadSpec(f"{spec.labels.name}: has no rows with split 'train' that the loss {spec.loss} could learn from")
     preferred = preferred_rows(spec.loss, data) if options.preferred_responses > 0 else []
+    if options.preferred_responses > 0 and not preferred:
+        raise BadSpec(f"hyperparameters.preferred_responses: {spec.labels.name} has none with split 'train'")
     if options.preference_labels == "votes":
         check_votes(spec, train if spec.loss == "seq_pairs" else preferred)
     weights = row_weights(train, options.pair_weighting, options.heads, spec.seed)
@@ -132,6 +134,8 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     best.put_back(model)
     unit = "pairs" if spec.loss == "seq_pairs" else "edits"
     report = {"format": 1, "loss": spec.loss, "training": {unit: len(train), "steps": step, **data.left_out}}
+    if preferred:
+        report["training"]["preferred_responses"] = len(preferred)
     if best.weights:
         report["training"]["best_validation"] = {watched: best.value}
     judged = {split: judge(model, data, split) for split in ("validation", "test")}

@@ -21,7 +21,6 @@ from finegrain_trainer.prompt_format import TextCodec, load_tokenizer
 from finegrain_trainer.protocol import EXIT_DONE, EXIT_INTERRUPTED, Reporter, StopRequest
 from finegrain_trainer.spec import parse_spec
 from finegrain_trainer.tokenizer import BOS, EOS, PAD, chat_format
-from finegrain_trainer.tracking import Tracker
 
 CPU = torch.device("cpu")
 GOLDEN = Path(__file__).parents[2] / "test" / "golden"
@@ -144,12 +143,12 @@ def run_process(
     spec: dict,
     workdir: Path,
     on_line: Callable[[int, dict], None] = lambda pid, line: None,
-    trackers: Callable[[], list[Tracker]] = list,
+    in_process: Callable[[Reporter], None] = lambda reporter: None,
 ) -> tuple[int, list[dict]]:
     """Runs a kind in a process of its own (forked, which spares the seconds of importing torch).
 
-    `on_line(pid, line)` sees every protocol line while the process lives. Returns exit code (minus the signal that
-    killed it) and lines.
+    `on_line(pid, line)` sees every protocol line while the process lives; `in_process(reporter)` is called in it before
+    the run. Returns exit code (minus the signal that killed it) and lines.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -162,7 +161,7 @@ def run_process(
             stop = StopRequest()
             stop.on_signals()
             reporter = Reporter(writing)
-            reporter.trackers += trackers()
+            in_process(reporter)
             run(parse_spec(spec, kind, workdir), kind, workdir, reporter, stop)
             code = EXIT_DONE
         except Interrupted:

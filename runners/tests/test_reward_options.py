@@ -152,6 +152,14 @@ def test_a_preferred_response_that_was_edited_itself_is_left_out_where_it_would_
     assert preferred_rows("bt_hunk", LabelData([edited], [pair], {})) == [pair]
 
 
+def test_preferred_responses_that_are_not_there_are_refused(policy, tmp_path):
+    rows = [row for row in label_rows(golden_codec(), 8) if row["type"] == "edit"]
+    labels = write_rows(tmp_path / "labels.ndjson", rows)
+    spec = {"base_model": {"path": str(policy.folder)}, "data": {"labels": str(labels)}}
+    with pytest.raises(BadSpec, match="preferred_responses: labels"):
+        run_here("reward", {**spec, "hyperparameters": {"preferred_responses": 1}}, tmp_path)
+
+
 # ---- heads
 
 
@@ -252,6 +260,7 @@ def test_killed_and_resumed_with_heads_and_preferred_responses_it_ends_the_same_
 
     report = json.loads((tmp_path / "whole/output/model/report.json").read_text())
     assert report["breakdown"]["test"]["heads"]["count"] == 3
+    assert report["training"]["preferred_responses"] > 20
     assert report["breakdown"]["test"]["votes"]["possible"] == pytest.approx(0.7)
     card = json.loads((tmp_path / "whole/output/model/finegrain.json").read_text())
     assert card["reward"] == {"loss": "survival", "clip": -4.0, "heads": 3, "uncertainty_penalty": 0.5}

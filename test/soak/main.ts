@@ -1,17 +1,19 @@
 // Long runs against a real installation, to find what hours of work would bring about: memory that grows, connections and
 // descriptors that are never given back, answers that fail now and then (load); runs that a fault loses, or that end with
-// other weights (faults). Closed by the line `N passed, N failed`.
+// other weights (faults, and kills of the trainer alone). Closed by the line `N passed, N failed`.
 //
 //   npm run test:soak [-- load] [--minutes N]                        ten minutes unless said otherwise
 //   npm run test:soak [-- faults] [--faults N] [--seed N] [--fake]   200 faults; --fake: with a program in the trainer's place
+//   npm run test:soak [-- kills] [--kills N] [--seed N]              45 kills, two minutes on a quiet machine
 //
-// Without a name: both, or with --faults alone, the faults.
+// Without a name: all, or with --faults or --kills alone, those.
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { soakUnderFaults } from './faults.ts';
+import { soakUnderKills } from './kills.ts';
 import { soakUnderLoad } from './load.ts';
 
 /** Something that must hold at the end of a soak. */
@@ -27,7 +29,9 @@ export interface SoakOptions {
   minutes: number;
   /** how many faults */
   faults: number;
-  /** of the faults' order, place and length */
+  /** how many times the trainer is killed, at least */
+  kills: number;
+  /** of the order, place and length of faults and kills */
   seed: number;
   /** a program in the place of the trainer, for what takes it too long to show */
   fake: boolean;
@@ -36,6 +40,7 @@ export interface SoakOptions {
 }
 
 const soaks: Record<string, (options: SoakOptions) => Promise<Claim[]>> = {
+  kills: soakUnderKills,
   load: soakUnderLoad,
   faults: soakUnderFaults,
 };
@@ -48,18 +53,22 @@ const { values, positionals } = parseArgs({
   options: {
     minutes: { type: 'string' },
     faults: { type: 'string' },
+    kills: { type: 'string' },
     seed: { type: 'string', default: '1' },
     fake: { type: 'boolean', default: false },
   },
   allowPositionals: true,
 });
-const asked = values.faults !== undefined && values.minutes === undefined ? ['faults'] : Object.keys(soaks);
+const amounts = { kills: values.kills, load: values.minutes, faults: values.faults };
+const given = Object.keys(soaks).filter((name) => amounts[name as keyof typeof amounts] !== undefined);
+const asked = given.length === 1 && given[0] !== 'load' ? given : Object.keys(soaks);
 const names = positionals.length > 0 ? positionals : asked;
 const minutes = Number(values.minutes ?? 10);
 const faults = Number(values.faults ?? 200);
-if (names.some((name) => !Object.hasOwn(soaks, name)) || !(minutes > 0) || !(faults > 0)) {
+const kills = Number(values.kills ?? 45);
+if (names.some((name) => !Object.hasOwn(soaks, name)) || !(minutes > 0) || !(faults > 0) || !(kills > 0)) {
   console.log(
-    `Usage: npm run test:soak [-- ${Object.keys(soaks).join('|')}…] [--minutes N] [--faults N] [--seed N] [--fake]`,
+    `Usage: npm run test:soak [-- ${Object.keys(soaks).join('|')}…] [--minutes N] [--faults N] [--kills N] [--seed N] [--fake]`,
   );
   process.exit(2);
 }
@@ -74,11 +83,13 @@ process.env.TMPDIR = folder; // of everything that is started
 const totals = { passed: 0, failed: 0 };
 try {
   for (const name of names) {
-    console.log(name === 'load' ? `\n${name}, ${minutes} minutes` : `\n${name}, ${faults} of them`);
+    const amount = { kills: `${kills} of them`, load: `${minutes} minutes`, faults: `${faults} of them` };
+    console.log(`\n${name}, ${amount[name as keyof typeof amount]}`);
     const options = {
       folder: await mkdtemp(path.join(folder, `${name}-`)),
       minutes,
       faults,
+      kills,
       seed: Number(values.seed),
       fake: values.fake,
       signal: interrupted.signal,
