@@ -2,40 +2,31 @@
 
 With a sequence reward model the same loop is the baseline: its reward is paid on the last token. Both have the same
 total scale. One step: roll out, score, advantages, a few passes of clipped updates. Left out: learned reward
-normalisation, entropy bonus, early stopping on KL, gradient accumulation; none was needed, each hides something.
+normalisation, entropy bonus, early stopping on KL; none was needed, each hides something.
 """
 
-import copy
 import json
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from .batching import Sequences, collate, length_sorted, unpack
+from .batching import collate, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import PromptRow, file_digest, read_prompts
 from .failures import BadSpec, Interrupted, Unstable
+from .finetuning import finish
 from .generate import prompt_token_ids, response_columns
-from .models import (
-    LanguageModel,
-    RewardModel,
-    check_tokenizer,
-    hidden_states,
-    load_policy,
-    load_reward_model,
-    packed_log_probs,
-    response_log_probs,
-    save_policy,
-    weights_digest,
-)
+from .models import LanguageModel, check_tokenizer, load_policy, locate, save_policy, weights_digest
 from .optimization import adamw, descend
+from .parallel import agreed, is_first, loading_device, parts
+from .ppo_networks import Actor, ActorCritic, Reference, Scorer, load_networks, load_reference
 from .protocol import Reporter, StopRequest
 from .rl_math import (
     adapted_beta,
@@ -43,13 +34,14 @@ from .rl_math import (
     generalised_advantages,
     leave_one_out_advantages,
     masked_mean,
+    mean,
     policy_loss,
     shaped_rewards,
     value_loss,
     whiten,
 )
 from .rollouts import rollout_rows, save_rollouts
-from .sampling import Responses, response_kl, row_uniforms, sample
+from .sampling import Responses, response_kl, row_uniforms
 from .spec import PpoOptions, PpoSpec
 from .workdir import finish_file, finish_folder, run_identity
 
@@ -62,18 +54,17 @@ LENGTH_DRIFT = 0.3
 
 def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
     options = spec.options
-    policy, reference = load_policy(spec.policy, device), load_policy(spec.policy, device).network.requires_grad_(False)
-    reward_model, reward_card = load_reward_model(spec.reward_model, device)
+    policy = load_policy(spec.policy, loading_device(device))
     check_tokenizer(policy.folder, spec.reward_model, "reward_model")
-    context = min(policy.card.context_length, reward_card.context_length)
+    actor, reference, scorer = load_networks(spec, policy, device)
+    context = min(policy.card.context_length, scorer.card.context_length)
     rows = read_prompts(spec.prompts)
     prompts = [policy.codec.prompt_ids(row.prompt) for row in rows]
     row_of = {tuple(ids): row for ids, row in zip(prompts, rows, strict=True)}  # equal prompts are one to the policy
     prompts = fitting_prompts(prompts, context - options.max_new_tokens, reporter)
 
     evaluation = load_evaluation(spec, policy, reference, device) if spec.evaluation else None
-    actor = ActorCritic(policy.network.requires_grad_(True), options.critic == "separate")
-    optimizer = adamw(actor, options.learning_rate, options.weight_decay)
+    optimizer = adamw(actor.model, options.learning_rate, options.weight_decay)
     generator = torch.Generator().manual_seed(spec.seed)
     identity = run_identity(
         spec,
@@ -84,14 +75,14 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     )
     store = CheckpointStore(workdir, identity, reporter)
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
-        restore_training(actor, optimizer, checkpoint.tensors)
+        restore_training(actor.model, optimizer, checkpoint.tensors)
         generator.set_state(checkpoint.tensors["random.generator"])
         scale, beta = RewardScale(**checkpoint.state["scale"]), checkpoint.state["beta"]
         step, last = checkpoint.step, checkpoint.state["metrics"]
         evaluations = {int(at): rows for at, rows in checkpoint.state["evaluations"].items()}
     else:
         reporter.progress(0, options.steps, "measure the starting policy")
-        scale = starting_scale(actor, reward_model, prompts, policy.card.eos_token_id, generator, options)
+        scale = starting_scale(actor, scorer, prompts, generator, options)
         beta = options.beta
         step, last, evaluations = 0, {}, {}
     last_step = step if spec.finish_at_checkpoint else options.steps
@@ -99,7 +90,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     def evaluate() -> None:
         if evaluation and step not in evaluations and (step % evaluation.every == 0 or step == last_step):
             reporter.progress(step, last_step, "evaluate")
-            evaluations[step], values = evaluation.run(actor.network, reward_model, spec.seed, options)
+            evaluations[step], values = evaluation.run(actor, scorer, spec.seed, options)
             reporter.metrics(step, values)
 
     by_critic = options.advantage == "gae"
@@ -109,23 +100,16 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
 
         # 1. Roll out: ids, log-probabilities and values as decoding saw them.
         uniforms = torch.rand(len(batch_prompts), options.max_new_tokens, generator=generator)
-        rollout = sample(
-            actor.network,
-            batch_prompts,
-            uniforms,
-            policy.card.eos_token_id,
-            options.temperature,
-            actor.head if actor.critic is None else None,
-        )
+        rollout = actor.sample(batch_prompts, uniforms)
         mask, responses = rollout.mask, rollout.lists()
 
         # 2. Score: token rewards and KL against the starting policy, all [batch, time].
         with torch.no_grad():
-            batch = collate(batch_prompts, responses, device)
-            values = rollout.values if actor.critic is None else unpack(actor.values(batch), mask)
-            rewards = unpack(reward_model.response_rewards(batch_prompts, responses), mask)
-            kl = (rollout.log_probs - unpack(response_log_probs(reference, batch, options.temperature), mask)) * mask
-            paid = reward_model.paid(mask)
+            shared = options.critic == "shared"
+            values = rollout.values if shared else unpack(actor.values(batch_prompts, responses), mask)
+            rewards = unpack(scorer.rewards(batch_prompts, responses), mask)
+            kl = (rollout.log_probs - unpack(reference.log_probs(batch_prompts, responses), mask)) * mask
+            paid = scorer.model.paid(mask)
             if options.mu == "batch":
                 scale.mu = (1 - MU_RATE) * scale.mu + MU_RATE * masked_mean(rewards, paid).item()
             shaped = shaped_rewards(
@@ -151,18 +135,14 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
 
         # 4. Update.
         updates = []
+        experience = Experience(batch_prompts, responses, mask, rollout.log_probs, values, returns, whitened)
         for _ in range(options.epochs):
             order = torch.randperm(len(batch_prompts), generator=generator)
             for rows in order.tensor_split(options.minibatches):
-                keep = mask[rows]
-                minibatch = collate([batch_prompts[row] for row in rows], [responses[row] for row in rows], device)
-                log_probs, new_values = actor(minibatch, options.temperature)
-                log_ratio = log_probs - rollout.log_probs[rows][keep]
-                on_policy = policy_loss(log_ratio, whitened[rows][keep], options.clip)
-                on_values = value_loss(new_values, values[rows][keep], returns[rows][keep], options.value_clip)
-                loss = on_policy + options.value_coefficient * on_values if by_critic else on_policy
-                grad_norm = descend(loss, actor, optimizer, options.max_grad_norm, step + 1)
-                updates.append(update_metrics(log_ratio.detach(), on_policy, on_values, grad_norm, options.clip))
+                losses = partial(minibatch_losses, actor.model, experience, options, int(mask[rows].sum()))
+                micro_batches = parts(rows.tolist(), options.micro_batch_size)
+                figures = descend(actor.placed, optimizer, micro_batches, losses, options.max_grad_norm, step + 1)
+                updates.append({name: value for name, value in figures.items() if name != "loss"})
         step += 1
 
         # 5. Report. The sum of raw rewards is always there: shaped ones hide a policy that games them.
@@ -189,19 +169,23 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             }
             shown = [row_of[tuple(ids)] for ids in batch_prompts]
             save_rollouts(workdir, step, rollout_rows(policy, shown, responses, columns), reporter)
-        if step % options.checkpoint_every == 0 or step == options.steps or stop.requested:
-            tensors = {**training_tensors(actor, optimizer), "random.generator": generator.get_state()}
+        stopping = agreed(stop)
+        if step % options.checkpoint_every == 0 or step == options.steps or stopping:
+            tensors = {**training_tensors(actor.model, optimizer), "random.generator": generator.get_state()}
             state = {"scale": vars(scale), "beta": beta, "metrics": last, "evaluations": evaluations}
             store.save(step, tensors, state)
-        if stop.requested:
+        if stopping:
             raise Interrupted
 
     evaluate()
     if evaluation:
-        finish_file(workdir, "evaluations.ndjson", "".join(evaluation.lines(evaluations, options.batch_size)))
+        if is_first():
+            finish_file(workdir, "evaluations.ndjson", "".join(evaluation.lines(evaluations, options.batch_size)))
         reporter.artifact("evaluations.ndjson", "output/evaluations.ndjson", "application/x-ndjson")
-    with finish_folder(workdir, "model") as folder:
-        save_policy(policy, folder)
+    if finished := finish(policy, options):
+        with finish_folder(workdir, "model") as folder:
+            save_policy(finished.model, folder)
+            finished.save_adapter(folder, policy.network.base_model_prefix)
     reporter.model("policy", "output/model", last)
     return {
         "steps": last_step,
@@ -233,27 +217,25 @@ class PolicyEvaluation:
 
     rows: list[PromptRow]
     prompts: list[list[int]]
-    references: dict[str, PreTrainedModel]
+    references: dict[str, Reference]
     model: LanguageModel
     every: int
     identity: dict[str, Any]
 
     @torch.no_grad()
-    def run(
-        self, network: PreTrainedModel, reward_model: RewardModel, seed: int, options: PpoOptions
-    ) -> tuple[list[dict], dict[str, float]]:
+    def run(self, actor: Actor, scorer: Scorer, seed: int, options: PpoOptions) -> tuple[list[dict], dict[str, float]]:
         """Ids, KL and reward of a response to each prompt, in the order of the prompts; and their means as metrics."""
         results: list[dict] = [{} for _ in self.rows]
         for batch in length_sorted([len(ids) for ids in self.prompts], options.batch_size):
             prompts = [self.prompts[row] for row in batch]
             uniforms = torch.stack([row_uniforms(seed, row, options.max_new_tokens) for row in batch])
-            sampled = sample(network, prompts, uniforms, self.model.card.eos_token_id, options.temperature)
+            sampled = actor.sample(prompts, uniforms)
             responses = sampled.lists()
             columns = {
-                name: response_kl(reference, sampled, prompts, options.temperature)
+                name: response_kl(sampled, reference.log_probs(prompts, responses))
                 for name, reference in self.references.items()
             }
-            columns["reward"] = unpack(reward_model.response_rewards(prompts, responses), sampled.mask).sum(1)
+            columns["reward"] = unpack(scorer.rewards(prompts, responses), sampled.mask).sum(1)
             for place, row in enumerate(batch):
                 values = {name: column[place].item() for name, column in columns.items()}
                 results[row] = {"ids": responses[place], **values}
@@ -275,45 +257,56 @@ class PolicyEvaluation:
 
 
 def load_evaluation(
-    spec: PpoSpec, policy: LanguageModel, reference: PreTrainedModel, device: torch.device
+    spec: PpoSpec, policy: LanguageModel, reference: Reference, device: torch.device
 ) -> PolicyEvaluation:
     wanted = spec.evaluation
     identity = {"evaluation_rows": file_digest(wanted.prompts), "evaluation_every": wanted.options.every}
     references = {"kl": reference}
     if wanted.kl_reference is not None:
-        model = load_policy(wanted.kl_reference, device)
-        check_tokenizer(policy.folder, model.folder, "evaluation.kl_reference")
-        references["kl_to_reference"] = model.network.requires_grad_(False)
-        identity["kl_reference"] = weights_digest(model.folder)
+        folder = locate(wanted.kl_reference)
+        check_tokenizer(policy.folder, folder, "evaluation.kl_reference")
+        references["kl_to_reference"] = load_reference(wanted.kl_reference, spec.options, device)
+        identity["kl_reference"] = weights_digest(folder)
     rows = read_prompts(wanted.prompts)
     prompts = prompt_token_ids(policy, rows, spec.options.max_new_tokens, wanted.prompts.name)
     return PolicyEvaluation(rows, prompts, references, policy, wanted.options.every, identity)
 
 
-class ActorCritic(nn.Module):
-    """The policy and its value function: a linear head on the policy's own backbone, or on a copy of it."""
+@dataclass(frozen=True)
+class Experience:
+    """What a step learns from; tensors are [batch, time]."""
 
-    def __init__(self, network: PreTrainedModel, separate_critic: bool):
-        super().__init__()
-        self.network = network
-        self.critic = copy.deepcopy(network.base_model) if separate_critic else None
-        self.value_head = nn.Linear(network.get_output_embeddings().in_features, 1, device=network.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    mask: Tensor
+    log_probs: Tensor
+    values: Tensor
+    returns: Tensor
+    advantages: Tensor
 
-    def forward(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and values [n] of all response tokens, row by row; a value is read before its token."""
-        before = batch.is_response[:, 1:]
-        hidden = hidden_states(self.network.base_model, batch.ids)[:, :-1][before]
-        log_probs = packed_log_probs(self.network, hidden, batch.ids[:, 1:][before], temperature)
-        return log_probs, self.head(hidden) if self.critic is None else self.values(batch)
 
-    def values(self, batch: Sequences) -> Tensor:
-        """Values [n] by the separate critic."""
-        return self.head(hidden_states(self.critic, batch.ids)[:, :-1][batch.is_response[:, 1:]])
+def minibatch_losses(
+    actor: ActorCritic, experience: Experience, options: PpoOptions, tokens: int, rows: list[int]
+) -> dict[str, Tensor]:
+    """What some rows add to the means over the `tokens` of their minibatch.
 
-    def head(self, hidden: Tensor) -> Tensor:
-        return self.value_head(hidden).squeeze(-1)
+    `approx_kl` is the k3 estimate of how far the policy has moved from the rollout's.
+    """
+    keep = experience.mask[rows]
+    prompts, responses = ([column[row] for row in rows] for column in (experience.prompts, experience.responses))
+    log_probs, values = actor(collate(prompts, responses, keep.device), options.temperature)
+    log_ratio = log_probs - experience.log_probs[rows][keep]
+    on_policy = policy_loss(log_ratio, experience.advantages[rows][keep], options.clip, tokens)
+    old_values, returns = experience.values[rows][keep], experience.returns[rows][keep]
+    on_values = value_loss(values, old_values, returns, options.value_clip, tokens)
+    moved = log_ratio.detach()
+    return {
+        "loss": on_policy + options.value_coefficient * on_values if options.advantage == "gae" else on_policy,
+        "policy_loss": on_policy,
+        "value_loss": on_values,
+        "clip_fraction": mean(((moved.exp() - 1).abs() > options.clip).float(), tokens),
+        "approx_kl": mean(moved.exp() - 1 - moved, tokens),
+    }
 
 
 @dataclass
@@ -327,10 +320,9 @@ class RewardScale:
 
 
 def starting_scale(
-    actor: ActorCritic,
-    reward_model: RewardModel,
+    actor: Actor,
+    scorer: Scorer,
     prompts: list[list[int]],
-    eos_token_id: int,
     generator: torch.Generator,
     options: PpoOptions,
 ) -> RewardScale:
@@ -340,11 +332,11 @@ def starting_scale(
         count = min(options.batch_size, options.scale_samples - start)
         batch = [prompts[(start + i) % len(prompts)] for i in range(count)]
         uniforms = torch.rand(count, options.max_new_tokens, generator=generator)
-        rollout = sample(actor.network, batch, uniforms, eos_token_id, options.temperature)
-        rewards = unpack(reward_model.response_rewards(batch, rollout.lists()), rollout.mask)
+        rollout = actor.sample(batch, uniforms)
+        rewards = unpack(scorer.rewards(batch, rollout.lists()), rollout.mask)
         sums.append(rewards.sum(1).double().cpu())
         lengths.append(rollout.mask.sum(1).double().cpu())
-        paid.append(reward_model.paid(rollout.mask).sum(1).double().cpu())
+        paid.append(scorer.model.paid(rollout.mask).sum(1).double().cpu())
     sum_per_row, length, paid_per_row = torch.cat(sums), torch.cat(lengths), torch.cat(paid)
     mu = (sum_per_row.sum() / paid_per_row.sum()).item() if options.mu == "batch" else 0.0
     s = (sum_per_row - mu * paid_per_row).std().item()
@@ -389,18 +381,6 @@ def rollout_metrics(
         "explained_variance": explained_variance(values, returns, mask),
     }
     return {name: value.item() for name, value in metrics.items()}
-
-
-def update_metrics(log_ratio: Tensor, on_policy: Tensor, on_values: Tensor, grad_norm: float, clip: float) -> dict:
-    """One minibatch; `approx_kl` is the k3 estimate of how far the policy has moved from the rollout's."""
-    ratio = log_ratio.exp()
-    metrics = {
-        "policy_loss": on_policy,
-        "value_loss": on_values,
-        "clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
-        "approx_kl": (ratio - 1 - log_ratio).mean(),
-    }
-    return {name: value.item() for name, value in metrics.items()} | {"grad_norm": grad_norm}
 
 
 def raise_alarms(reporter: Reporter, step: int, metrics: dict[str, float], scale: RewardScale) -> None:

@@ -8,6 +8,7 @@ the preferences alone). Ends with the held-out metrics and, for token rewards, a
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,23 @@ from .batching import collate, epoch_batches, unpack
 from .checkpoint import Checkpoint, CheckpointStore, restore_training, training_tensors
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
 from .failures import BadSpec, Interrupted
+from .finetuning import finish, finished_reward_model, prepare
 from .int8 import Example
-from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
+from .models import (
+    RewardModel,
+    load_policy,
+    new_reward_model,
+    save_reward_model,
+    weights_digest,
+    write_json,
+)
 from .optimization import adamw, descend, set_learning_rate
+from .parallel import agreed, collected, loading_device, parts, place_module, shard_like
 from .protocol import Reporter, StopRequest
 from .reward_evaluation import LabelData, breakdown, figures, judge, metrics, versions, write_worst
-from .rl_math import hunk_preference_loss, last_places, masked_mean, preference_loss, survival_loss
+from .rl_math import hunk_preference_loss, last_places, masked_mean, mean, preference_loss, survival_loss
 from .servable import write_graphs
-from .spec import TOKEN_LOSSES, RewardOptions, RewardSpec
+from .spec import SEQUENCE_LOSSES, TOKEN_LOSSES, RewardOptions, RewardSpec
 from .workdir import finish_folder, run_identity
 
 # Below these a reward model is not worth a PPO run (the paper's alarm, and ALGORITHM 2).
@@ -40,13 +50,14 @@ CENTRING = 0.001
 
 def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
     options = spec.options
-    base = load_policy(spec.base_model, device)
+    base = load_policy(spec.base_model, loading_device(device))
     data = select(*read_labels(spec.labels, base.card.vocab_size), base.card.context_length, reporter)
     train = training_rows(spec.loss, data)
     if not train:
         raise BadSpec(f"{spec.labels.name}: has no rows with split 'train' that the loss {spec.loss} could learn from")
-    model = new_reward_model(base, spec.loss, options.reward_clip, spec.seed).requires_grad_(True)
-
+    prepare(base, options, spec.seed, device)
+    model = new_reward_model(base, spec.loss, options.reward_clip, spec.seed)
+    placed = place_module(model, options.precision, device)
     optimizer = adamw(model, options.learning_rate, options.weight_decay)
     store = CheckpointStore(
         workdir,
@@ -55,16 +66,19 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     )
     step, best = 0, Best()
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
-        best = Best.restore(checkpoint)
+        best = Best.restore(checkpoint, model)
         restore_training(model, optimizer, checkpoint.tensors)
         step = checkpoint.step
 
     def on_validation() -> dict[str, float | None]:
-        return figures(judge(model, data, "validation"), model.role == "token_reward")
+        return figures(placed(judge, model, data, "validation"), model.role == "token_reward")
 
     watched = WATCHED[spec.loss]
     if options.patience and on_validation()[watched] is None:
         raise BadSpec(f"hyperparameters.patience: {spec.labels.name} has no rows with split 'validation' to judge by")
+
+    def losses(rows: list[int], counts: dict[str, int]) -> dict[str, torch.Tensor]:
+        return {"loss": batch_loss(model, [train[row] for row in rows], options, counts)}
 
     lengths = [len(row.prompt_token_ids) + max(map(len, versions(row))) for row in train]
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
@@ -74,32 +88,34 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
             rate = learning_rate(step, total_steps, options)
             set_learning_rate(optimizer, rate)
-            loss = batch_loss(model, [train[row] for row in rows], options)
-            grad_norm = descend(loss, model, optimizer, options.max_grad_norm, step + 1)
+            counts = loss_counts(spec.loss, [train[row] for row in rows])
+            micro_batches = parts(rows, options.micro_batch_size)
+            share = partial(losses, counts=counts)
+            of_step = descend(placed, optimizer, micro_batches, share, options.max_grad_norm, step + 1)
             step += 1
 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
-                reporter.metrics(step, {"loss": loss.item(), "grad_norm": grad_norm, "learning_rate": rate})
+                reporter.metrics(step, of_step | {"learning_rate": rate})
             ends_epoch = step % steps_per_epoch == 0
             if ends_epoch and (step < total_steps or options.patience):
                 now = on_validation()
                 reporter.metrics(step, {f"validation_{name}": value for name, value in now.items()})
                 if options.patience:
                     best.see(model, now[watched])
-            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested:
+            stopping = agreed(stop)
+            if step % options.checkpoint_every == 0 or step == total_steps or stopping:
                 store.save(step, training_tensors(model, optimizer) | best.tensors(), best.state())
-            if stop.requested:
+            if stopping:
                 raise Interrupted
 
     reporter.progress(step, total_steps, "evaluate")
-    model.requires_grad_(False)
     best.put_back(model)
     unit = "pairs" if spec.loss == "seq_pairs" else "edits"
     report = {"format": 1, "loss": spec.loss, "training": {unit: len(train), "steps": step, **data.left_out}}
     if best.weights:
         report["training"]["best_validation"] = {watched: best.value}
-    judged = {split: judge(model, data, split) for split in ("validation", "test")}
+    judged = {split: placed(judge, model, data, split) for split in ("validation", "test")}
     for split, rows in judged.items():
         report[split] = metrics(rows, model.role == "token_reward")
         reporter.metrics(step, {f"{split}_{name}": report[split][name]["value"] for name in METRICS})
@@ -116,6 +132,11 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
             )
 
     reporter.progress(step, total_steps, "export")
+    head = collected(dict(model.score.named_parameters()))
+    finished = finish(base, options)
+    if not finished:
+        return {}
+    model = finished_reward_model(model, finished, head).requires_grad_(False)
     with finish_folder(workdir, "model") as folder:
         onnx = None
         if model.role == "token_reward":
@@ -124,6 +145,7 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
             onnx = graphs.onnx
             report |= {"onnx_difference": graphs.difference, "int8": onnx["int8"]}
         save_reward_model(model, base, folder, onnx)
+        finished.save_adapter(folder, "model", {f"score.{name}": tensor for name, tensor in head.items()})
         write_json(folder / "report.json", report)
         write_worst(judged["test"] or judged["validation"], base.codec, folder / "errors.ndjson")
     reporter.model(model.role, "output/model", headline)
@@ -140,12 +162,13 @@ class Best:
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def restore(cls, checkpoint: Checkpoint) -> "Best":
-        own = {n.removeprefix("best."): t for n, t in checkpoint.tensors.items() if n.startswith("best.")}
-        return cls(weights=own, **checkpoint.state)
+    def restore(cls, checkpoint: Checkpoint, model: RewardModel) -> "Best":
+        kept = {n.removeprefix("best."): t for n, t in checkpoint.tensors.items() if n.startswith("best.")}
+        weights = {name: shard_like(p, kept[name]) for name, p in model.named_parameters() if name in kept}
+        return cls(weights=weights, **checkpoint.state)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {f"best.{name}": tensor for name, tensor in self.weights.items()}
+        return collected({f"best.{name}": tensor for name, tensor in self.weights.items()})
 
     def state(self) -> dict[str, Any]:
         return {} if self.value is None else {"value": self.value, "age": self.age}
@@ -154,7 +177,7 @@ class Best:
         """At the end of an epoch."""
         if self.value is None or value > self.value:
             self.value, self.age = value, 0
-            self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+            self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
         else:
             self.age += 1
 
@@ -165,8 +188,28 @@ class Best:
             parameters[name].copy_(tensor)
 
 
-def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: RewardOptions) -> torch.Tensor:
-    """The loss of some edits (`seq_pairs`: pairs): the worse versions, then the better ones, in one forward pass."""
+def loss_counts(loss: str, rows: list[Edit] | list[Pair]) -> dict[str, int]:
+    """What the terms of a loss are averaged over in a step that has these rows, whatever micro batches they come in."""
+    if loss in SEQUENCE_LOSSES:
+        return {"pairs": len(rows)}
+    if loss == "survival":
+        return {side: sum(len(getattr(row, side).token_ids) for row in rows) for side in ("original", "edited")}
+    tokens = labelled = matched = 0
+    for row in rows:
+        tokens += len(row.original.token_ids) + len(row.edited.token_ids)
+        labelled += sum(number > 0 for side in ("bad", "good") for number in hunk_numbers(row, side))
+        matched += max(match_numbers(row, "original"))
+    with_hunks = sum(any(hunk.bad or hunk.good for hunk in row.hunks) for row in rows)
+    return {"pairs": with_hunks, "matched": matched, "unlabelled": tokens - labelled}
+
+
+def batch_loss(
+    model: RewardModel, rows: list[Edit] | list[Pair], options: RewardOptions, counts: dict[str, int]
+) -> torch.Tensor:
+    """What some edits (`seq_pairs`: pairs) add to the loss of a step with such `counts`.
+
+    The worse versions, then the better ones, in one forward pass.
+    """
     n = len(rows)
     worse, better = zip(*map(versions, rows), strict=True)
     batch = collate([row.prompt_token_ids for row in rows] * 2, [*worse, *better], model.score.weight.device)
@@ -174,7 +217,8 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
     z = model.logits(batch.ids)
     if model.role == "sequence_reward":
         at_end = z[last_places(batch.is_response)]
-        return preference_loss(at_end[n:], at_end[:n], smoothing) + CENTRING * ((at_end[:n] + at_end[n:]) ** 2).mean()
+        level = mean((at_end[:n] + at_end[n:]) ** 2, counts["pairs"])
+        return preference_loss(at_end[n:], at_end[:n], smoothing, counts["pairs"]) + CENTRING * level
 
     def on_tokens(values: list[list[int]]) -> torch.Tensor:
         """One number for each response token, laid out as the batch."""
@@ -184,7 +228,8 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
         is_original = batch.is_response.clone()
         is_original[n:] = False
         labels = on_tokens([*(row.original.labels for row in rows), *([0] * len(ids) for ids in better)]).float()
-        return survival_loss(z, labels, is_original, batch.is_response & ~is_original, smoothing)
+        is_edited = batch.is_response & ~is_original
+        return survival_loss(z, labels, is_original, is_edited, smoothing, (counts["original"], counts["edited"]))
 
     labelled = on_tokens([hunk_numbers(row, side) for side in ("bad", "good") for row in rows])
     hunks = labelled if model.loss == "bt_hunk" else labelled.clamp(max=1)
@@ -192,9 +237,9 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
     by_match = torch.zeros(2 * n, int(matched.max()) + 1, device=z.device).scatter_add(1, matched, z)[:, 1:]
     both = torch.arange(1, by_match.shape[1] + 1, device=z.device)[None] <= matched[:n].amax(1, keepdim=True)
     return (
-        hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n], smoothing)
-        + options.consistency_weight * masked_mean((by_match[:n] - by_match[n:]) ** 2, both)
-        + options.anchor_weight * masked_mean(z**2, batch.is_response & (labelled == 0))
+        hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n], smoothing, counts["pairs"])
+        + options.consistency_weight * masked_mean((by_match[:n] - by_match[n:]) ** 2, both, counts["matched"])
+        + options.anchor_weight * masked_mean(z**2, batch.is_response & (labelled == 0), counts["unlabelled"])
     )
 
 

@@ -8,22 +8,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` [batch, time] over the tokens of `mask`: a global token count, not a mean of means."""
-    return (values * mask).sum() / mask.sum()
+def masked_mean(values: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
+    """Mean of `values` [batch, time] over the tokens of `mask`: a global token count, not a mean of means.
+
+    `count`, here and below: of how many tokens (or pairs) in all these are some; the result is then their share of the
+    mean over all, and the shares of all micro batches add up to it.
+    """
+    return (values * mask).sum() / (mask.sum() if count is None else count)
 
 
-def survival_loss(logits: Tensor, labels: Tensor, original: Tensor, edited: Tensor, smoothing: float = 0.0) -> Tensor:
+def survival_loss(
+    logits: Tensor,
+    labels: Tensor,
+    original: Tensor,
+    edited: Tensor,
+    smoothing: float = 0.0,
+    counts: tuple[int | None, int | None] = (None, None),
+) -> Tensor:
     """Binary cross-entropy of "an annotator edits this token away".
 
     `logits`, `labels` [batch, time]; `original`, `edited`: masks [batch, time] of the tokens of y^l and of y^e.
     Labels are 1 on B_h of y^l; every token of y^e is a 0. Each version is averaged over all its tokens in the batch.
-    `smoothing`: the share of labels that are taken to be wrong.
+    `smoothing`: the share of labels that are taken to be wrong. `counts`: tokens of all y^l, of all y^e.
     """
     smoothed = labels * (1 - smoothing) + (1 - labels) * smoothing
     on_original = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
     on_edited = F.softplus(logits) - smoothing * logits  # the same with label 0
-    return masked_mean(on_original, original) + masked_mean(on_edited, edited)
+    return masked_mean(on_original, original, counts[0]) + masked_mean(on_edited, edited, counts[1])
 
 
 def survival_reward(logits: Tensor, clip: float) -> Tensor:
@@ -31,9 +42,14 @@ def survival_reward(logits: Tensor, clip: float) -> Tensor:
     return F.logsigmoid(-logits).clamp(min=clip)
 
 
-def preference_loss(better: Tensor, worse: Tensor, smoothing: float = 0.0) -> Tensor:
+def preference_loss(better: Tensor, worse: Tensor, smoothing: float = 0.0, count: int | None = None) -> Tensor:
     """Bradley-Terry: -log sigmoid(better - worse) of rewards [n], averaged (paper, equation 1)."""
-    return _bradley_terry(better - worse, smoothing).mean()
+    return mean(_bradley_terry(better - worse, smoothing), count)
+
+
+def mean(values: Tensor, count: int | None = None) -> Tensor:
+    """Of packed `values` [n]."""
+    return values.sum() / (len(values) if count is None else count)
 
 
 def _bradley_terry(margins: Tensor, smoothing: float) -> Tensor:
@@ -47,22 +63,23 @@ def hunk_preference_loss(
     hunks_edited: Tensor,
     hunks_original: Tensor,
     smoothing: float = 0.0,
+    count: int | None = None,
 ) -> Tensor:
     """Bradley-Terry for each hunk on the sums of its labelled tokens; the mean over a pair's hunks, then over pairs.
 
     `rewards_*` [pairs, time]; `hunks_*` [pairs, time] number the labelled tokens of each hunk from 1, 0 elsewhere. A
     side without tokens sums to 0. Pairs without hunks do not count.
     """
-    count = int(torch.maximum(hunks_edited.max(), hunks_original.max()))
+    most = int(torch.maximum(hunks_edited.max(), hunks_original.max()))
 
     def sums(values: Tensor, hunks: Tensor) -> Tensor:
-        return values.new_zeros(len(values), count + 1).scatter_add(1, hunks, values)[:, 1:]
+        return values.new_zeros(len(values), most + 1).scatter_add(1, hunks, values)[:, 1:]
 
     better, worse = sums(rewards_edited, hunks_edited), sums(rewards_original, hunks_original)
     ones = torch.ones_like(rewards_edited), torch.ones_like(rewards_original)
     exists = (sums(ones[0], hunks_edited) + sums(ones[1], hunks_original)) > 0
     per_pair = (_bradley_terry(better - worse, smoothing) * exists).sum(1) / exists.sum(1).clamp(min=1)
-    return per_pair.sum() / exists.any(1).sum().clamp(min=1)
+    return per_pair.sum() / max(1, int(exists.any(1).sum()) if count is None else count)
 
 
 def last_places(mask: Tensor) -> Tensor:
@@ -141,16 +158,16 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
-def policy_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def policy_loss(log_ratio: Tensor, advantages: Tensor, clip: float, count: int | None = None) -> Tensor:
     """PPO's clipped surrogate, to be minimised; packed tokens [n]."""
     ratio = log_ratio.exp()
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
+    return mean(torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)), count)
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float, count: int | None = None) -> Tensor:
     """Half the squared error, with values that moved over `clip` from the rollout's held back; packed tokens [n]."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
-    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
+    return 0.5 * mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), count)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ json.dump({
 `;
 
 interface Option {
-  type: 'int' | 'float' | 'str';
+  type: 'int' | 'float' | 'str' | 'bool';
   default: unknown;
   above: number | null;
   minimum: number | null;
@@ -47,6 +47,7 @@ t.test('hyperparameters', { skip: python === null && 'no Python environment' }, 
 
 function schemaOf({ type, default: fallback, above, minimum, maximum, choices }: Option): object {
   if (choices) return { enum: choices, default: fallback };
+  if (type === 'bool') return { type: 'boolean', default: fallback };
   return {
     type: type === 'int' ? 'integer' : 'number',
     default: fallback,
