@@ -104,7 +104,9 @@ def parse_arguments() -> argparse.Namespace:
         )
         own.add_argument("--spec", type=Path, required=True, help="spec.json; relative paths in it are from its folder")
         own.add_argument("--workdir", type=Path, required=True, help="checkpoints and output; resumed when it has any")
-        own.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to compute on; cuda: one GPU")
+        own.add_argument(
+            "--device", choices=("cpu", "cuda"), default="cpu", help="what to compute on; cuda: a GPU a process"
+        )
         own.add_argument(
             "--supervised", action="store_true", help="stdin is a life line: stop when it closes or falls silent"
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .data import file_digest
 from .failures import BadSpec
 
-# A folder of its own: whoever opens a folder with an adapter_config.json in it looks for the base model elsewhere.
+# A folder of its own: beside merged weights transformers would find the adapter and put it on them a second time.
 FOLDER = "adapter"
 # Names of adapters while a run is under way.
 TRAINED, REWARD = "trained", "reward"

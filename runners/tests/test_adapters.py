@@ -147,7 +147,7 @@ def test_ppo_with_lora_killed_and_resumed_equals_undisturbed(
     rng = random.Random(9)
     prompts = [{"id": f"q{i}", "prompt": world_row(rng)[0]} for i in range(20)]
     reward = reward_folder if own_reward_backbone else rewarding
-    options = {**LORA, "steps": 5, "batch_size": 8, "max_new_tokens": 32, "scale_samples": 12, "checkpoint_every": 2}
+    options = {**LORA, "steps": 4, "batch_size": 6, "max_new_tokens": 24, "scale_samples": 8, "checkpoint_every": 2}
     spec = {
         "policy": {"path": str(tuned_policy_folder)}, "reward_model": {"path": str(reward)},
         "data": {"prompts": str(write_rows(tmp_path / "p.ndjson", prompts))}, "hyperparameters": options,

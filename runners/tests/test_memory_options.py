@@ -1,8 +1,22 @@
 """Options that save memory change nothing but the memory: micro batches, recomputed layers, bfloat16."""
 
+import signal
+
 import pytest
 import torch
-from support import CONTEXT, CPU, as_prompt, examples, golden_codec, label_rows, random_network, run_process, write_rows
+from safetensors.torch import load_file
+from support import (
+    CONTEXT,
+    CPU,
+    as_prompt,
+    examples,
+    golden_codec,
+    kill_at_step,
+    label_rows,
+    random_network,
+    run_process,
+    write_rows,
+)
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finegrain_trainer.batching import collate
@@ -62,12 +76,26 @@ def sft_spec(tmp_path_factory, policy_folder) -> dict:
     return {"base_model": {"path": str(policy_folder)}, "data": {"examples": str(rows)}, "hyperparameters": options}
 
 
-def test_sft_in_micro_batches_goes_the_same_way(sft_spec, tmp_path):
-    whole = trajectory("sft", sft_spec, tmp_path / "whole")
-    in_parts = trajectory("sft", sft_spec, tmp_path / "parts", micro_batch_size=3)
-    assert len(whole) > 2
-    for a, b in zip(whole, in_parts, strict=True):
+@pytest.fixture(scope="module")
+def usual(sft_spec, tmp_path_factory) -> list[dict[str, float]]:
+    return trajectory("sft", sft_spec, tmp_path_factory.mktemp("usual"))
+
+
+def test_sft_in_micro_batches_goes_the_same_way(sft_spec, usual, tmp_path):
+    in_parts = trajectory("sft", sft_spec, tmp_path, micro_batch_size=3)
+    assert len(usual) > 2
+    for a, b in zip(usual, in_parts, strict=True):
         assert b == pytest.approx(a, abs=1e-4)
+
+
+def test_a_run_that_found_too_little_memory_goes_on_in_micro_batches(sft_spec, usual, tmp_path):
+    options = {**sft_spec["hyperparameters"], "checkpoint_every": 5}
+    code, _ = run_process("sft", {**sft_spec, "hyperparameters": options}, tmp_path, kill_at_step(22))
+    assert code == -signal.SIGKILL
+    smaller = {"checkpoint_every": 5, "micro_batch_size": 2, "gradient_checkpointing": True}
+    resumed = trajectory("sft", sft_spec, tmp_path, **smaller)
+    assert len(resumed) < len(usual)
+    assert resumed[-1] == pytest.approx(usual[-1], abs=1e-4)
 
 
 def test_ppo_in_micro_batches_goes_the_same_way(tuned_policy_folder, reward_folder, tmp_path):
@@ -122,18 +150,15 @@ def test_a_layer_that_recomputes_has_no_dropout(policy_folder):
     assert torch.equal(hidden_states(backbone, ids), expected)
 
 
-def test_bf16_trains_weights_and_moments_in_float32(sft_spec, tmp_path):
-    from safetensors.torch import load_file
-
-    exact = trajectory("sft", sft_spec, tmp_path / "fp32")
-    rounded = trajectory("sft", sft_spec, tmp_path / "bf16", precision="bf16")
-    losses = [[values["loss"] for values in run if "loss" in values] for run in (exact, rounded)]
+def test_bf16_trains_weights_and_moments_in_float32(sft_spec, usual, tmp_path):
+    rounded = trajectory("sft", sft_spec, tmp_path, precision="bf16")
+    losses = [[values["loss"] for values in run if "loss" in values] for run in (usual, rounded)]
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
     assert losses[1] != losses[0]
     assert losses[1][-1] < losses[1][0] - 1
-    last = max((tmp_path / "bf16/checkpoints").glob("step-*"))
+    last = max((tmp_path / "checkpoints").glob("step-*"))
     assert {t.dtype for t in load_file(last / "tensors.safetensors").values()} == {torch.float32}
-    assert {t.dtype for t in load_file(tmp_path / "bf16/output/model/model.safetensors").values()} == {torch.float32}
+    assert {t.dtype for t in load_file(tmp_path / "output/model/model.safetensors").values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])

@@ -38,19 +38,20 @@ def specs(tmp_path_factory, policy_folder, tuned_policy_folder, reward_folder) -
         "prompts": write_rows(folder / "prompts.ndjson", prompts),
     }
     data = {key: {key: str(path)} for key, path in files.items()}
-    ppo = {"steps": 3, "batch_size": 7, "max_new_tokens": 24, "scale_samples": 8, "checkpoint_every": 1}
+    data["unseen"] = {"prompts": str(write_rows(folder / "unseen.ndjson", prompts[:5]))}
+    ppo = {"steps": 3, "batch_size": 5, "max_new_tokens": 16, "scale_samples": 8, "checkpoint_every": 1}
     return {
         "sft": {
             "base_model": {"path": str(policy_folder)}, "data": data["examples"],
-            "hyperparameters": {"epochs": 3, "batch_size": 11, "checkpoint_every": 3},
+            "hyperparameters": {"epochs": 2, "batch_size": 11, "checkpoint_every": 3},
         },
         "reward": {
             "base_model": {"path": str(policy_folder)}, "data": data["labels"],
-            "hyperparameters": {"epochs": 3, "batch_size": 5, "checkpoint_every": 3},
+            "hyperparameters": {"epochs": 2, "batch_size": 8, "checkpoint_every": 3},
         },
         "ppo": {
             "policy": {"path": str(tuned_policy_folder)}, "reward_model": {"path": str(reward_folder)},
-            "data": data["prompts"], "evaluation": {**data["prompts"], "every": 3}, "hyperparameters": ppo,
+            "data": data["prompts"], "evaluation": {**data["unseen"], "every": 3}, "hyperparameters": ppo,
         },
     }  # fmt: skip
 
@@ -98,8 +99,9 @@ def run_rank(kind: str, spec: dict, workdir: Path, writing: int, rank: int) -> i
     except Interrupted:
         return EXIT_INTERRUPTED
     except Exception as error:
-        reporter.failure(classify(error).reason, str(error))
-        return classify(error).exit_code
+        failure = classify(error)
+        reporter.failure(failure.reason, str(failure))
+        return failure.exit_code
 
 
 def kill_all_at_step(step: int) -> OnLine:
@@ -192,8 +194,26 @@ def test_when_one_process_dies_the_other_ends_too_and_says_so(specs, tmp_path):
 
     codes, lines = run_two("sft", specs["sft"], tmp_path, on_line)
     assert codes == [1, -signal.SIGKILL]
-    assert lines[-1]["type"] == "failure"
+    assert "another process of this run has ended" in lines[-1]["detail"]
     assert not (tmp_path / "output/model").exists()
+
+
+def test_the_first_failure_that_is_said_is_that_of_the_process_that_failed(specs, tmp_path, monkeypatch):
+    from finegrain_trainer import sft
+
+    learning_rate = sft.learning_rate
+
+    def fails_in_the_second(step: int, *others) -> float:
+        if os.environ.get("RANK") == "1" and step == 4:
+            raise MemoryError("no room here")
+        return learning_rate(step, *others)
+
+    monkeypatch.setattr(sft, "learning_rate", fails_in_the_second)
+    codes, lines = run_two("sft", specs["sft"], tmp_path)
+    assert codes == [1, 1]
+    failures = [line for line in lines if line["type"] == "failure"]
+    assert failures[0]["reason"] == "out_of_memory"
+    assert "another process of this run has ended" in failures[-1]["detail"]
 
 
 @pytest.mark.slow
