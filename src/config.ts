@@ -140,6 +140,7 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env): Config {
       trainerEnvironment: {
         ...trainerEnvironment(env),
         FINEGRAIN_TRAINER_THREADS: String(integer(env, 'FINEGRAIN_TRAINER_THREADS', 1, 1, 1024)),
+        FINEGRAIN_TRAINER_PROCESSES: String(integer(env, 'FINEGRAIN_TRAINER_PROCESSES', 1, 1, 64)),
       },
     },
   };

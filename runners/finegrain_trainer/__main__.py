@@ -2,6 +2,8 @@
 
 `python -m finegrain_trainer KIND --spec spec.json --workdir DIR [--device cuda] [--supervised]
     [--tensorboard] [--wandb PROJECT]`, KIND one of KINDS
+`torchrun --nproc-per-node N -m finegrain_trainer KIND ...`: the same by N processes that share the weights, and so does
+FINEGRAIN_TRAINER_PROCESSES=N on one machine; not of generate.
 `python -m finegrain_trainer export --model FOLDER --output NEW_FOLDER [--texts texts.ndjson]` (servable.py)
 Exit codes: 0 done, 75 interrupted with its progress kept, 2 the spec or the data are wrong, 1 everything else.
 """
@@ -20,7 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from .failures import BadSpec, DiskFull, DriverMissing, Interrupted, OutOfMemory, TrainerFailure, WrongGpu
+from .failures import BadSpec, DiskFull, DriverMissing, Interrupted, OutOfMemory, TrainerFailure, Unstable, WrongGpu
+from .launch import launch
 from .protocol import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -40,7 +43,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def main() -> int:
-    reporter = claim_stdout()
+    processes = int(os.environ.get("FINEGRAIN_TRAINER_PROCESSES", "1"))
+    if processes > 1 and "RANK" not in os.environ and sys.argv[1:2] and sys.argv[1] in ("sft", "reward", "ppo"):
+        return launch(processes, sys.argv[1:])
+    reporter = claim_stdout(quiet=process_rank() > 0)
     try:
         if sys.argv[1:2] == ["export"]:
             reporter.result(export(sys.argv[2:]))
@@ -63,7 +69,9 @@ def main() -> int:
         failure = classify(error)
         if not isinstance(failure, BadSpec):
             traceback.print_exc()
-        reporter.failure(failure.reason, str(failure))
+        # what is wrong with a spec or a loss all processes see, and the first one says so; the rest is each one's own
+        if process_rank() == 0 or not isinstance(failure, BadSpec | Unstable):
+            reporter.failure(failure.reason, str(failure))
         return failure.exit_code
     finally:
         for tracker in reporter.trackers:
@@ -105,7 +113,9 @@ def parse_arguments() -> argparse.Namespace:
         )
         own.add_argument("--spec", type=Path, required=True, help="spec.json; relative paths in it are from its folder")
         own.add_argument("--workdir", type=Path, required=True, help="checkpoints and output; resumed when it has any")
-        own.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to compute on; cuda: one GPU")
+        own.add_argument(
+            "--device", choices=("cpu", "cuda"), default="cpu", help="what to compute on; cuda: a GPU a process"
+        )
         own.add_argument(
             "--supervised", action="store_true", help="stdin is a life line: stop when it closes or falls silent"
         )
@@ -157,23 +167,36 @@ def export(argv: list[str]) -> dict:
 
 def run(spec: Spec, kind: str, workdir: Path, reporter: Reporter, stop: StopRequest, device_name: str = "cpu") -> None:
     prepare_libraries(*([spec, spec.evaluation] if isinstance(spec, PpoSpec) and spec.evaluation else [spec]))
-    stage, open_device = load_stage(kind)  # after the environment is set, and only for a spec that is worth the seconds
+    if kind == "generate" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadSpec("command line: generate works in one process; prompts can be split over several runs")
+    # after the environment is set, and only for a spec that is worth the seconds
+    stage, open_device, joined_processes = load_stage(kind)
     device = open_device(device_name)
-    result = stage.run(spec, workdir, device, reporter, stop)
+    with joined_processes(device):
+        result = stage.run(spec, workdir, device, reporter, stop)
     reporter.result(result)
 
 
-def load_stage(kind: str) -> tuple[ModuleType, Callable]:
-    """The module of a kind, and `open_device`. Python's garbage collector would look again and again at what torch and
-    transformers make for good: an eighth of a start."""
+def process_rank() -> int:
+    """Which of the processes that torchrun started this one is."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def load_stage(kind: str) -> tuple[ModuleType, Callable, Callable]:
+    """The module of a kind, `open_device` and `joined_processes`.
+
+    Python's garbage collector would look again and again at what torch and transformers make for good: an eighth of a
+    start.
+    """
     gc.disable()
     try:
         import torch
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         from .devices import open_device
+        from .parallel import joined_processes
 
-        return importlib.import_module(f".{kind}", __package__), open_device
+        return importlib.import_module(f".{kind}", __package__), open_device, joined_processes
     finally:
         gc.freeze()
         gc.enable()
@@ -199,7 +222,12 @@ def classify(error: Exception) -> TrainerFailure:
     if any(words in text for words in ("No space left on device", "Disk quota exceeded")):
         return DiskFull(text)
     if is_out_of_memory(error, text):
-        return OutOfMemory(f"{text}. Smaller batch_size, or more minibatches, need less memory")
+        return OutOfMemory(
+            f"{text}. A small micro_batch_size, gradient_checkpointing, precision bf16 and lora_rank need less memory; "
+            "so does a smaller batch_size"
+        )
+    if any(words in text for words in LOST_PROCESS):
+        return TrainerFailure(f"another process of this run has ended: {text}")
     if "no kernel image is available" in text:
         return WrongGpu(f"{text}. This build of torch has no code for the GPU")
     if "driver version is insufficient" in text or "NVIDIA driver on your system" in text:
@@ -214,6 +242,9 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+
+
+LOST_PROCESS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # as gloo and NCCL say it
 
 
 def is_out_of_memory(error: Exception, text: str) -> bool:

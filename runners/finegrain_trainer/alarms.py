@@ -7,8 +7,6 @@ one that it has stopped, has seen it and goes on regardless.
 from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor
-
 from .failures import Alarmed, Interrupted, TrainerFailure, Unstable
 from .protocol import Reporter
 from .spec import PpoAlarms, RewardAlarms, UpdateAlarms
@@ -40,13 +38,15 @@ class Alarms:
         if value is not None and value < getattr(self._settings, code).threshold:
             self._raise(code, step, value, detail, Alarmed)
 
-    def updated(self, step: int, loss: Tensor, grad_norm: float | None) -> None:
-        """After each update; `grad_norm` is None for one that descend() has left out."""
-        if grad_norm is not None:
+    def updated(self, step: int, figures: dict[str, float | None]) -> None:
+        """After each update, with what descend() says of it: its `grad_norm` is None where the update was left out."""
+        if figures["grad_norm"] is not None:
             return
         self._lost_updates += 1
         if self._lost_updates > self._settings.non_finite.threshold:
-            detail = f"the loss {loss.item()} or its gradient is not a finite number; a lower learning_rate may help"
+            detail = (
+                f"the loss {figures['loss']} or its gradient is not a finite number; a lower learning_rate may help"
+            )
             self._raise("non_finite", step, self._lost_updates, detail, Unstable)
 
     def _raise(self, code: str, step: int, value: float, detail: str, failure: type[TrainerFailure]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .data import file_digest
 from .failures import BadSpec
+from .parallel import collected, first_goes_first, is_first, shard_like
 from .protocol import Reporter
 
 KEEP = 2
@@ -41,6 +42,10 @@ class CheckpointStore:
 
     def latest(self, required: bool = False) -> Checkpoint | None:
         """The newest intact checkpoint; damaged ones are removed. Raises BadSpec on those of another run."""
+        with first_goes_first():
+            return self._latest(required)
+
+    def _latest(self, required: bool) -> Checkpoint | None:
         for path in sorted(self._folder.glob("step-*"), reverse=True):
             manifest = _intact_manifest(path)
             if manifest is None:
@@ -57,7 +62,10 @@ class CheckpointStore:
         return None
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Writes a checkpoint, in the place of one of the same step, reports it and drops all but the newest KEEP."""
+        """Writes a checkpoint, in the place of one of the same step, reports it and drops all but the newest KEEP: the
+        first process does, for all."""
+        if not is_first():
+            return
         aside, final = self._folder / ".writing", self._folder / f"step-{step:08d}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
@@ -91,23 +99,27 @@ def sync(path: Path) -> None:
 
 
 def training_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What training has changed: parameters by name (tied ones once), the optimizer's moments and step counts."""
-    weights = {f"weights.{name}": parameter for name, parameter in module.named_parameters()}
+    """What training has changed, whole: trained parameters by name (tied ones once), the optimizer's moments and step
+    counts. Where processes share the weights only the first one gets them."""
+    tensors = {f"weights.{name}": p for name, p in module.named_parameters() if p.requires_grad}
     for index, values in optimizer.state_dict()["state"].items():
-        weights |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
-    return weights
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+    return collected(tensors)
 
 
 @torch.no_grad()
 def restore_training(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """The inverse of training_tensors; values are copied into memory laid out as in an undisturbed run."""
     for name, parameter in module.named_parameters():
-        parameter.copy_(tensors[f"weights.{name}"])
+        if parameter.requires_grad:
+            parameter.copy_(shard_like(parameter, tensors[f"weights.{name}"]))
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state_dict = optimizer.state_dict()
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
-            state_dict["state"].setdefault(int(index), {})[name] = tensor.clone()
+            own = tensor if name == "step" else shard_like(trained[int(index)], tensor)
+            state_dict["state"].setdefault(int(index), {})[name] = own.clone()
     optimizer.load_state_dict(state_dict)
 
 

@@ -46,13 +46,21 @@ class DeviceReport:
 
 
 def open_device(name: str) -> torch.device:
-    """The device of `--device`. Raises DriverMissing or WrongGpu with what to do about it."""
+    """The device of `--device`; of several processes on a machine each takes the GPU of its number.
+
+    Raises DriverMissing or WrongGpu with what to do about it.
+    """
     if name == "cpu":
         return torch.device("cpu")
     report = inspect_devices()
     if failure := failure_of(report):
         raise failure
-    return torch.device("cuda", 0)
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= len(report.devices):
+        raise DriverMissing(f"process {number} has no GPU: there are {len(report.devices)}; start as many processes")
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
 
 
 def failure_of(report: DeviceReport) -> TrainerFailure | None:

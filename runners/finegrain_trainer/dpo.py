@@ -8,6 +8,7 @@ whole of y^e down with them: `nll_weight` holds it (Pang 2024).
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,13 +20,15 @@ from .batching import collate, epoch_batches, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import Edit, Pair, file_digest, read_labels
 from .failures import BadSpec, Interrupted
-from .models import LanguageModel, load_policy, response_log_probs, save_policy, weights_digest
+from .finetuning import finish, prepare
+from .models import LanguageModel, load_policy, response_log_probs, save_policy, store_frozen, weights_digest
 from .optimization import adamw, descend, set_learning_rate
+from .parallel import Placed, agreed, loading_device, parts, place_module
 from .protocol import Reporter, StopRequest
 from .reward import learning_rate, select
 from .reward_evaluation import LabelData, versions
-from .rl_math import dpo_loss, dpo_margins
-from .sampling import response_kl, row_uniforms, sample
+from .rl_math import dpo_loss, dpo_margins, mean
+from .sampling import response_kl, row_uniforms, sample_together
 from .spec import DpoOptions, DpoSpec
 from .workdir import finish_folder, run_identity
 
@@ -36,13 +39,21 @@ EVALUATION_BATCH = 64
 
 def run(spec: DpoSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
     options = spec.options
-    model, reference = load_policy(spec.policy, device), load_policy(spec.policy, device).network.requires_grad_(False)
-    network = model.network.requires_grad_(True)
+    model = load_policy(spec.policy, loading_device(device))
+    network = model.network
     data = select(*read_labels(spec.labels, model.card.vocab_size), model.card.context_length, reporter)
     train, validation = (comparisons(spec.pairs, data, split) for split in ("train", "validation"))
     if not train:
         raise BadSpec(f"{spec.labels.name}: has no {spec.pairs} with split 'train' to learn from")
 
+    prepare(model, options, spec.seed, device)
+    placed = place_module(network, options.precision, device)
+    if options.lora_rank:  # without its adapter, the policy is what it was
+        reference, starting = network, placed.with_adapter(None)
+    else:
+        reference = load_policy(spec.policy, loading_device(device)).network.requires_grad_(False)
+        store_frozen(reference, options.precision)
+        starting = place_module(reference, options.precision, device)
     optimizer = adamw(network, options.learning_rate, options.weight_decay)
     identity = run_identity(spec, pairs=spec.pairs, rows=file_digest(spec.labels), base=weights_digest(model.folder))
     store = CheckpointStore(workdir, identity, reporter)
@@ -57,35 +68,46 @@ def run(spec: DpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
     total_steps = step if spec.finish_at_checkpoint else steps_per_epoch * options.epochs
     reporter.progress(step, total_steps, "measure the starting policy")
-    by_reference = reference_log_probs(reference, train if step < total_steps else [])
-    validation_by_reference = reference_log_probs(reference, validation)
+    by_reference = starting(measured, reference, train if step < total_steps else [])
+    validation_by_reference = starting(measured, reference, validation)
+
+    def losses(rows: list[int], pairs: int, tokens: int) -> dict[str, Tensor]:
+        """What rows add to the means over the `pairs` of their step, and over the `tokens` of the chosen responses."""
+        return shares_of(network, [train[row] for row in rows], by_reference[:, rows], options, pairs, tokens)
+
     while step < total_steps:
         epoch, first = divmod(step, steps_per_epoch)
         for rows in epoch_batches(lengths, options.batch_size, spec.seed, epoch)[first:]:
             rate = learning_rate(step, total_steps, options)
             set_learning_rate(optimizer, rate)
-            loss, values = batch_loss(network, [train[row] for row in rows], by_reference[:, rows], options)
-            grad_norm = descend(loss, network, optimizer, options.max_grad_norm)
+            share = partial(losses, pairs=len(rows), tokens=sum(len(train[row].chosen) for row in rows))
+            micro_batches = parts(rows, options.micro_batch_size)
+            figures = descend(placed, optimizer, micro_batches, share, options.max_grad_norm)
             step += 1
-            alarms.updated(step, loss, grad_norm)
+            alarms.updated(step, figures)
 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
-                reporter.metrics(step, values | {"grad_norm": grad_norm, "learning_rate": rate})
-            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested or alarms.halt:
+                reporter.metrics(step, figures | {"learning_rate": rate})
+            stopping = agreed(stop)
+            if step % options.checkpoint_every == 0 or step == total_steps or stopping or alarms.halt:
                 store.save(step, training_tensors(network, optimizer), {"alarms": alarms.state()})
             if alarms.halt:
                 raise alarms.halt
-            if stop.requested:
+            if stopping:
                 raise Interrupted
 
     reporter.progress(step, total_steps, "evaluate")
-    network.requires_grad_(False)
-    held_out = evaluate(model, reference, validation, validation_by_reference, spec) if validation else {}
+    held_out = {}
+    if validation:
+        held_out = placed(held_out_means, network, validation, validation_by_reference, options)
+        held_out["kl_per_response"] = spoken_kl(model, placed, starting, reference, validation, spec)
     metrics = {f"validation_{name}": value for name, value in held_out.items()}
     reporter.metrics(step, metrics)
-    with finish_folder(workdir, "model") as folder:
-        save_policy(model, folder)
+    if finished := finish(model, options):
+        with finish_folder(workdir, "model") as folder:
+            save_policy(finished.model, folder)
+            finished.save_adapter(folder, network.base_model_prefix)
     reporter.model("policy", "output/model", metrics)
     return {
         "steps": step,
@@ -125,55 +147,74 @@ def sequence_log_probs(network: PreTrainedModel, rows: list[Comparison]) -> Tens
 
 
 @torch.no_grad()
-def reference_log_probs(reference: PreTrainedModel, rows: list[Comparison]) -> Tensor:
+def measured(network: PreTrainedModel, rows: list[Comparison]) -> Tensor:
     """`sequence_log_probs` of all rows: the same for the whole run, and for one that was resumed."""
-    out = torch.zeros(2, len(rows), device=reference.device)
+    out = torch.zeros(2, len(rows), device=network.device)
     for batch in length_sorted([c.length for c in rows], EVALUATION_BATCH):
-        out[:, batch] = sequence_log_probs(reference, [rows[row] for row in batch])
+        out[:, batch] = sequence_log_probs(network, [rows[row] for row in batch])
     return out
 
 
-def batch_loss(
-    network: PreTrainedModel, rows: list[Comparison], by_reference: Tensor, options: DpoOptions
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss of some comparisons with the reference's log-probabilities [2, n]; and what there is to say of them."""
+def shares_of(
+    network: PreTrainedModel,
+    rows: list[Comparison],
+    by_reference: Tensor,
+    options: DpoOptions,
+    pairs: int,
+    tokens: int,
+) -> dict[str, Tensor]:
+    """What some comparisons, with the reference's log-probabilities [2, n], add to the loss and to what there is to say
+    of it: means over `pairs`, and over the `tokens` of their chosen responses."""
     log_probs = sequence_log_probs(network, rows)
     margins = dpo_margins(log_probs, by_reference, options.beta)
-    nll = -log_probs[0].sum() / sum(len(c.chosen) for c in rows)
-    loss = dpo_loss(margins, options.label_smoothing) + options.nll_weight * nll
-    moved = (log_probs - by_reference).detach().mean(1)
-    return loss, {
-        "loss": loss.item(),
-        "accuracy": ((margins > 0).float() + 0.5 * (margins == 0).float()).mean().item(),
-        "margin": margins.mean().item(),
-        "chosen_log_ratio": moved[0].item(),
-        "rejected_log_ratio": moved[1].item(),
-        "chosen_log_prob_per_token": -nll.item(),
+    nll = -log_probs[0].sum() / tokens
+    moved = (log_probs - by_reference).detach()
+    won = (margins > 0).float() + 0.5 * (margins == 0).float()
+    return {
+        "loss": dpo_loss(margins, options.label_smoothing, pairs) + options.nll_weight * nll,
+        "accuracy": mean(won, pairs),
+        "margin": mean(margins, pairs),
+        "chosen_log_ratio": mean(moved[0], pairs),
+        "rejected_log_ratio": mean(moved[1], pairs),
+        "chosen_log_prob_per_token": -nll,
     }
 
 
 @torch.no_grad()
-def evaluate(
-    model: LanguageModel, reference: PreTrainedModel, rows: list[Comparison], by_reference: Tensor, spec: DpoSpec
+def held_out_means(
+    network: PreTrainedModel, rows: list[Comparison], by_reference: Tensor, options: DpoOptions
 ) -> dict[str, float]:
-    """The means of `batch_loss` over held-out comparisons, and how far the policy has moved where it speaks itself:
-    k1, nats a response, over responses to the first prompts, as long as the longest that was compared."""
-    batches = length_sorted([c.length for c in rows], EVALUATION_BATCH)
-    values = [
-        batch_loss(model.network, [rows[row] for row in batch], by_reference[:, batch], spec.options)[1]
-        for batch in batches
+    """What `shares_of` says of held-out comparisons."""
+    tokens = sum(len(c.chosen) for c in rows)
+    shares = [
+        shares_of(network, [rows[row] for row in batch], by_reference[:, batch], options, len(rows), tokens)
+        for batch in length_sorted([c.length for c in rows], EVALUATION_BATCH)
     ]
-    means = {
-        name: sum(v[name] * len(batch) for v, batch in zip(values, batches, strict=True)) / len(rows)
-        for name in values[0]
-    }
+    return {name: sum(share[name].item() for share in shares) for name in shares[0]}
+
+
+def spoken_kl(
+    model: LanguageModel,
+    placed: Placed,
+    starting: Placed,
+    reference: PreTrainedModel,
+    rows: list[Comparison],
+    spec: DpoSpec,
+) -> float:
+    """How far the policy has moved where it speaks itself: k1, nats a response, over responses to the first prompts, as
+    long as the longest that was compared."""
     prompts = [c.prompt for c in rows[:KL_PROMPTS]]
     room = model.card.context_length - max(map(len, prompts))
     budget = min(room, max(max(len(c.chosen), len(c.rejected)) for c in rows))
+
+    def log_probs(asked: list[list[int]], responses: list[list[int]]) -> Tensor:
+        return response_log_probs(reference, collate(asked, responses, reference.device))
+
     kl = 0.0
     for batch in length_sorted([len(ids) for ids in prompts], EVALUATION_BATCH):
         uniforms = torch.stack([row_uniforms(spec.seed, row, budget) for row in batch])
         asked = [prompts[row] for row in batch]
-        sampled = sample(model.network, asked, uniforms, model.card.eos_token_id, temperature=1.0)
-        kl += response_kl(reference, sampled, asked, temperature=1.0).sum().item()
-    return means | {"kl_per_response": kl / len(prompts)}
+        sampled = sample_together(placed, model.network, asked, uniforms, model.card.eos_token_id, temperature=1.0)
+        with torch.no_grad():
+            kl += response_kl(sampled, starting(log_probs, asked, sampled.lists())).sum().item()
+    return kl / len(prompts)

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from .batching import length_sorted
+from .batching import collate, length_sorted
 from .checkpoint import CheckpointStore
 from .data import PromptRow, file_digest, read_prompts
 from .failures import BadSpec, Interrupted
-from .models import LanguageModel, check_tokenizer, load_policy, weights_digest
+from .models import LanguageModel, check_tokenizer, load_policy, response_log_probs, weights_digest
 from .protocol import Reporter, StopRequest
 from .sampling import response_kl, row_uniforms, sample
 from .spec import GenerateSpec
@@ -48,8 +48,10 @@ def run(spec: GenerateSpec, workdir: Path, device: torch.device, reporter: Repor
         sampled = sample(model.network, batch_prompts, uniforms, model.card.eos_token_id, options.temperature)
         responses |= zip(batch, sampled.lists(), strict=True)
         if reference:
-            moved = response_kl(reference.network, sampled, batch_prompts, options.temperature)
-            kl |= zip(batch, moved.tolist(), strict=True)
+            whole = collate(batch_prompts, sampled.lists(), device)
+            with torch.no_grad():
+                log_probs = response_log_probs(reference.network, whole, options.temperature)
+            kl |= zip(batch, response_kl(sampled, log_probs).tolist(), strict=True)
         reporter.progress(step, len(batches), "generate")
         if step % CHECKPOINT_EVERY == 0 or step == len(batches) or stop.requested:
             store.save(step, {}, {"responses": responses, "kl": kl})

@@ -7,6 +7,7 @@ a model is never run. Dropout is off everywhere: a probability ratio must be 1 b
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .adapters import load_reward_adapter
 from .batching import Sequences, collate
 from .data import file_digest
 from .failures import BadSpec
@@ -183,12 +186,54 @@ def _card_and_codec(folder: Path, config: Any) -> tuple[ModelCard, TextCodec]:
 
 def hidden_states(backbone: PreTrainedModel, ids: Tensor) -> Tensor:
     """Last hidden states [batch, time, hidden] of sequences padded on the right."""
-    return backbone(input_ids=ids, use_cache=False).last_hidden_state
+    with recomputing_layers(backbone):
+        return backbone(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def recompute_layers(backbone: PreTrainedModel, folder: Path) -> None:
+    """From here on backward computes each layer anew (gradient checkpointing), and forward keeps only what it is given.
+
+    Raises BadSpec for an architecture that cannot do that.
+    """
+    try:
+        backbone.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise BadSpec(f"hyperparameters.gradient_checkpointing: {folder}: {error}") from error
+    for layer in backbone.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            for name, value in vars(layer).items():
+                if "dropout" in name and isinstance(value, float):
+                    setattr(layer, name, 0.0)  # of the layer itself, which will say that it is training
+
+
+@contextmanager
+def recomputing_layers(backbone: PreTrainedModel) -> Iterator[None]:
+    """transformers checkpoints a layer only while it is in training mode; what is inside it stays in eval mode, as
+    everywhere, and decoding needs its caches and is left alone."""
+    layers = []
+    if torch.is_grad_enabled() and backbone.is_activation_checkpointing:
+        layers = [layer for layer in backbone.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
+def store_frozen(network: nn.Module, precision: str) -> None:
+    """Keeps the weights that are not trained in the precision that they are computed in; buffers stay as they are."""
+    if precision == "bf16":
+        for parameter in network.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def next_token_logits(network: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits [..., vocab] from hidden states [..., hidden], with what some architectures do to them afterwards."""
-    logits = network.get_output_embeddings()(hidden)
+    """Logits [..., vocab], in float32, from hidden states [..., hidden], with what some architectures do to them
+    afterwards."""
+    logits = network.get_output_embeddings()(hidden).float()
     config = network.config
     if getattr(config, "logit_scale", None):  # Cohere
         logits = logits * config.logit_scale
@@ -270,7 +315,7 @@ class RewardModel(nn.Module):
 
     def logits(self, ids: Tensor) -> Tensor:
         """z [batch, time, heads]. survival: the log-odds that an annotator edits the token at this place away."""
-        return self.score(hidden_states(self.model, ids))
+        return self.score(hidden_states(self.model, ids)).float()
 
     def head_rewards(self, ids: Tensor) -> Tensor:
         """What each head alone would reward: [batch, time, heads]."""
@@ -331,11 +376,8 @@ def save_reward_model(model: RewardModel, base: LanguageModel, folder: Path, onn
 
 def load_reward_model(folder: Path, device: torch.device) -> tuple[RewardModel, ModelCard, TextCodec]:
     try:
-        raw = json.loads((folder / "finegrain.json").read_text(encoding="utf-8"))
-        if raw["role"] not in ("token_reward", "sequence_reward"):
-            raise BadSpec(f"{folder}: is a {raw['role']} model; a reward model is needed")
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model = RewardModel(AutoModel.from_config(config, dtype=torch.float32), **raw["reward"])
+        config, reward = _reward_config(folder)
+        model = RewardModel(AutoModel.from_config(config, dtype=torch.float32), **reward)
         tensors = load_file(folder / "model.safetensors")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -345,3 +387,26 @@ def load_reward_model(folder: Path, device: torch.device) -> tuple[RewardModel, 
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadSpec(f"{folder}: is not a reward model: {error!r}") from error
     return model.to(device).eval().requires_grad_(False), *_card_and_codec(folder, config)
+
+
+def adapted_reward_model(
+    folder: Path, backbone: PreTrainedModel, device: torch.device
+) -> tuple[RewardModel, ModelCard, TextCodec]:
+    """The reward model in `folder` as the adapter REWARD on `backbone`, with a scalar head of its own."""
+    try:
+        config, reward = _reward_config(folder)
+        model = RewardModel(backbone, **reward)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadSpec(f"{folder}: is not a reward model: {error!r}") from error
+    head = load_reward_adapter(backbone, folder)
+    model.score.load_state_dict({name.removeprefix("score."): tensor for name, tensor in head.items()})
+    model.score.to(device).requires_grad_(False)
+    return model.eval(), *_card_and_codec(folder, config)
+
+
+def _reward_config(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Of a reward model's folder: its config, and what finegrain.json says of its rewards."""
+    raw = json.loads((folder / "finegrain.json").read_text(encoding="utf-8"))
+    if raw["role"] not in ("token_reward", "sequence_reward"):
+        raise BadSpec(f"{folder}: is a {raw['role']} model; a reward model is needed")
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True), raw["reward"]

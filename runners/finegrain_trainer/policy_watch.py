@@ -120,7 +120,7 @@ class PolicyWatch:
         if judge == "judge_reward":
             rates = {at: win_rate(rows[at], rows[0], judge) for at in sorted(rows) if at <= step}
             best = max(rates, key=lambda at: rates[at])
-            if mean(rows[step], "reward") > mean(rows[best], "reward"):
+            if mean_of(rows[step], "reward") > mean_of(rows[best], "reward"):
                 self._alarms.above(
                     "judge_falls", step, rates[best] - rates[step],
                     f"rewards have risen since step {best}, and the judge's win rate has fallen from "
@@ -151,5 +151,5 @@ def win_rate(rows: list[dict[str, Any]], others: list[dict[str, Any]], judge: st
     return sum((a > b) + (a == b) / 2 for a, b in scores) / len(scores)
 
 
-def mean(rows: list[dict[str, Any]], name: str) -> float:
+def mean_of(rows: list[dict[str, Any]], name: str) -> float:
     return sum(row[name] for row in rows) / len(rows)

@@ -2,45 +2,42 @@
 
 With a sequence reward model the same loop is the baseline: its reward is paid on the last token. Both have the same
 total scale. One step: roll out, score, advantages, a few passes of clipped updates. Left out: learned reward
-normalisation, entropy bonus, early stopping on KL, gradient accumulation; none was needed, each hides something.
+normalisation, entropy bonus, early stopping on KL; none was needed, each hides something.
 """
 
-import copy
 import json
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from .alarms import Alarms
-from .batching import Sequences, collate, length_sorted, unpack
+from .batching import collate, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
-from .data import Prompt, PromptRow, file_digest, read_prompts
+from .data import PromptRow, file_digest, read_prompts
 from .failures import BadSpec, Interrupted, Unstable
+from .finetuning import finish
 from .generate import prompt_token_ids, response_columns
-from .models import (
-    LanguageModel,
-    ModelCard,
-    RewardModel,
-    check_tokenizer,
-    hidden_states,
-    load_policy,
-    load_reward_model,
-    packed_log_probs,
-    response_log_probs,
-    same_tokenizer,
-    save_policy,
-    weights_digest,
-)
+from .models import LanguageModel, check_tokenizer, load_policy, locate, save_policy, weights_digest
 from .optimization import adamw, descend
-from .policy_watch import PROBED_RESPONSES, PolicyWatch, abuses, mean, token_shares, win_rate
-from .projection import ProjectedRewards
+from .parallel import agreed, is_first, loading_device, parts
+from .policy_watch import PROBED_RESPONSES, PolicyWatch, abuses, mean_of, token_shares, win_rate
+from .ppo_networks import (
+    Actor,
+    ActorCritic,
+    PromptsOf,
+    Reference,
+    Scorer,
+    load_networks,
+    load_reference,
+    load_scorer,
+)
 from .protocol import Reporter, StopRequest
 from .rl_math import (
     adapted_beta,
@@ -48,18 +45,16 @@ from .rl_math import (
     generalised_advantages,
     leave_one_out_advantages,
     masked_mean,
+    mean,
     policy_loss,
     shaped_rewards,
     value_loss,
     whiten,
 )
 from .rollouts import rollout_rows, save_rollouts
-from .sampling import Responses, response_kl, row_uniforms, sample
+from .sampling import Responses, response_kl, row_uniforms
 from .spec import PpoOptions, PpoSpec
 from .workdir import finish_file, finish_folder, run_identity
-
-# Rewards of the policy's tokens, by a model that reads the same ones or others.
-Rewards = RewardModel | ProjectedRewards
 
 # mu follows the policy: mu <- (1 - MU_RATE) mu + MU_RATE * batch mean.
 MU_RATE = 0.2
@@ -67,20 +62,19 @@ MU_RATE = 0.2
 
 def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
     options = spec.options
-    policy, reference = load_policy(spec.policy, device), load_policy(spec.policy, device).network.requires_grad_(False)
-    prompts_of: dict[tuple[int, ...], Prompt] = {}  # what the ids stand for, to a reward model with another tokenizer
-    reward_model, reward_context = load_rewards(spec.reward_model, policy, prompts_of, device)
-    check_that_it_finds_tokens(spec.reward_model, reward_model, options, reporter)
+    policy = load_policy(spec.policy, loading_device(device))
+    prompts_of: PromptsOf = {}
+    actor, reference, scorer = load_networks(spec, policy, prompts_of, device)
+    check_that_it_finds_tokens(spec.reward_model, scorer, options, reporter)
+    context = min(policy.card.context_length, scorer.context_length)
     rows = read_prompts(spec.prompts)
     prompts = [policy.codec.prompt_ids(row.prompt) for row in rows]
     row_of = {tuple(ids): row for ids, row in zip(prompts, rows, strict=True)}  # equal prompts are one to the policy
     prompts_of |= {ids: row.prompt for ids, row in row_of.items()}
-    context = min(policy.card.context_length, reward_context)
     prompts = fitting_prompts(prompts, context - options.max_new_tokens, reporter)
 
     evaluation = load_evaluation(spec, policy, reference, prompts_of, device) if spec.evaluation else None
-    actor = ActorCritic(policy.network.requires_grad_(True), options.critic == "separate")
-    optimizer = adamw(actor, options.learning_rate, options.weight_decay)
+    optimizer = adamw(actor.model, options.learning_rate, options.weight_decay)
     generator = torch.Generator().manual_seed(spec.seed)
     identity = run_identity(
         spec,
@@ -92,7 +86,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     store = CheckpointStore(workdir, identity, reporter)
     alarms = Alarms(spec.alarms, reporter)
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
-        restore_training(actor, optimizer, checkpoint.tensors)
+        restore_training(actor.model, optimizer, checkpoint.tensors)
         generator.set_state(checkpoint.tensors["random.generator"])
         scale, beta = RewardScale(**checkpoint.state["scale"]), checkpoint.state["beta"]
         step, last = checkpoint.step, checkpoint.state["metrics"]
@@ -102,7 +96,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         alarms.restore(checkpoint.state["alarms"])
     else:
         reporter.progress(0, options.steps, "measure the starting policy")
-        scale, shares = starting_scale(actor, reward_model, prompts, policy.card, generator, options)
+        scale, shares = starting_scale(actor, scorer, prompts, policy.card.vocab_size, generator, options)
         beta = options.beta
         step, last, evaluations = 0, {}, {}
         watch = PolicyWatch(alarms, scale.start_length, shares, scale.s)
@@ -112,15 +106,16 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     def evaluate() -> None:
         if evaluation and step not in evaluations and (step % evaluation.every == 0 or step == last_step):
             reporter.progress(step, last_step, "evaluate")
-            evaluations[step], values = evaluation.run(actor.network, reward_model, spec.seed, options)
+            evaluations[step], values = evaluation.run(actor, scorer, spec.seed, options)
             reporter.metrics(step, values | evaluation_win_rates(evaluations[step], evaluations[0]))
             watch.evaluated(step, math.ceil(options.steps / 2), evaluations)
 
     def pause_point(due: bool) -> None:
         """Keeps all that the rest of the run depends on, when it is time or the run ends here."""
-        if due or stop.requested or alarms.halt:
+        stopping = agreed(stop)
+        if due or stopping or alarms.halt:
             tensors = {
-                **training_tensors(actor, optimizer),
+                **training_tensors(actor.model, optimizer),
                 "random.generator": generator.get_state(),
                 "watch.start_shares": watch.start_shares,
             }
@@ -128,7 +123,7 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             store.save(step, tensors, state | {"watch": watch.state(), "alarms": alarms.state()})
         if alarms.halt:
             raise alarms.halt
-        if stop.requested:
+        if stopping:
             raise Interrupted
 
     by_critic = options.advantage == "gae"
@@ -139,23 +134,16 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
 
         # 1. Roll out: ids, log-probabilities and values as decoding saw them.
         uniforms = torch.rand(len(batch_prompts), options.max_new_tokens, generator=generator)
-        rollout = sample(
-            actor.network,
-            batch_prompts,
-            uniforms,
-            policy.card.eos_token_id,
-            options.temperature,
-            actor.head if actor.critic is None else None,
-        )
+        rollout = actor.sample(batch_prompts, uniforms)
         mask, responses = rollout.mask, rollout.lists()
 
         # 2. Score: token rewards and KL against the starting policy, all [batch, time].
         with torch.no_grad():
-            batch = collate(batch_prompts, responses, device)
-            values = rollout.values if actor.critic is None else unpack(actor.values(batch), mask)
-            rewards = unpack(reward_model.response_rewards(batch_prompts, responses), mask)
-            kl = (rollout.log_probs - unpack(response_log_probs(reference, batch, options.temperature), mask)) * mask
-            paid = reward_model.paid(mask)
+            shared = options.critic == "shared"
+            values = rollout.values if shared else unpack(actor.values(batch_prompts, responses), mask)
+            rewards = unpack(scorer.rewards(batch_prompts, responses), mask)
+            kl = (rollout.log_probs - unpack(reference.log_probs(batch_prompts, responses), mask)) * mask
+            paid = scorer.model.paid(mask)
             if options.mu == "batch":
                 scale.follow(masked_mean(rewards, paid).item())
             shaped = shaped_rewards(
@@ -181,20 +169,16 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
 
         # 4. Update.
         updates = []
+        experience = Experience(batch_prompts, responses, mask, rollout.log_probs, values, returns, whitened)
         for _ in range(options.epochs):
             order = torch.randperm(len(batch_prompts), generator=generator)
             for rows in order.tensor_split(options.minibatches):
-                keep = mask[rows]
-                minibatch = collate([batch_prompts[row] for row in rows], [responses[row] for row in rows], device)
-                log_probs, new_values = actor(minibatch, options.temperature)
-                log_ratio = log_probs - rollout.log_probs[rows][keep]
-                on_policy = policy_loss(log_ratio, whitened[rows][keep], options.clip)
-                on_values = value_loss(new_values, values[rows][keep], returns[rows][keep], options.value_clip)
-                loss = on_policy + options.value_coefficient * on_values if by_critic else on_policy
-                grad_norm = descend(loss, actor, optimizer, options.max_grad_norm)
-                alarms.updated(step + 1, loss, grad_norm)
-                if grad_norm is not None:
-                    updates.append(update_metrics(log_ratio.detach(), on_policy, on_values, grad_norm, options.clip))
+                losses = partial(minibatch_losses, actor.model, experience, options, int(mask[rows].sum()))
+                micro_batches = parts(rows.tolist(), options.micro_batch_size)
+                figures = descend(actor.placed, optimizer, micro_batches, losses, options.max_grad_norm)
+                alarms.updated(step + 1, figures)
+                if figures["grad_norm"] is not None:
+                    updates.append({name: value for name, value in figures.items() if name != "loss"})
         step += 1
 
         # 5. Report. The sum of raw rewards is always there: shaped ones hide a policy that games them.
@@ -227,10 +211,13 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         pause_point(due=step % options.checkpoint_every == 0 or step == options.steps)
 
     if evaluation:
-        finish_file(workdir, "evaluations.ndjson", "".join(evaluation.lines(evaluations, options.batch_size)))
+        if is_first():
+            finish_file(workdir, "evaluations.ndjson", "".join(evaluation.lines(evaluations, options.batch_size)))
         reporter.artifact("evaluations.ndjson", "output/evaluations.ndjson", "application/x-ndjson")
-    with finish_folder(workdir, "model") as folder:
-        save_policy(policy, folder)
+    if finished := finish(policy, options):
+        with finish_folder(workdir, "model") as folder:
+            save_policy(finished.model, folder)
+            finished.save_adapter(folder, policy.network.base_model_prefix)
     reporter.model("policy", "output/model", last)
     return {
         "steps": last_step,
@@ -242,21 +229,9 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     }
 
 
-def load_rewards(
-    folder: Path, policy: LanguageModel, prompts_of: dict[tuple[int, ...], Prompt], device: torch.device
-) -> tuple[Rewards, int]:
-    """A reward model as the policy's tokens see it, and how many of them it reads; as many as the policy does where it
-    has a tokenizer of its own."""
-    model, card, codec = load_reward_model(folder, device)
-    if same_tokenizer(policy.folder, folder):
-        return model, card.context_length
-    projected = ProjectedRewards(model, codec, card.context_length, policy.codec, lambda ids: prompts_of[tuple(ids)])
-    return projected, policy.card.context_length
-
-
-def check_that_it_finds_tokens(folder: Path, model: Rewards, options: PpoOptions, reporter: Reporter) -> None:
+def check_that_it_finds_tokens(folder: Path, scorer: Scorer, options: PpoOptions, reporter: Reporter) -> None:
     """Raises BadSpec for a token reward model whose own report says that it does not find what people edit away."""
-    if model.role != "token_reward" or options.reward_placement != "token" or options.minimum_bad_token_auc == 0:
+    if scorer.model.role != "token_reward" or options.reward_placement != "token" or options.minimum_bad_token_auc == 0:
         return
     try:
         found = json.loads((folder / "report.json").read_text(encoding="utf-8"))["headline"]["bad_token_auc"]
@@ -293,40 +268,40 @@ class PolicyEvaluation:
 
     rows: list[PromptRow]
     prompts: list[list[int]]
-    references: dict[str, PreTrainedModel]
-    judge: Rewards | None
+    references: dict[str, Reference]
+    judge: Scorer | None
     model: LanguageModel
     every: int
     identity: dict[str, Any]
 
     @torch.no_grad()
-    def run(
-        self, network: PreTrainedModel, reward_model: Rewards, seed: int, options: PpoOptions
-    ) -> tuple[list[dict], dict[str, float]]:
+    def run(self, actor: Actor, scorer: Scorer, seed: int, options: PpoOptions) -> tuple[list[dict], dict[str, float]]:
         """Ids, KL and reward, also the judge's, of a response to each prompt, in the order of the prompts; and their
         means as metrics."""
         results: list[dict] = [{} for _ in self.rows]
         for batch in length_sorted([len(ids) for ids in self.prompts], options.batch_size):
             prompts = [self.prompts[row] for row in batch]
             uniforms = torch.stack([row_uniforms(seed, row, options.max_new_tokens) for row in batch])
-            sampled = sample(network, prompts, uniforms, self.model.card.eos_token_id, options.temperature)
+            sampled = actor.sample(prompts, uniforms)
             responses = sampled.lists()
             columns = {
-                name: response_kl(reference, sampled, prompts, options.temperature)
+                name: response_kl(sampled, reference.log_probs(prompts, responses))
                 for name, reference in self.references.items()
             }
-            judges = {"reward": reward_model} | ({"judge_reward": self.judge} if self.judge else {})
-            for name, model in judges.items():
-                columns[name] = unpack(model.response_rewards(prompts, responses), sampled.mask).sum(1)
+            judges = {"reward": scorer} | ({"judge_reward": self.judge} if self.judge else {})
+            for name, judge in judges.items():
+                columns[name] = unpack(judge.rewards(prompts, responses), sampled.mask).sum(1)
             for place, row in enumerate(batch):
                 values = {name: column[place].item() for name, column in columns.items()}
                 results[row] = {"ids": responses[place], **values}
         metrics = {
-            "evaluation_reward_sum": mean(results, "reward"),
-            "evaluation_kl_per_response": mean(results, "kl"),
+            "evaluation_reward_sum": mean_of(results, "reward"),
+            "evaluation_kl_per_response": mean_of(results, "kl"),
             "evaluation_length": sum(len(r["ids"]) for r in results) / len(results),
         }
-        return results, metrics | ({"evaluation_judge_reward_sum": mean(results, "judge_reward")} if self.judge else {})
+        return results, metrics | (
+            {"evaluation_judge_reward_sum": mean_of(results, "judge_reward")} if self.judge else {}
+        )
 
     def lines(self, evaluations: dict[int, list[dict]], batch_size: int) -> Iterator[str]:
         """NDJSON: a row for each prompt of each evaluation."""
@@ -345,23 +320,19 @@ def evaluation_win_rates(rows: list[dict], start: list[dict]) -> dict[str, float
 
 
 def load_evaluation(
-    spec: PpoSpec,
-    policy: LanguageModel,
-    reference: PreTrainedModel,
-    prompts_of: dict[tuple[int, ...], Prompt],
-    device: torch.device,
+    spec: PpoSpec, policy: LanguageModel, reference: Reference, prompts_of: PromptsOf, device: torch.device
 ) -> PolicyEvaluation:
     wanted = spec.evaluation
     identity = {"evaluation_rows": file_digest(wanted.prompts), "evaluation_every": wanted.options.every}
     references = {"kl": reference}
     if wanted.kl_reference is not None:
-        model = load_policy(wanted.kl_reference, device)
-        check_tokenizer(policy.folder, model.folder, "evaluation.kl_reference")
-        references["kl_to_reference"] = model.network.requires_grad_(False)
-        identity["kl_reference"] = weights_digest(model.folder)
+        folder = locate(wanted.kl_reference)
+        check_tokenizer(policy.folder, folder, "evaluation.kl_reference")
+        references["kl_to_reference"] = load_reference(wanted.kl_reference, spec.options, device)
+        identity["kl_reference"] = weights_digest(folder)
     judge = None
     if wanted.judge is not None:
-        judge, _ = load_rewards(wanted.judge, policy, prompts_of, device)
+        judge = load_scorer(wanted.judge, policy, prompts_of, spec.options, device)
         identity["judge"] = weights_digest(wanted.judge)
     rows = read_prompts(wanted.prompts)
     prompts = prompt_token_ids(policy, rows, spec.options.max_new_tokens, wanted.prompts.name)
@@ -369,30 +340,41 @@ def load_evaluation(
     return PolicyEvaluation(rows, prompts, references, judge, policy, wanted.options.every, identity)
 
 
-class ActorCritic(nn.Module):
-    """The policy and its value function: a linear head on the policy's own backbone, or on a copy of it."""
+@dataclass(frozen=True)
+class Experience:
+    """What a step learns from; tensors are [batch, time]."""
 
-    def __init__(self, network: PreTrainedModel, separate_critic: bool):
-        super().__init__()
-        self.network = network
-        self.critic = copy.deepcopy(network.base_model) if separate_critic else None
-        self.value_head = nn.Linear(network.get_output_embeddings().in_features, 1, device=network.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    mask: Tensor
+    log_probs: Tensor
+    values: Tensor
+    returns: Tensor
+    advantages: Tensor
 
-    def forward(self, batch: Sequences, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and values [n] of all response tokens, row by row; a value is read before its token."""
-        before = batch.is_response[:, 1:]
-        hidden = hidden_states(self.network.base_model, batch.ids)[:, :-1][before]
-        log_probs = packed_log_probs(self.network, hidden, batch.ids[:, 1:][before], temperature)
-        return log_probs, self.head(hidden) if self.critic is None else self.values(batch)
 
-    def values(self, batch: Sequences) -> Tensor:
-        """Values [n] by the separate critic."""
-        return self.head(hidden_states(self.critic, batch.ids)[:, :-1][batch.is_response[:, 1:]])
+def minibatch_losses(
+    actor: ActorCritic, experience: Experience, options: PpoOptions, tokens: int, rows: list[int]
+) -> dict[str, Tensor]:
+    """What some rows add to the means over the `tokens` of their minibatch.
 
-    def head(self, hidden: Tensor) -> Tensor:
-        return self.value_head(hidden).squeeze(-1)
+    `approx_kl` is the k3 estimate of how far the policy has moved from the rollout's.
+    """
+    keep = experience.mask[rows]
+    prompts, responses = ([column[row] for row in rows] for column in (experience.prompts, experience.responses))
+    log_probs, values = actor(collate(prompts, responses, keep.device), options.temperature)
+    log_ratio = log_probs - experience.log_probs[rows][keep]
+    on_policy = policy_loss(log_ratio, experience.advantages[rows][keep], options.clip, tokens)
+    old_values, returns = experience.values[rows][keep], experience.returns[rows][keep]
+    on_values = value_loss(values, old_values, returns, options.value_clip, tokens)
+    moved = log_ratio.detach()
+    return {
+        "loss": on_policy + options.value_coefficient * on_values if options.advantage == "gae" else on_policy,
+        "policy_loss": on_policy,
+        "value_loss": on_values,
+        "clip_fraction": mean(((moved.exp() - 1).abs() > options.clip).float(), tokens),
+        "approx_kl": mean(moved.exp() - 1 - moved, tokens),
+    }
 
 
 @dataclass
@@ -412,10 +394,10 @@ class RewardScale:
 
 
 def starting_scale(
-    actor: ActorCritic,
-    reward_model: Rewards,
+    actor: Actor,
+    scorer: Scorer,
     prompts: list[list[int]],
-    card: ModelCard,
+    vocab_size: int,
     generator: torch.Generator,
     options: PpoOptions,
 ) -> tuple[RewardScale, Tensor]:
@@ -427,14 +409,14 @@ def starting_scale(
         count = min(options.batch_size, options.scale_samples - start)
         batch = [prompts[(start + i) % len(prompts)] for i in range(count)]
         uniforms = torch.rand(count, options.max_new_tokens, generator=generator)
-        rollout = sample(actor.network, batch, uniforms, card.eos_token_id, options.temperature)
+        rollout = actor.sample(batch, uniforms)
         responses = rollout.lists()
-        rewards = unpack(reward_model.response_rewards(batch, responses), rollout.mask)
+        rewards = unpack(scorer.rewards(batch, responses), rollout.mask)
         first = first or (batch[:PROBED_RESPONSES], responses[:PROBED_RESPONSES], rewards[:PROBED_RESPONSES])
-        shares.append(token_shares(rollout.ids, rollout.mask, card.eos_token_id, card.vocab_size) * count)
+        shares.append(token_shares(rollout.ids, rollout.mask, actor.eos_token_id, vocab_size) * count)
         sums.append(rewards.sum(1).double().cpu())
         lengths.append(rollout.mask.sum(1).double().cpu())
-        paid.append(reward_model.paid(rollout.mask).sum(1).double().cpu())
+        paid.append(scorer.model.paid(rollout.mask).sum(1).double().cpu())
     sum_per_row, length, paid_per_row = torch.cat(sums), torch.cat(lengths), torch.cat(paid)
     mu = (sum_per_row.sum() / paid_per_row.sum()).item() if options.mu == "batch" else 0.0
     s = (sum_per_row - mu * paid_per_row).std().item()
@@ -442,13 +424,13 @@ def starting_scale(
         raise Unstable(f"the rewards of {options.scale_samples} samples of the starting policy are all alike (s = {s})")
 
     def centred(responses: list[list[int]]) -> Tensor:
-        mask = collate([[] for _ in responses], responses, actor.network.device).is_response
-        rewards = unpack(reward_model.response_rewards(probed, responses), mask)
-        return ((rewards - mu) * reward_model.paid(mask)).sum(1)
+        mask = collate([[] for _ in responses], responses, actor.placed.device).is_response
+        rewards = unpack(scorer.rewards(probed, responses), mask)
+        return ((rewards - mu) * scorer.model.paid(mask)).sum(1)
 
     probed, responses, rewards = first
     own = centred(responses).mean()
-    abused = abuses(responses, rewards, card.eos_token_id, options.max_new_tokens)
+    abused = abuses(responses, rewards, actor.eos_token_id, options.max_new_tokens)
     gains = {name: ((centred(ids).mean() - own) / s).item() for name, ids in abused.items()}
     scale = RewardScale(mu, s, sum_per_row.mean().item(), length.mean().item(), gains)
     return scale, sum(shares) / options.scale_samples
@@ -490,15 +472,3 @@ def rollout_metrics(
         "explained_variance": explained_variance(values, returns, mask),
     }
     return {name: value.item() if value.isfinite() else None for name, value in metrics.items()}
-
-
-def update_metrics(log_ratio: Tensor, on_policy: Tensor, on_values: Tensor, grad_norm: float, clip: float) -> dict:
-    """One minibatch; `approx_kl` is the k3 estimate of how far the policy has moved from the rollout's."""
-    ratio = log_ratio.exp()
-    metrics = {
-        "policy_loss": on_policy,
-        "value_loss": on_values,
-        "clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
-        "approx_kl": (ratio - 1 - log_ratio).mean(),
-    }
-    return {name: value.item() for name, value in metrics.items()} | {"grad_norm": grad_norm}

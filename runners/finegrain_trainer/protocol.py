@@ -27,7 +27,9 @@ STOP_GRACE_SECONDS = 20.0
 class Reporter:
     """Writes protocol lines; safe from several threads; survives a reader that has gone away."""
 
-    def __init__(self, file_descriptor: int):
+    def __init__(self, file_descriptor: int, quiet: bool = False):
+        """`quiet`: nothing but a failure is said, as another process tells the rest."""
+        self._quiet = quiet
         self._fd = file_descriptor
         self._lock = threading.Lock()
         self._progress: dict[str, Any] | None = None
@@ -88,6 +90,8 @@ class Reporter:
         threading.Thread(target=beat, daemon=True, name="heartbeat").start()
 
     def _write(self, line: dict[str, Any], last: bool = False) -> None:
+        if self._quiet and line["type"] != "failure":
+            return
         data = (json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n").encode()
         with self._lock:
             if self._closed:
@@ -133,12 +137,12 @@ class StopRequest:
         threading.Thread(target=watch, daemon=True, name="life-line").start()
 
 
-def claim_stdout() -> Reporter:
+def claim_stdout(quiet: bool = False) -> Reporter:
     """Takes file descriptor 1 for the protocol; whatever else prints to stdout goes to stderr from here on."""
     descriptor = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    return Reporter(descriptor)
+    return Reporter(descriptor, quiet)
 
 
 def _finite(value: Any) -> Any:

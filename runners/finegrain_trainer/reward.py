@@ -9,6 +9,7 @@ the preferences alone). Ends with the held-out metrics and, for token rewards, a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from .checkpoint import Checkpoint, CheckpointStore, restore_training, training_
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
 from .ensemble import head_agreement
 from .failures import BadSpec, Interrupted
+from .finetuning import finish, finished_reward_model, prepare
 from .int8 import Example
 from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
 from .optimization import adamw, descend, set_learning_rate
+from .parallel import agreed, collected, loading_device, parts, place_module, shard_like
 from .protocol import Reporter, StopRequest
 from .reward_evaluation import LabelData, breakdown, figures, judge, metrics, versions, write_worst
 from .rl_math import (
@@ -32,12 +35,13 @@ from .rl_math import (
     kept_loss,
     last_places,
     masked_mean,
+    mean,
     preference_loss,
     survival_loss,
 )
 from .row_weights import row_weights
 from .servable import write_graphs
-from .spec import TOKEN_LOSSES, RewardOptions, RewardSpec
+from .spec import SEQUENCE_LOSSES, TOKEN_LOSSES, RewardOptions, RewardSpec
 from .workdir import finish_folder, run_identity
 
 METRICS = ("edit_accuracy", "pair_accuracy", "bad_token_auc")
@@ -51,7 +55,7 @@ CENTRING = 0.001
 
 def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporter, stop: StopRequest) -> dict:
     options = spec.options
-    base = load_policy(spec.base_model, device)
+    base = load_policy(spec.base_model, loading_device(device))
     data = select(*read_labels(spec.labels, base.card.vocab_size), base.card.context_length, reporter)
     train = training_rows(spec.loss, data)
     if not train:
@@ -63,8 +67,9 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         check_votes(spec, train if spec.loss == "seq_pairs" else preferred)
     weights = row_weights(train, options.pair_weighting, options.heads, spec.seed)
     preferred_weights = row_weights(preferred, "edit", options.heads, spec.seed + 1)
-    model = new_reward_model(base, spec.loss, options, spec.seed).requires_grad_(True)
-
+    prepare(base, options, spec.seed, device)
+    model = new_reward_model(base, spec.loss, options, spec.seed)
+    placed = place_module(model, options.precision, device)
     optimizer = adamw(model, options.learning_rate, options.weight_decay)
     store = CheckpointStore(
         workdir,
@@ -74,7 +79,7 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
     alarms = Alarms(spec.alarms, reporter)
     step, best = 0, Best()
     if checkpoint := store.latest(required=spec.finish_at_checkpoint):
-        best = Best.restore(checkpoint)
+        best = Best.restore(checkpoint, model)
         alarms.restore(checkpoint.state["alarms"])
         restore_training(model, optimizer, checkpoint.tensors)
         step = checkpoint.step
@@ -84,11 +89,20 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         store.save(step, tensors, {"best": best.state(), "alarms": alarms.state()})
 
     def on_validation() -> dict[str, float | None]:
-        return figures(judge(model, data, "validation"), model.role == "token_reward")
+        return figures(placed(judge, model, data, "validation"), model.role == "token_reward")
 
     watched = WATCHED[spec.loss]
     if options.patience and on_validation()[watched] is None:
         raise BadSpec(f"hyperparameters.patience: {spec.labels.name} has no rows with split 'validation' to judge by")
+
+    def losses(rows: list[int], counts: dict[str, int]) -> dict[str, Tensor]:
+        """Numbers from len(train) on are those of preferred responses; a micro batch has none or nothing else."""
+        if rows[0] < len(train):
+            return {"loss": batch_loss(model, [train[row] for row in rows], options, weights[rows], counts)}
+        rows = [row - len(train) for row in rows]
+        of_preferred = [preferred[row] for row in rows]
+        loss = preferred_loss(model, of_preferred, options, preferred_weights[rows], counts["preferred"])
+        return {"loss": options.preferred_responses * loss}
 
     lengths = [len(row.prompt_token_ids) + max(map(len, versions(row))) for row in train]
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
@@ -103,34 +117,33 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         for rows, others in list(zip_longest(batches, more, fillvalue=[]))[first:]:
             rate = learning_rate(step, total_steps, options)
             set_learning_rate(optimizer, rate)
-            loss = batch_loss(model, [train[row] for row in rows], options, weights[rows])
+            counts = loss_counts(spec.loss, [train[row] for row in rows], [preferred[row] for row in others])
+            micro_batches = parts(rows, options.micro_batch_size)
             if others:
-                of_preferred = preferred_loss(
-                    model, [preferred[row] for row in others], options, preferred_weights[others]
-                )
-                loss = loss + options.preferred_responses * of_preferred
-            grad_norm = descend(loss, model, optimizer, options.max_grad_norm)
+                micro_batches += parts([len(train) + row for row in others], options.micro_batch_size)
+            share = partial(losses, counts=counts)
+            of_step = descend(placed, optimizer, micro_batches, share, options.max_grad_norm)
             step += 1
-            alarms.updated(step, loss, grad_norm)
+            alarms.updated(step, of_step)
 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
-                reporter.metrics(step, {"loss": loss.item(), "grad_norm": grad_norm, "learning_rate": rate})
+                reporter.metrics(step, of_step | {"learning_rate": rate})
             ends_epoch = step % steps_per_epoch == 0
             if ends_epoch and (step < total_steps or options.patience):
                 now = on_validation()
                 reporter.metrics(step, {f"validation_{name}": value for name, value in now.items()})
                 if options.patience:
                     best.see(model, now[watched])
-            if step % options.checkpoint_every == 0 or step == total_steps or stop.requested or alarms.halt:
+            stopping = agreed(stop)
+            if step % options.checkpoint_every == 0 or step == total_steps or stopping or alarms.halt:
                 keep()
             if alarms.halt:
                 raise alarms.halt
-            if stop.requested:
+            if stopping:
                 raise Interrupted
 
     reporter.progress(step, total_steps, "evaluate")
-    model.requires_grad_(False)
     best.put_back(model)
     unit = "pairs" if spec.loss == "seq_pairs" else "edits"
     report = {"format": 1, "loss": spec.loss, "training": {unit: len(train), "steps": step, **data.left_out}}
@@ -138,14 +151,14 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         report["training"]["preferred_responses"] = len(preferred)
     if best.weights:
         report["training"]["best_validation"] = {watched: best.value}
-    judged = {split: judge(model, data, split) for split in ("validation", "test")}
+    judged = {split: placed(judge, model, data, split) for split in ("validation", "test")}
     for split, rows in judged.items():
         report[split] = metrics(rows, model.role == "token_reward")
         reporter.metrics(step, {f"{split}_{name}": report[split][name]["value"] for name in METRICS})
     report["breakdown"] = {split: breakdown(rows, model) for split, rows in judged.items()}
     if model.heads > 1:
         for split, rows in judged.items():
-            report["breakdown"][split]["heads"] = head_agreement(model, rows)
+            report["breakdown"][split]["heads"] = placed(head_agreement, model, rows)
     headline = report["headline"] = {name: headline_value(report, name) for name in METRICS}
     for name in ("pair_accuracy", "bad_token_auc"):
         alarms.below(f"low_{name}", step, headline[name], f"with so small a {name} PPO seldom gains")
@@ -154,6 +167,11 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         raise alarms.halt
 
     reporter.progress(step, total_steps, "export")
+    head = collected(dict(model.score.named_parameters()))
+    finished = finish(base, options)
+    if not finished:
+        return {}
+    model = finished_reward_model(model, finished, head).requires_grad_(False)
     with finish_folder(workdir, "model") as folder:
         onnx = None
         if model.role == "token_reward":
@@ -162,6 +180,7 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
             onnx = graphs.onnx
             report |= {"onnx_difference": graphs.difference, "int8": onnx["int8"]}
         save_reward_model(model, base, folder, onnx)
+        finished.save_adapter(folder, "model", {f"score.{name}": tensor for name, tensor in head.items()})
         write_json(folder / "report.json", report)
         write_worst(judged["test"] or judged["validation"], base.codec, folder / "errors.ndjson")
     reporter.model(model.role, "output/model", headline)
@@ -178,12 +197,13 @@ class Best:
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def restore(cls, checkpoint: Checkpoint) -> "Best":
-        own = {n.removeprefix("best."): t for n, t in checkpoint.tensors.items() if n.startswith("best.")}
-        return cls(weights=own, **checkpoint.state["best"])
+    def restore(cls, checkpoint: Checkpoint, model: RewardModel) -> "Best":
+        kept = {n.removeprefix("best."): t for n, t in checkpoint.tensors.items() if n.startswith("best.")}
+        weights = {name: shard_like(p, kept[name]) for name, p in model.named_parameters() if name in kept}
+        return cls(weights=weights, **checkpoint.state["best"])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {f"best.{name}": tensor for name, tensor in self.weights.items()}
+        return collected({f"best.{name}": tensor for name, tensor in self.weights.items()})
 
     def state(self) -> dict[str, Any]:
         return {} if self.value is None else {"value": self.value, "age": self.age}
@@ -192,7 +212,7 @@ class Best:
         """At the end of an epoch."""
         if self.value is None or value > self.value:
             self.value, self.age = value, 0
-            self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+            self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
         else:
             self.age += 1
 
@@ -203,8 +223,34 @@ class Best:
             parameters[name].copy_(tensor)
 
 
-def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: RewardOptions, weights: Tensor) -> Tensor:
-    """The loss of some edits (`seq_pairs`: pairs): the worse versions, then the better ones, in one forward pass.
+def loss_counts(loss: str, rows: list[Edit] | list[Pair], preferred: list[Pair]) -> dict[str, int]:
+    """What the terms of a loss are averaged over in a step that has these rows, whatever micro batches they come in."""
+    of_preferred = sum(len(pair.preferred.token_ids) for pair in preferred) if loss == "survival" else len(preferred)
+    counts = {"preferred": of_preferred}
+    if loss in SEQUENCE_LOSSES:
+        return counts | {"pairs": len(rows)}
+    if loss == "survival":
+        return counts | {
+            side: sum(len(getattr(row, side).token_ids) for row in rows) for side in ("original", "edited")
+        }
+    tokens = labelled = matched = 0
+    for row in rows:
+        tokens += len(row.original.token_ids) + len(row.edited.token_ids)
+        labelled += sum(number > 0 for side in ("bad", "good") for number in hunk_numbers(row, side))
+        matched += max(match_numbers(row, "original"))
+    with_hunks = sum(any(hunk.bad or hunk.good for hunk in row.hunks) for row in rows)
+    return counts | {"pairs": with_hunks, "matched": matched, "unlabelled": tokens - labelled}
+
+
+def batch_loss(
+    model: RewardModel,
+    rows: list[Edit] | list[Pair],
+    options: RewardOptions,
+    weights: Tensor,
+    counts: dict[str, int],
+) -> Tensor:
+    """What some edits (`seq_pairs`: pairs) add to the loss of a step with such `counts`: the worse versions, then the
+    better ones, in one forward pass.
 
     `weights` [rows, heads]; the mean of what each head has.
     """
@@ -224,8 +270,9 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
 
         def loss(z: Tensor, weights: Tensor) -> Tensor:
             at_end = z[ends]
-            squares = (at_end[:n] + at_end[n:]) ** 2 * weights
-            return preference_loss(at_end[n:], at_end[:n], wrong_way, weights) + CENTRING * squares.mean()
+            level = mean((at_end[:n] + at_end[n:]) ** 2 * weights, counts["pairs"])
+            preference = preference_loss(at_end[n:], at_end[:n], wrong_way, weights, counts["pairs"])
+            return preference + CENTRING * level
 
     elif model.loss == "survival":
         is_original = batch.is_response.clone()
@@ -234,7 +281,8 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
 
         def loss(z: Tensor, weights: Tensor) -> Tensor:
             is_edited = batch.is_response & ~is_original
-            return survival_loss(z, labels, is_original, is_edited, smoothing, weights.repeat(2))
+            tokens = counts["original"], counts["edited"]
+            return survival_loss(z, labels, is_original, is_edited, smoothing, weights.repeat(2), tokens)
 
     else:
         labelled = on_tokens([hunk_numbers(row, side) for side in ("bad", "good") for row in rows])
@@ -245,18 +293,23 @@ def batch_loss(model: RewardModel, rows: list[Edit] | list[Pair], options: Rewar
 
         def loss(z: Tensor, weights: Tensor) -> Tensor:
             by_match = torch.zeros(2 * n, count + 1, device=z.device).scatter_add(1, matched, z)[:, 1:]
+            apart = (by_match[:n] - by_match[n:]) ** 2
+            unlabelled = batch.is_response & (labelled == 0)
             return (
-                hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n], smoothing, weights)
-                + options.consistency_weight * masked_mean((by_match[:n] - by_match[n:]) ** 2, both, weights)
-                + options.anchor_weight * masked_mean(z**2, batch.is_response & (labelled == 0), weights.repeat(2))
+                hunk_preference_loss(z[n:], z[:n], hunks[n:], hunks[:n], smoothing, weights, counts["pairs"])
+                + options.consistency_weight * masked_mean(apart, both, weights, counts["matched"])
+                + options.anchor_weight * masked_mean(z**2, unlabelled, weights.repeat(2), counts["unlabelled"])
             )
 
     return mean_of_heads(loss, z_of_heads, weights)
 
 
-def preferred_loss(model: RewardModel, pairs: list[Pair], options: RewardOptions, weights: Tensor) -> Tensor:
+def preferred_loss(
+    model: RewardModel, pairs: list[Pair], options: RewardOptions, weights: Tensor, count: int
+) -> Tensor:
     """What the preferred responses y^w of some pairs say: of `survival`, that nobody edits a token of theirs away; of
-    other losses, that their reward in total is above that of the other response. `weights` [pairs, heads]."""
+    other losses, that their reward in total is above that of the other response. `weights` [pairs, heads]; `count`: of
+    how many tokens, or pairs, in all."""
     n = len(pairs)
     preferred, others = ([getattr(pair, side).token_ids for pair in pairs] for side in ("preferred", "other"))
     prompts, device = [pair.prompt_token_ids for pair in pairs], model.score.weight.device
@@ -264,13 +317,15 @@ def preferred_loss(model: RewardModel, pairs: list[Pair], options: RewardOptions
     if model.loss == "survival":
         batch = collate(prompts, preferred, device)
         z = model.logits(batch.ids)
-        return mean_of_heads(lambda z, w: kept_loss(z, batch.is_response, options.label_smoothing, w), z, weights)
+        return mean_of_heads(
+            lambda z, w: kept_loss(z, batch.is_response, options.label_smoothing, w, count), z, weights
+        )
     batch = collate(prompts * 2, [*others, *preferred], device)
     paid, wrong_way = model.paid(batch.is_response), wrong_preferences(pairs, options, device)
 
     def loss(z: Tensor, weights: Tensor) -> Tensor:
         totals = (z * paid).sum(1)
-        return preference_loss(totals[n:], totals[:n], wrong_way, weights)
+        return preference_loss(totals[n:], totals[:n], wrong_way, weights, count)
 
     return mean_of_heads(loss, model.logits(batch.ids), weights)
 

@@ -8,12 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def masked_mean(values: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor, weights: Tensor | None = None, count: int | None = None) -> Tensor:
     """Mean of `values` [batch, time] over the tokens of `mask`: a global token count, not a mean of means.
 
-    `weights` [batch]: of rows, 1 on average.
+    `weights` [batch]: of rows, 1 on average. `count`, here and below: of how many tokens (or pairs) in all these are
+    some; the result is then their share of the mean over all, and the shares of all micro batches add up to it.
     """
-    return (_weighted(values, weights) * mask).sum() / mask.sum()
+    return (_weighted(values, weights) * mask).sum() / (mask.sum() if count is None else count)
+
+
+def mean(values: Tensor, count: int | None = None) -> Tensor:
+    """Of packed `values` [n]."""
+    return values.sum() / (len(values) if count is None else count)
 
 
 def survival_loss(
@@ -23,21 +29,26 @@ def survival_loss(
     edited: Tensor,
     smoothing: float = 0.0,
     weights: Tensor | None = None,
+    counts: tuple[int | None, int | None] = (None, None),
 ) -> Tensor:
     """Binary cross-entropy of "an annotator edits this token away".
 
     `logits`, `labels` [batch, time]; `original`, `edited`: masks [batch, time] of the tokens of y^l and of y^e.
     Labels are 1 on B_h of y^l; every token of y^e is a 0. Each version is averaged over all its tokens in the batch.
     `smoothing`: the share of labels that are taken to be wrong. `weights` [batch]: of rows, 1 on average.
+    `counts`: tokens of all y^l, of all y^e.
     """
     smoothed = labels * (1 - smoothing) + (1 - labels) * smoothing
     on_original = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
-    return masked_mean(on_original, original, weights) + kept_loss(logits, edited, smoothing, weights)
+    of_edited = kept_loss(logits, edited, smoothing, weights, counts[1])
+    return masked_mean(on_original, original, weights, counts[0]) + of_edited
 
 
-def kept_loss(logits: Tensor, mask: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+def kept_loss(
+    logits: Tensor, mask: Tensor, smoothing: float = 0.0, weights: Tensor | None = None, count: int | None = None
+) -> Tensor:
     """The same of tokens `mask` [batch, time] that nobody edits away."""
-    return masked_mean(F.softplus(logits) - smoothing * logits, mask, weights)
+    return masked_mean(F.softplus(logits) - smoothing * logits, mask, weights, count)
 
 
 def survival_reward(logits: Tensor, clip: float) -> Tensor:
@@ -54,14 +65,18 @@ def ensemble_reward(rewards: Tensor, penalty: float) -> Tensor:
 
 
 def preference_loss(
-    better: Tensor, worse: Tensor, smoothing: float | Tensor = 0.0, weights: Tensor | None = None
+    better: Tensor,
+    worse: Tensor,
+    smoothing: float | Tensor = 0.0,
+    weights: Tensor | None = None,
+    count: int | None = None,
 ) -> Tensor:
     """Bradley-Terry: -log sigmoid(better - worse) of rewards [n], averaged (paper, equation 1).
 
     `smoothing`: the share of preferences that are taken to be the wrong way round, of all or of each [n]. `weights`
     [n]: 1 on average.
     """
-    return _weighted(_bradley_terry(better - worse, smoothing), weights).mean()
+    return mean(_weighted(_bradley_terry(better - worse, smoothing), weights), count)
 
 
 def _weighted(values: Tensor, weights: Tensor | None) -> Tensor:
@@ -83,9 +98,9 @@ def dpo_margins(log_probs: Tensor, reference: Tensor, beta: float) -> Tensor:
     return chosen - rejected
 
 
-def dpo_loss(margins: Tensor, smoothing: float = 0.0) -> Tensor:
+def dpo_loss(margins: Tensor, smoothing: float = 0.0, count: int | None = None) -> Tensor:
     """-log sigmoid of the margins [n], averaged (Rafailov 2023, equation 7; `smoothing`: conservative DPO)."""
-    return _bradley_terry(margins, smoothing).mean()
+    return mean(_bradley_terry(margins, smoothing), count)
 
 
 def hunk_preference_loss(
@@ -95,22 +110,23 @@ def hunk_preference_loss(
     hunks_original: Tensor,
     smoothing: float = 0.0,
     weights: Tensor | None = None,
+    count: int | None = None,
 ) -> Tensor:
     """Bradley-Terry for each hunk on the sums of its labelled tokens; the mean over a pair's hunks, then over pairs.
 
     `rewards_*` [pairs, time]; `hunks_*` [pairs, time] number the labelled tokens of each hunk from 1, 0 elsewhere. A
     side without tokens sums to 0. Pairs without hunks do not count. `weights` [pairs]: 1 on average.
     """
-    count = int(torch.maximum(hunks_edited.max(), hunks_original.max()))
+    most = int(torch.maximum(hunks_edited.max(), hunks_original.max()))
 
     def sums(values: Tensor, hunks: Tensor) -> Tensor:
-        return values.new_zeros(len(values), count + 1).scatter_add(1, hunks, values)[:, 1:]
+        return values.new_zeros(len(values), most + 1).scatter_add(1, hunks, values)[:, 1:]
 
     better, worse = sums(rewards_edited, hunks_edited), sums(rewards_original, hunks_original)
     ones = torch.ones_like(rewards_edited), torch.ones_like(rewards_original)
     exists = (sums(ones[0], hunks_edited) + sums(ones[1], hunks_original)) > 0
     per_pair = (_bradley_terry(better - worse, smoothing) * exists).sum(1) / exists.sum(1).clamp(min=1)
-    return _weighted(per_pair, weights).sum() / exists.any(1).sum().clamp(min=1)
+    return _weighted(per_pair, weights).sum() / max(1, int(exists.any(1).sum()) if count is None else count)
 
 
 def last_places(mask: Tensor) -> Tensor:
@@ -184,21 +200,21 @@ def adapted_beta(beta: float, kl: float, target: float, responses: int, horizon:
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """`values` [batch, time] shifted to mean 0 and scaled to variance 1 over the tokens of `mask`."""
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
-    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
+    centre = masked_mean(values, mask)
+    variance = masked_mean((values - centre) ** 2, mask)
+    return (values - centre) * torch.rsqrt(variance + 1e-8) * mask
 
 
-def policy_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def policy_loss(log_ratio: Tensor, advantages: Tensor, clip: float, count: int | None = None) -> Tensor:
     """PPO's clipped surrogate, to be minimised; packed tokens [n]."""
     ratio = log_ratio.exp()
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
+    return mean(torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)), count)
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float, count: int | None = None) -> Tensor:
     """Half the squared error, with values that moved over `clip` from the rollout's held back; packed tokens [n]."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
-    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
+    return 0.5 * mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), count)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from .checkpoint import sync
 from .data import PromptRow
 from .generate import response_columns
 from .models import LanguageModel
+from .parallel import is_first
 from .protocol import Reporter
 
 ROWS = 8
@@ -36,7 +37,9 @@ def rollout_rows(
 
 
 def save_rollouts(workdir: Path, step: int, rows: list[dict[str, Any]], reporter: Reporter) -> None:
-    """Writes the rows of a step in one piece, equal bytes for equal rows, and says where."""
+    """Writes the rows of a step in one piece, equal bytes for equal rows, and says where: the first process does."""
+    if not is_first():
+        return
     folder = workdir / "rollouts"
     folder.mkdir(exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

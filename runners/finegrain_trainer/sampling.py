@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from .batching import collate, unpack
-from .models import next_token_logits, response_log_probs
+from .batching import unpack
+from .models import next_token_logits
+from .parallel import Placed, gathered, own_rows, process_count
 
 # Finished rows are taken out once they are this share of those still computed.
 DROP_SHARE = 0.25
@@ -29,6 +31,9 @@ class Responses:
     log_probs: Tensor
     values: Tensor
     ended: Tensor
+
+    def on_cpu(self) -> "Responses":
+        return Responses(**{name: column.cpu() for name, column in vars(self).items()})
 
     def lists(self) -> list[list[int]]:
         """Token ids of each row, EOS included."""
@@ -96,12 +101,41 @@ def sample(
     return Responses(out_ids[:, cut], out_mask[:, cut], out_log_probs[:, cut], out_values[:, cut], ended)
 
 
-@torch.no_grad()
-def response_kl(reference: PreTrainedModel, sampled: Responses, prompts: list[list[int]], temperature: float) -> Tensor:
-    """k1 [batch]: the log-probability of each sampled response less the one that `reference` gives it."""
-    batch = collate(prompts, sampled.lists(), reference.device)
-    log_probs = unpack(response_log_probs(reference, batch, temperature), sampled.mask)
-    return ((sampled.log_probs - log_probs) * sampled.mask).sum(1)
+def sample_together(
+    placed: Placed,
+    network: PreTrainedModel,
+    prompts: list[list[int]],
+    uniforms: Tensor,
+    eos_token_id: int,
+    temperature: float,
+    value_head: Callable[[Tensor], Tensor] | None = None,
+) -> Responses:
+    """What `sample` gives for all rows, each process decoding its share of them."""
+    own = own_rows(len(prompts))
+
+    def sample_own() -> Responses | None:
+        if not prompts[own]:
+            return None
+        return sample(network, prompts[own], uniforms[own], eos_token_id, temperature, value_head)
+
+    sampled = placed.at_its_own_pace(sample_own)
+    if process_count() == 1:
+        return sampled
+    columns = [vars(share) for share in gathered(sampled and sampled.on_cpu()) if share]
+    longest = max(share["mask"].shape[1] for share in columns)
+
+    def joined(name: str) -> Tensor:
+        shares = [share[name] for share in columns]
+        wide = [F.pad(s, (0, longest - s.shape[1])) if s.dim() == 2 else s for s in shares]
+        return torch.cat(wide).to(placed.device)
+
+    return Responses(**{name: joined(name) for name in columns[0]})
+
+
+def response_kl(sampled: Responses, log_probs: Tensor) -> Tensor:
+    """k1 [batch]: the log-probability of each sampled response less the one that a reference gives its tokens, of which
+    `log_probs` [n] has those of all responses."""
+    return ((sampled.log_probs - unpack(log_probs, sampled.mask)) * sampled.mask).sum(1)
 
 
 def row_uniforms(seed: int, row: int, count: int) -> Tensor:

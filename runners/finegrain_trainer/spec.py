@@ -54,6 +54,16 @@ class SftOptions:
     weight_decay: float = option(0.01, minimum=0)
     # gradients are scaled down to this norm
     max_grad_norm: float = option(1.0, above=0)
+    # rows that are computed at a time: less memory, the same step; 0 = all of a step's
+    micro_batch_size: int = option(0, minimum=0)
+    # backward computes each layer anew: less memory, a third more time, the same step
+    gradient_checkpointing: bool = option(False)
+    # `bf16` = matrices are multiplied in bfloat16; what is trained, its moments, losses and rewards stay in float32
+    precision: str = option("fp32", choices=("fp32", "bf16"))
+    # above 0: adapters of this rank are trained in place of all weights (LoRA)
+    lora_rank: int = option(0, minimum=0)
+    # adapters are scaled by lora_alpha / lora_rank
+    lora_alpha: float = option(16.0, above=0)
     # steps between checkpoints
     checkpoint_every: int = option(100, minimum=1)
 
@@ -91,6 +101,16 @@ class RewardOptions:
     # epochs without a better bad_token_auc on validation rows (sequence losses: accuracy) after which training stops,
     # with the weights that did best; 0 = it takes all epochs and keeps the last
     patience: int = option(0, minimum=0)
+    # rows that are computed at a time: less memory, the same step; 0 = all of a step's
+    micro_batch_size: int = option(0, minimum=0)
+    # backward computes each layer anew: less memory, a third more time, the same step
+    gradient_checkpointing: bool = option(False)
+    # `bf16` = matrices are multiplied in bfloat16; what is trained, its moments, losses and rewards stay in float32
+    precision: str = option("fp32", choices=("fp32", "bf16"))
+    # above 0: adapters of this rank are trained in place of all weights (LoRA)
+    lora_rank: int = option(0, minimum=0)
+    # adapters are scaled by lora_alpha / lora_rank
+    lora_alpha: float = option(16.0, above=0)
     checkpoint_every: int = option(100, minimum=1)
 
 
@@ -142,6 +162,16 @@ class PpoOptions:
     # a token reward model that found edited tokens with a smaller bad_token_auc on its test split is refused where its
     # rewards are paid token by token (`reward_placement`): it would not pay (docs/experiments.md)
     minimum_bad_token_auc: float = option(0.75, minimum=0, maximum=1)
+    # rows that are computed at a time: less memory, the same step; 0 = all of a minibatch's
+    micro_batch_size: int = option(0, minimum=0)
+    # backward computes each layer anew: less memory, a third more time, the same step
+    gradient_checkpointing: bool = option(False)
+    # `bf16` = matrices are multiplied in bfloat16; what is trained, its moments, losses and rewards stay in float32
+    precision: str = option("fp32", choices=("fp32", "bf16"))
+    # above 0: adapters of this rank are trained in place of all weights (LoRA)
+    lora_rank: int = option(0, minimum=0)
+    # adapters are scaled by lora_alpha / lora_rank
+    lora_alpha: float = option(16.0, above=0)
     checkpoint_every: int = option(5, minimum=1)
     # steps between rollouts that are kept to be looked at; 0 = none. They change nothing of the training.
     rollouts_every: int = option(5, minimum=0)
@@ -164,6 +194,16 @@ class DpoOptions:
     label_smoothing: float = option(0.0, minimum=0, maximum=0.4)
     # weight of the cross-entropy per token of the chosen responses, which keeps them likely
     nll_weight: float = option(0.0, minimum=0)
+    # rows that are computed at a time: less memory, the same step; 0 = all of a step's
+    micro_batch_size: int = option(0, minimum=0)
+    # backward computes each layer anew: less memory, a third more time, the same step
+    gradient_checkpointing: bool = option(False)
+    # `bf16` = matrices are multiplied in bfloat16; what is trained, its moments, losses and rewards stay in float32
+    precision: str = option("fp32", choices=("fp32", "bf16"))
+    # above 0: adapters of this rank are trained in place of all weights (LoRA)
+    lora_rank: int = option(0, minimum=0)
+    # adapters are scaled by lora_alpha / lora_rank
+    lora_alpha: float = option(16.0, above=0)
     checkpoint_every: int = option(100, minimum=1)
 
 
@@ -379,6 +419,8 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
     match kind:
         case "sft":
             sft_options = parse_options(SftOptions, options, "hyperparameters")
+            if sft_options.lora_rank and isinstance(model, ScratchModel):
+                raise BadSpec("hyperparameters.lora_rank: adapters need a base_model that was trained before")
             return SftSpec(seed, finish, model, rows, sft_options, alarms)
         case "reward":
             loss = spec.get("loss", "survival")
@@ -397,6 +439,10 @@ def parse_spec(raw: Any, kind: str, folder: Path) -> Spec:
                 raise BadSpec("hyperparameters.minibatches: cannot be more than batch_size")
             if ppo_options.batch_size % ppo_options.samples_per_prompt:
                 raise BadSpec("hyperparameters.batch_size: must be a multiple of samples_per_prompt")
+            if ppo_options.lora_rank and ppo_options.critic == "separate":
+                raise BadSpec(
+                    "hyperparameters.critic: with lora_rank there is one backbone, and the critic is `shared`"
+                )
             if ppo_options.advantage == "leave_one_out" and ppo_options.samples_per_prompt < 2:
                 raise BadSpec("hyperparameters.samples_per_prompt: leave_one_out needs at least 2")
             evaluation = _evaluation(spec["evaluation"], folder) if "evaluation" in spec else None
@@ -450,7 +496,7 @@ def _check(value: Any, expected: type, limits: Any, where: str) -> Any:
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected or (expected is float and not math.isfinite(value)):
-        name = {int: "an integer", float: "a number", str: "a string"}[expected]
+        name = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}[expected]
         raise BadSpec(f"{where}: expected {name}, got {value!r}")
     if limits["choices"] is not None and value not in limits["choices"]:
         raise BadSpec(f"{where}: expected one of {', '.join(limits['choices'])}, got {value!r}")

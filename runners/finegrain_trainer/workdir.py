@@ -10,6 +10,8 @@ from typing import Any
 from .checkpoint import sync
 from .spec import Spec
 
+NOT_OF_THE_RUN = ("rollouts_every", "micro_batch_size", "gradient_checkpointing")
+
 
 @contextmanager
 def finish_folder(workdir: Path, name: str) -> Iterator[Path]:
@@ -19,7 +21,7 @@ def finish_folder(workdir: Path, name: str) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     yield aside
-    for path in aside.iterdir():
+    for path in aside.rglob("*"):
         sync(path)
     shutil.rmtree(final, ignore_errors=True)
     aside.rename(final)
@@ -40,7 +42,8 @@ def finish_file(workdir: Path, name: str, text: str) -> None:
 def run_identity(spec: Spec, **digests: Any) -> dict[str, Any]:
     """What must be equal for a checkpoint to be taken up: kind, seed, hyperparameters and the content of all inputs.
 
-    Paths do not count: a run may go on in another folder or on another machine. Nor does what is only looked at.
+    Paths do not count: a run may go on in another folder or on another machine. Nor does what is only looked at, and
+    what changes how much memory it takes and no more than the last bits of its figures.
     """
-    options = {name: value for name, value in asdict(spec.options).items() if name != "rollouts_every"}
+    options = {name: value for name, value in asdict(spec.options).items() if name not in NOT_OF_THE_RUN}
     return {"kind": type(spec).__name__, "seed": spec.seed, "options": options, **digests}

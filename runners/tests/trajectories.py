@@ -125,14 +125,15 @@ def record(kind: str, spec: dict, workdir: Path) -> dict:
     updates: list[list[float]] = []
     metrics: list[dict] = []
 
-    def descend(loss: torch.Tensor, *rest, own: Callable = module.descend) -> float:
-        grad_norm = own(loss, *rest)
-        updates.append([loss.item(), grad_norm])
-        return grad_norm
+    def descend(*arguments, own: Callable = module.descend) -> dict:
+        figures = own(*arguments)
+        updates.append([figures["loss"], figures["grad_norm"]])
+        return figures
 
     class Keeping(Reporter):
         def metrics(self, step: int, values: dict) -> None:
-            metrics.append({"step": step, **{n: v for n, v in values.items() if n not in LEFT_OUT}})
+            told = {n: v for n, v in values.items() if n not in LEFT_OUT and v is not None}
+            metrics.append({"step": step, **told})
 
     with patch.object(module, "descend", descend), open(os.devnull, "wb") as nowhere:
         module.run(parse_spec(spec, kind, workdir), workdir, CPU, Keeping(nowhere.fileno()), StopRequest())

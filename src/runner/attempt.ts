@@ -298,7 +298,8 @@ async function hear(
       heard.result = line.result;
       return;
     case 'failure':
-      heard.failure = { reason: line.reason, detail: line.detail };
+      // the first one: of several processes, the others go on to say that one has gone
+      heard.failure ??= { reason: line.reason, detail: line.detail };
       return;
   }
 }

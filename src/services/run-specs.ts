@@ -36,6 +36,34 @@ const learningRate = 'AdamW peak; pretrained models want about a hundredth of th
 const gradientNorm = 'Gradients are scaled down to this norm';
 const checkpoints = 'Steps between checkpoints';
 
+/** What a run may take of memory, and whether it trains all weights. */
+const scale = (step: string) => ({
+  micro_batch_size: count(
+    0,
+    `Rows that are computed at a time: less memory, the same step; 0: all of a ${step}’s`,
+    0,
+  ),
+  gradient_checkpointing: Type.Optional(
+    Type.Boolean({
+      default: false,
+      description: 'Backward computes each layer anew: less memory, a third more time, the same step',
+    }),
+  ),
+  precision: Type.Optional(
+    Type.Enum(['fp32', 'bf16'], {
+      default: 'fp32',
+      description:
+        '`bf16`: matrices are multiplied in bfloat16; what is trained, its moments, losses and rewards stay in float32',
+    }),
+  ),
+  lora_rank: count(
+    0,
+    'Above 0: adapters of this rank are trained in place of all weights (LoRA). The model is merged with its adapter, which lies beside it in `adapter/`.',
+    0,
+  ),
+  lora_alpha: positive(16, 'Adapters are scaled by lora_alpha / lora_rank'),
+});
+
 /** By kind, every key optional, with the default that the trainer takes. */
 export const hyperparameters = {
   sft: Type.Object(
@@ -46,6 +74,7 @@ export const hyperparameters = {
       warmup_steps: count(30, 'Linear warm-up', 0),
       weight_decay: atLeast(0, 0.01, 'AdamW'),
       max_grad_norm: positive(1, gradientNorm),
+      ...scale('step'),
       checkpoint_every: count(100, checkpoints),
     },
     closed,
@@ -117,6 +146,7 @@ export const hyperparameters = {
         'Epochs without a better `bad_token_auc` on validation rows (sequence losses: accuracy) after which training stops, with the weights that did best; 0: all epochs, and the last weights',
         0,
       ),
+      ...scale('step'),
       checkpoint_every: count(100, checkpoints),
     },
     closed,
@@ -180,6 +210,7 @@ export const hyperparameters = {
         0.75,
         'A token reward model that found edited tokens with a smaller `bad_token_auc` is refused where its rewards are paid token by token (`reward_placement`): they would not pay. 0: any model',
       ),
+      ...scale('minibatch'),
       checkpoint_every: count(5, checkpoints),
       rollouts_every: count(
         5,
@@ -211,6 +242,7 @@ export const hyperparameters = {
         0,
         'Weight of the cross-entropy per token of the chosen responses, which keeps them likely',
       ),
+      ...scale('step'),
       checkpoint_every: count(100, checkpoints),
     },
     closed,
@@ -662,6 +694,9 @@ export function resolveSpec(run: KindSpec): KindSpec {
       if (scratch && scratch.hidden_size % (2 * scratch.num_heads) !== 0) {
         throw invalid('/spec/base_model/scratch/hidden_size', 'must be a multiple of 2 · num_heads');
       }
+      if (scratch && spec.hyperparameters?.lora_rank) {
+        throw invalid('/spec/hyperparameters/lora_rank', 'needs a base_model that was trained before');
+      }
       exactlyOne(spec.data, ['demonstrations', 'snapshot_id'], '/spec/data');
       if (spec.data.demonstrations !== undefined && spec.data.responses !== undefined) {
         throw invalid('/spec/data/responses', 'goes with snapshot_id only');
@@ -718,7 +753,8 @@ export function resolveSpec(run: KindSpec): KindSpec {
       oneModel(spec.policy, '/spec/policy');
       oneModel(spec.reward_model, '/spec/reward_model');
       const tail = { ...resolvedTail('ppo', spec), alarms: resolvedAlarms(alarms.ppo, spec.alarms) };
-      const { minibatches, batch_size, samples_per_prompt, advantage } = tail.hyperparameters;
+      const { minibatches, batch_size, samples_per_prompt, advantage, critic, lora_rank } =
+        tail.hyperparameters;
       if (minibatches > batch_size) {
         throw invalid('/spec/hyperparameters/minibatches', 'cannot be more than batch_size');
       }
@@ -727,6 +763,9 @@ export function resolveSpec(run: KindSpec): KindSpec {
       }
       if (advantage === 'leave_one_out' && samples_per_prompt < 2) {
         throw invalid('/spec/hyperparameters/samples_per_prompt', 'leave_one_out needs at least 2');
+      }
+      if (lora_rank > 0 && critic === 'separate') {
+        throw invalid('/spec/hyperparameters/critic', 'with lora_rank there is one backbone: it is `shared`');
       }
       const prompts = onePromptSource(spec.prompts, 'train', '/spec/prompts');
       if (!spec.evaluation) return { kind: 'ppo', spec: { ...spec, ...tail, prompts } };

@@ -279,6 +279,14 @@ t.test('runs', async (t) => {
           '/spec/hyperparameters/samples_per_prompt',
         ],
         [
+          { ...ppo, spec: { ...ppo.spec, hyperparameters: { lora_rank: 8, critic: 'separate' } } },
+          '/spec/hyperparameters/critic',
+        ],
+        [
+          { ...sft, spec: { ...sft.spec, base_model: scratch, hyperparameters: { lora_rank: 8 } } },
+          '/spec/hyperparameters/lora_rank',
+        ],
+        [
           {
             ...ppo,
             spec: { ...ppo.spec, evaluation: { prompts: { prompts }, kl_reference: { hub: 'org/name' } } },

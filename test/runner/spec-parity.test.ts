@@ -25,7 +25,7 @@ json.dump({"options": {
 `;
 
 interface Option {
-  type: 'int' | 'float' | 'str';
+  type: 'int' | 'float' | 'str' | 'bool';
   default: unknown;
   above: number | null;
   minimum: number | null;
@@ -68,6 +68,7 @@ t.test('alarms', { skip }, async (t) => {
 
 function schemaOf({ type, default: fallback, above, minimum, maximum, choices }: Option): object {
   if (choices) return { enum: choices, default: fallback };
+  if (type === 'bool') return { type: 'boolean', default: fallback };
   return {
     type: type === 'int' ? 'integer' : 'number',
     default: fallback,

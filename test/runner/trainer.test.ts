@@ -78,10 +78,13 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
     base_model: policy,
     snapshot_id,
     loss: 'seq_edits',
-    hyperparameters: { epochs: 1 },
+    hyperparameters: { epochs: 1, lora_rank: 4 },
   });
   t.match(rewarded.result, { loss: 'seq_edits', metrics: { bad_token_auc: null } });
-  t.match(await modelOf(rewarded.model_id!), { role: 'sequence_reward' });
+  const rewardModel = await modelOf(rewarded.model_id!);
+  t.equal(rewardModel.role, 'sequence_reward');
+  const adapter = ['adapter/adapter_config.json', 'adapter/adapter_model.safetensors'];
+  t.same(pathsOf(rewardModel).slice(0, 2), adapter, 'what LoRA trained lies beside the merged weights');
   const trainEdits = (rewarded.result as { training: { edits: number } }).training.edits;
   const preferring = await run(server, 'dpo', {
     policy,
@@ -114,8 +117,19 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
       kl_reference: policy,
       judge: { model_id: rewarded.model_id },
     },
-    hyperparameters: { steps: 1, batch_size: 4, max_new_tokens: 8, scale_samples: 16, rollouts_every: 1 },
+    hyperparameters: {
+      steps: 1,
+      batch_size: 4,
+      max_new_tokens: 8,
+      scale_samples: 16,
+      rollouts_every: 1,
+      lora_rank: 2,
+      precision: 'bf16',
+      gradient_checkpointing: true,
+      micro_batch_size: 2,
+    },
   });
+  t.same(pathsOf(await modelOf(trained.model_id!)).slice(0, 2), adapter);
   t.match(await rowsOf(server, trained), [
     {
       step: 0,
@@ -152,6 +166,10 @@ async function run(server: TestServer, kind: string, spec: object): Promise<Run>
   const ended = await untilEnded(server, body.id, 120);
   if (ended.state !== 'succeeded') throw new Error(JSON.stringify(ended.failure));
   return ended;
+}
+
+function pathsOf({ files }: { files: { path: string }[] }): string[] {
+  return files.map(({ path }) => path).sort();
 }
 
 /** The rows of a run's only artifact. */
