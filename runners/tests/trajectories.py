@@ -29,6 +29,8 @@ from finegrain_trainer.spec import SEQUENCE_LOSSES, TOKEN_LOSSES, parse_spec
 
 PINNED = Path(__file__).parent / "trajectories.json"
 UPDATES = 6
+# so fast that whatever changes an update is seen in the next one
+FAST = {"learning_rate": 5e-3, "warmup_steps": 1}
 PPO = {"steps": 3, "batch_size": 8, "epochs": 2, "minibatches": 1, "max_new_tokens": 16, "scale_samples": 16}
 PPO_VARIANTS = {
     "ppo, shared critic": {"critic": "shared"},
@@ -53,13 +55,13 @@ def trajectory(case: str, folder: Path) -> dict:
         "sft": {
             "base_model": {"path": str(policy)},
             "data": {"examples": str(write_rows(folder / "examples.ndjson", examples))},
-            "hyperparameters": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3},
+            "hyperparameters": {"epochs": 1, "batch_size": 8, **FAST},
         },
         "reward": {
             "base_model": {"path": str(policy)},
             "loss": case.split(", ")[-1],
             "data": {"labels": str(write_rows(folder / "labels.ndjson", two_hunk_rows(UPDATES * 4)))},
-            "hyperparameters": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3},
+            "hyperparameters": {"epochs": 1, "batch_size": 4, **FAST},
         },
         "ppo": {
             "policy": {"path": str(policy)},
