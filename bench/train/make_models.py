@@ -15,13 +15,14 @@ import torch
 from finegrain_trainer.data import Message
 from finegrain_trainer.models import load_policy, new_reward_model, save_reward_model
 from finegrain_trainer.spec import LocalModel
+from finegrain_trainer.tokenizer import SYSTEM
 
 source, folder = Path(sys.argv[1]), Path(sys.argv[2])
 policy = load_policy(LocalModel(source), torch.device("cpu"))
 shutil.copytree(source, folder / "ending")
 shutil.copytree(source, folder / "fixed")
 card = json.loads((folder / "fixed/finegrain.json").read_text())
-card["eos_token_id"] = policy.card.vocab_size  # an id that is never sampled
+card["eos_token_id"] = SYSTEM  # in no demonstration, so that it is never sampled
 (folder / "fixed/finegrain.json").write_text(json.dumps(card))
 
 prompts = [policy.codec.prompt_ids((Message("user", json.loads(line)["prompt"]),)) for line in sys.stdin]

@@ -53,13 +53,13 @@ def main() -> int:
             return EXIT_DONE
         arguments = parse_arguments()
         spec = read_spec(arguments.spec, arguments.kind)
+        make_folder(arguments.workdir)
         stop = StopRequest()
         stop.on_signals()
         if arguments.supervised:
             stop.watch_life_line(sys.stdin.fileno())
         reporter.start_heartbeat()
         reporter.progress(0, 1, "load")
-        arguments.workdir.mkdir(parents=True, exist_ok=True)
         reporter.trackers += open_trackers(arguments)
         run(spec, arguments.kind, arguments.workdir, reporter, stop, arguments.device)
         return EXIT_DONE
@@ -125,6 +125,13 @@ def parse_arguments() -> argparse.Namespace:
         )
     kinds.add_parser("export", help="makes a token reward model servable: export --help", add_help=False)
     return parser.parse_args()
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise BadSpec(f"command line: --workdir: {path} cannot be a folder to write in: {error.strerror}") from error
 
 
 def open_trackers(arguments: argparse.Namespace) -> Iterator[Tracker]:
@@ -220,7 +227,9 @@ def classify(error: Exception) -> TrainerFailure:
     text = f"{type(error).__name__}: {error}"
     # the libraries that write weights raise errors of their own, with the system's words in them
     if any(words in text for words in ("No space left on device", "Disk quota exceeded")):
-        return DiskFull(text)
+        return DiskFull(
+            f"{text}. Make room where the workdir is and start the run again: it goes on from its checkpoint"
+        )
     if is_out_of_memory(error, text):
         return OutOfMemory(
             f"{text}. A small micro_batch_size, gradient_checkpointing, precision bf16 and lora_rank need less memory; "

@@ -167,7 +167,7 @@ def _read(path: Path, parse: Callable[[dict[str, Any], int], Row]) -> Iterator[R
             except UnicodeDecodeError as error:
                 raise BadSpec(f"{path.name} line {number}: is not UTF-8") from error
             except json.JSONDecodeError as error:
-                raise BadSpec(f"{path.name} line {number}: is not JSON: {error}") from error
+                raise BadSpec(f"{path.name} line {number}: is not JSON: {error.msg} at column {error.colno}") from error
             except RowError as error:
                 raise BadSpec(f"{path.name} line {number}: {error}") from None
     if empty:
@@ -262,7 +262,8 @@ def _response(row: dict[str, Any], key: str, vocab_size: int, labelled: bool) ->
         return Response(text, token_ids, [])
     labels = value.get("labels")
     if not isinstance(labels, list) or any(label not in (0, 1) or isinstance(label, bool) for label in labels):
-        raise RowError(where + "labels", "expected a list of 0 and 1")
+        what = "expected a list of 0 and 1" if "labels" in value else "is required in an edit that is usable"
+        raise RowError(where + "labels", what)
     if len(labels) != len(token_ids):
         raise RowError(where + "labels", f"has {len(labels)} entries, but token_ids has {len(token_ids)}")
     return Response(text, token_ids, labels)

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
@@ -87,7 +89,7 @@ def load_policy(source: LocalModel | HubModel, device: torch.device) -> Language
         network = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BadSpec(f"{folder}: is not a causal language model in safetensors: {error}") from error
     network = network.to(device).eval()
     _check_output_layer(network, folder)
@@ -178,7 +180,31 @@ def _card_and_codec(folder: Path, config: Any) -> tuple[ModelCard, TextCodec]:
             eos,
             plain_format(tokenizer, config.bos_token_id),
         )
+    _check_vocabulary(card, tokenizer, config.get_text_config().vocab_size, folder)
     return card, TextCodec(tokenizer, card.prompt_format, card.eos_token_id)
+
+
+def _check_vocabulary(card: ModelCard, tokenizer: Tokenizer, rows: int, folder: Path) -> None:
+    """Raises BadSpec where a token id could come up for which the model has no embedding, of which it has `rows`.
+
+    A tokenizer may have further special tokens (a padding token often is one): no text has their ids.
+    """
+    special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    entries = max((id for id in tokenizer.get_vocab().values() if id not in special), default=0) + 1
+    if entries > rows:
+        raise BadSpec(
+            f"{folder}/tokenizer.json: has {entries} entries, but the model has embeddings for {rows} (vocab_size in "
+            "config.json): the two do not belong together"
+        )
+    if card.vocab_size > rows:
+        raise BadSpec(f"{folder}/finegrain.json: vocab_size: is {card.vocab_size}, but the model has {rows} embeddings")
+    roles = card.prompt_format.roles.values()
+    ids = [card.eos_token_id, *card.prompt_format.bos, *card.prompt_format.generation_prefix]
+    ids += [id for role in roles for id in role.prefix + role.suffix]
+    if max(ids) >= rows:
+        raise BadSpec(
+            f"{folder}: its prompt format or EOS is the token {max(ids)}, but the model has {rows} embeddings"
+        )
 
 
 # ---- hidden states, logits, log-probabilities
@@ -384,7 +410,7 @@ def load_reward_model(folder: Path, device: torch.device) -> tuple[RewardModel, 
                 parameter.copy_(tensors.pop(name))
         if tensors:
             raise BadSpec(f"{folder}/model.safetensors: unknown tensor {min(tensors)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BadSpec(f"{folder}: is not a reward model: {error!r}") from error
     return model.to(device).eval().requires_grad_(False), *_card_and_codec(folder, config)
 

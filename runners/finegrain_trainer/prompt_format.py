@@ -100,4 +100,7 @@ def plain_format(tokenizer: Tokenizer, bos_token_id: int | None) -> PromptFormat
 def load_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise BadSpec(f"{path}: is missing; a model folder needs its fast tokenizer")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no class of its own for it
+        raise BadSpec(f"{path}: is not a tokenizer: {error}") from error

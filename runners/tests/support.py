@@ -16,10 +16,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from finegrain_trainer.__main__ import classify, run
 from finegrain_trainer.failures import Interrupted
-from finegrain_trainer.models import LanguageModel, ModelCard, save_policy
+from finegrain_trainer.models import (
+    LanguageModel,
+    ModelCard,
+    RewardModel,
+    load_policy,
+    save_policy,
+    save_reward_model,
+)
 from finegrain_trainer.prompt_format import TextCodec, load_tokenizer
 from finegrain_trainer.protocol import EXIT_DONE, EXIT_INTERRUPTED, Reporter, StopRequest
-from finegrain_trainer.spec import parse_spec
+from finegrain_trainer.spec import LocalModel, parse_spec
 from finegrain_trainer.tokenizer import BOS, EOS, PAD, chat_format
 
 CPU = torch.device("cpu")
@@ -79,6 +86,36 @@ def label_rows(codec: TextCodec, count: int, seed: int = 0) -> list[dict]:
     return rows
 
 
+def two_hunk_rows(count: int) -> list[dict]:
+    """Edits with a hunk for a name and one for a place, one token each labelled as good; and other pairs."""
+    rng, codec = random.Random(6), golden_codec()
+    encode = lambda text: codec.response_ids(text)[:-1]  # noqa: E731
+    rows = []
+    for index in range(count):
+        (name, wrong), (place, elsewhere) = rng.sample(NAMES, 2), rng.sample(PLACES, 2)
+        prompt = f"Write to {name} about the {place}."
+        head = {"split": "train", "prompt": prompt, "prompt_token_ids": codec.prompt_ids(as_prompt(prompt))}
+        sides, places = [], []
+        for pieces in (["Dear ", wrong, ", about the ", elsewhere, "."], ["Dear ", name, ", about the ", place, "."]):
+            ids: list[int] = []
+            spans = []
+            for piece in pieces:
+                spans.append(list(range(len(ids), len(ids) + len(encode(piece)))))
+                ids += encode(piece)
+            sides.append({"text": "".join(pieces), "token_ids": [*ids, EOS]})
+            places.append([spans[1], spans[3]])
+        hunks = [{"original": b, "edited": g, "bad": b, "good": g[:1]} for b, g in zip(*places, strict=True)]
+        bad = {place for hunk in hunks for place in hunk["bad"]}
+        labels = [[int(i in bad) for i in range(len(sides[0]["token_ids"]))], [0] * len(sides[1]["token_ids"])]
+        original, edited = ({**s, "labels": label, "changed": label} for s, label in zip(sides, labels, strict=True))
+        rows.append({"type": "edit", "id": f"e{index}", **head, "usable": True, "hunks": hunks,
+                     "original": original, "edited": edited})  # fmt: skip
+        other = f"The {place} is far away, {name}."
+        rows.append({"type": "pair", "id": f"p{index}", **head, "preferred": sides[1],
+                     "other": {"text": other, "token_ids": codec.response_ids(other)}})  # fmt: skip
+    return rows
+
+
 def as_prompt(text: str) -> tuple:
     from finegrain_trainer.data import Message
 
@@ -122,6 +159,18 @@ def save_random_policy(folder: Path, architecture: str = "llama", seed: int = 0)
     folder.mkdir(parents=True)
     card = ModelCard("policy", 400, CONTEXT, EOS, chat_format())
     save_policy(LanguageModel(random_network(architecture, seed), card, golden_codec(), GOLDEN), folder)
+    return folder
+
+
+def save_random_reward_model(policy: Path, folder: Path, loss: str = "survival") -> Path:
+    """A reward model for the policy in `policy`, with large rewards."""
+    model = RewardModel(random_network(seed=1).base_model, loss, clip=-4.0)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * 0.3)
+        model.score.bias.fill_(-1.0)
+    folder.mkdir()
+    save_reward_model(model, load_policy(LocalModel(policy), CPU), folder, None)
     return folder
 
 

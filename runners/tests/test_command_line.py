@@ -26,6 +26,7 @@ def command(kind: str, spec: Path, workdir: Path, *more: str) -> list[str]:
 
 
 def write_spec(folder: Path, **changes) -> Path:
+    folder.mkdir(exist_ok=True)
     write_rows(folder / "examples.ndjson", examples(64))
     shape = {"hidden_size": 16, "num_heads": 2, "vocab_size": 300}
     spec = {"kind": "sft", "base_model": {"scratch": shape}, "data": {"examples": "examples.ndjson"}, **changes}
@@ -38,6 +39,7 @@ def test_bad_specs_and_bad_arguments_exit_with_2_and_one_line(tmp_path):
     cases = [
         (command("sft", spec, tmp_path), "spec.json: hyperparameters: unknown key 'epocs'"),
         (command("sft", tmp_path / "none.json", tmp_path), "cannot be read"),
+        (command("sft", write_spec(tmp_path / "good"), spec), "--workdir: "),
         (command("kto", spec, tmp_path), "command line: argument KIND: invalid choice"),
     ]
     for arguments, message in cases:

@@ -73,6 +73,17 @@ def test_padding_and_batch_change_no_token_reward(architecture):
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
 
 
+def test_a_sequence_reward_is_read_at_the_last_real_token_whether_it_is_eos_or_not():
+    model = RewardModel(random_network().base_model, "seq_edits").requires_grad_(False)
+    rewards = model.response_rewards(PROMPTS, RESPONSES)
+    expected = []
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        at_end = model.logits(torch.tensor([prompt + response]))[0, -1].item()
+        expected += [0.0] * (len(response) - 1) + [at_end]
+    torch.testing.assert_close(rewards, torch.tensor(expected), atol=1e-6, rtol=0)
+    assert rewards.count_nonzero() == len(RESPONSES)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_reward_of_an_unchanged_prefix_is_equal_in_both_versions(architecture):
     model = reward_model(architecture)
@@ -138,6 +149,19 @@ def test_missing_weights_are_an_error_and_not_random_numbers(tmp_path, reward_fo
         load_reward_model(folder, CPU)
 
 
+@pytest.mark.parametrize(
+    "load", [lambda folder: load_policy(LocalModel(folder), CPU), lambda f: load_reward_model(f, CPU)]
+)
+def test_weights_that_were_cut_are_named(tmp_path, policy_folder, reward_folder, load):
+    for source in (policy_folder, reward_folder):
+        folder = tmp_path / source.parent.name / source.name
+        shutil.copytree(source, folder)
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+        with pytest.raises(BadSpec, match=str(folder)):
+            load(folder)
+
+
 def test_a_folder_without_a_card_gets_the_plain_format(tmp_path, policy_folder):
     folder = tmp_path / "plain"
     shutil.copytree(policy_folder, folder)
@@ -158,6 +182,39 @@ def test_only_data_files_of_the_named_revision_come_from_a_hub(policy_folder, mo
     assert model.card.vocab_size == 400
     assert (asked["name"], asked["revision"]) == ("org/name", "abc")
     assert not any(fnmatch("model.py", p) or fnmatch("pytorch_model.bin", p) for p in asked["allow_patterns"])
+
+
+def test_a_tokenizer_with_more_entries_than_the_model_has_embeddings_is_refused(tmp_path, policy_folder):
+    folder = tmp_path / "other"
+    shutil.copytree(policy_folder, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    tokenizer["added_tokens"].append({"id": 400, "content": "<|unused|>", "special": True, **added})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert load_policy(LocalModel(folder), CPU).codec.encode("<|unused|>")[0] < 400  # no text has its id
+    tokenizer["added_tokens"].append({"id": 401, "content": "colour", "special": False, **added})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(BadSpec, match=r"tokenizer\.json: has 402 entries, but the model has embeddings for 400"):
+        load_policy(LocalModel(folder), CPU)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(BadSpec, match=r"tokenizer\.json: is not a tokenizer"):
+        load_policy(LocalModel(folder), CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vocab_size": 4000}, "vocab_size: is 4000, but the model has 400"),
+        ({"eos_token_id": 400}, "is the token 400"),
+    ],
+)
+def test_a_card_with_ids_beyond_the_embeddings_is_refused(tmp_path, policy_folder, change, said):
+    folder = tmp_path / "other"
+    shutil.copytree(policy_folder, folder)
+    card = json.loads((folder / "finegrain.json").read_text())
+    (folder / "finegrain.json").write_text(json.dumps(card | change))
+    with pytest.raises(BadSpec, match=said):
+        load_policy(LocalModel(folder), CPU)
 
 
 @pytest.mark.parametrize("break_it", [lambda c: c.pop("eos_token_id"), lambda c: c["prompt_format"].update(bos=["x"])])

@@ -16,6 +16,7 @@ import torch
 from support import (
     CPU,
     EOS,
+    as_prompt,
     examples,
     golden_codec,
     kill_at_step,
@@ -23,13 +24,16 @@ from support import (
     outcome_digest,
     run_here,
     run_process,
+    save_random_reward_model,
     world_row,
     write_rows,
 )
 
 from finegrain_trainer.failures import BadSpec, Unstable
-from finegrain_trainer.models import load_policy
-from finegrain_trainer.spec import LocalModel
+from finegrain_trainer.models import load_policy, load_reward_model
+from finegrain_trainer.ppo import ActorCritic, starting_scale
+from finegrain_trainer.sampling import sample
+from finegrain_trainer.spec import LocalModel, PpoOptions
 
 SCRATCH = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 320, "context_length": 96}
 
@@ -433,6 +437,28 @@ def test_the_first_rollout_has_no_kl_and_a_critic_that_knows_nothing(undisturbed
     assert abs(first["kl_per_response"]) < 1e-5
     assert first["explained_variance"] == pytest.approx(0, abs=1e-6)  # the value head starts at zero
     assert {"reward_sum", "mu", "s", "beta", "length", "truncated", "clip_fraction"} <= set(first)
+
+
+@pytest.mark.parametrize("mu", ["batch", "zero"])
+def test_token_and_sequence_rewards_come_to_the_same_total_scale(mu, policy_folder, tmp_path):
+    policy = load_policy(LocalModel(policy_folder), CPU)
+    actor = ActorCritic(policy.network, separate_critic=False)
+    prompts = [policy.codec.prompt_ids(as_prompt(f"Write to {name}.")) for name in ("Anna", "Bob", "Carl")]
+    options = PpoOptions(mu=mu, scale_samples=24, batch_size=8, max_new_tokens=12)
+    for loss in ("survival", "seq_edits"):
+        model, _ = load_reward_model(save_random_reward_model(policy_folder, tmp_path / loss, loss), CPU)
+        generator = torch.Generator().manual_seed(3)
+        scale = starting_scale(actor, model, prompts, EOS, generator, options)
+        totals = []
+        generator = torch.Generator().manual_seed(3)  # the same samples once more
+        for start in range(0, 24, 8):
+            batch = [prompts[(start + i) % 3] for i in range(8)]
+            rollout = sample(actor.network, batch, torch.rand(8, 12, generator=generator), EOS, 1.0)
+            for prompt, response in zip(batch, rollout.lists(), strict=True):
+                rewards = model.response_rewards([prompt], [response])
+                paid = rewards if loss == "survival" else rewards[-1:]
+                totals.append(sum((r - scale.mu) / scale.s for r in paid.tolist()))
+        assert torch.tensor(totals).double().std().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_first_minibatch_of_every_step_has_ratio_1(specs, tmp_path):

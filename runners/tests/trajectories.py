@@ -17,23 +17,20 @@ from unittest.mock import patch
 import torch
 from support import (
     CPU,
-    EOS,
-    NAMES,
-    PLACES,
-    as_prompt,
-    golden_codec,
-    random_network,
     save_random_policy,
+    save_random_reward_model,
+    two_hunk_rows,
     world_row,
     write_rows,
 )
 
-from finegrain_trainer.models import RewardModel, load_policy, save_reward_model
 from finegrain_trainer.protocol import Reporter, StopRequest
-from finegrain_trainer.spec import SEQUENCE_LOSSES, TOKEN_LOSSES, LocalModel, parse_spec
+from finegrain_trainer.spec import SEQUENCE_LOSSES, TOKEN_LOSSES, parse_spec
 
 PINNED = Path(__file__).parent / "trajectories.json"
 UPDATES = 6
+# so fast that whatever changes an update is seen in the next one
+FAST = {"learning_rate": 5e-3, "warmup_steps": 1}
 PPO = {"steps": 3, "batch_size": 8, "epochs": 2, "minibatches": 1, "max_new_tokens": 16, "scale_samples": 16}
 PPO_VARIANTS = {
     "ppo, shared critic": {"critic": "shared"},
@@ -58,13 +55,13 @@ def trajectory(case: str, folder: Path) -> dict:
         "sft": {
             "base_model": {"path": str(policy)},
             "data": {"examples": str(write_rows(folder / "examples.ndjson", examples))},
-            "hyperparameters": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3},
+            "hyperparameters": {"epochs": 1, "batch_size": 8, **FAST},
         },
         "reward": {
             "base_model": {"path": str(policy)},
             "loss": case.split(", ")[-1],
             "data": {"labels": str(write_rows(folder / "labels.ndjson", two_hunk_rows(UPDATES * 4)))},
-            "hyperparameters": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3},
+            "hyperparameters": {"epochs": 1, "batch_size": 4, **FAST},
         },
         "ppo": {
             "policy": {"path": str(policy)},
@@ -76,46 +73,6 @@ def trajectory(case: str, folder: Path) -> dict:
     if kind == "ppo":
         save_random_reward_model(policy, folder / "reward")
     return record(kind, spec, folder / "work")
-
-
-def two_hunk_rows(count: int) -> list[dict]:
-    """Edits with a hunk for a name and one for a place, one token each labelled as good; and other pairs."""
-    rng, codec = random.Random(6), golden_codec()
-    encode = lambda text: codec.response_ids(text)[:-1]  # noqa: E731
-    rows = []
-    for index in range(count):
-        (name, wrong), (place, elsewhere) = rng.sample(NAMES, 2), rng.sample(PLACES, 2)
-        prompt = f"Write to {name} about the {place}."
-        head = {"split": "train", "prompt": prompt, "prompt_token_ids": codec.prompt_ids(as_prompt(prompt))}
-        sides, places = [], []
-        for pieces in (["Dear ", wrong, ", about the ", elsewhere, "."], ["Dear ", name, ", about the ", place, "."]):
-            ids: list[int] = []
-            spans = []
-            for piece in pieces:
-                spans.append(list(range(len(ids), len(ids) + len(encode(piece)))))
-                ids += encode(piece)
-            sides.append({"text": "".join(pieces), "token_ids": [*ids, EOS]})
-            places.append([spans[1], spans[3]])
-        hunks = [{"original": b, "edited": g, "bad": b, "good": g[:1]} for b, g in zip(*places, strict=True)]
-        bad = {place for hunk in hunks for place in hunk["bad"]}
-        labels = [[int(i in bad) for i in range(len(sides[0]["token_ids"]))], [0] * len(sides[1]["token_ids"])]
-        original, edited = ({**s, "labels": label, "changed": label} for s, label in zip(sides, labels, strict=True))
-        rows.append({"type": "edit", "id": f"e{index}", **head, "usable": True, "hunks": hunks,
-                     "original": original, "edited": edited})  # fmt: skip
-        other = f"The {place} is far away, {name}."
-        rows.append({"type": "pair", "id": f"p{index}", **head, "preferred": sides[1],
-                     "other": {"text": other, "token_ids": codec.response_ids(other)}})  # fmt: skip
-    return rows
-
-
-def save_random_reward_model(policy: Path, folder: Path) -> None:
-    model = RewardModel(random_network(seed=1).base_model, "survival", clip=-4.0)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * 0.3)
-        model.score.bias.fill_(-1.0)
-    folder.mkdir()
-    save_reward_model(model, load_policy(LocalModel(policy), CPU), folder, None)
 
 
 def record(kind: str, spec: dict, workdir: Path) -> dict:
