@@ -38,8 +38,8 @@ export const tuningBeta = 0.1;
 
 /** As many trials of DPO, from either start. */
 export const dpoTrials = [
-  { beta: 0.1, learning_rate: 5e-4 },
-  { beta: 0.1, learning_rate: 1e-4 },
+  { beta: 0.1, learning_rate: 5e-4, nll_weight: 0 },
+  { beta: 0.1, learning_rate: 1e-4, nll_weight: 0 },
   { beta: 0.1, learning_rate: 5e-4, nll_weight: 1 },
   { beta: 0.1, learning_rate: 5e-4, nll_weight: 4 },
   { beta: 0.3, learning_rate: 5e-4, nll_weight: 1 },

@@ -134,8 +134,8 @@ class DpoOptions:
     beta: float = option(0.1, above=0)
     # the share of preferences that is taken to be wrong (conservative DPO)
     label_smoothing: float = option(0.0, minimum=0, maximum=0.4)
-    # weight of the cross-entropy per token of the chosen responses, which keeps them likely
-    nll_weight: float = option(0.0, minimum=0)
+    # weight of the cross-entropy per token of the chosen responses; at 0 they become less likely with the rejected ones
+    nll_weight: float = option(1.0, minimum=0)
     checkpoint_every: int = option(100, minimum=1)
 
 
