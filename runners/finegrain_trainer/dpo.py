@@ -2,9 +2,9 @@
 
 On (y^e, y^l) of the edits, or on the preferred and the other response of pairs: what the reward models learn from, put
 straight into the policy; the best start for fine-grained PPO (docs/experiments.md). The reference is the policy that
-training starts from; its log-probabilities are computed once. Versions of an edit differ in few tokens, and pushing those
-apart pushes all of y^e down with them, until the policy says neither; cross-entropy on y^e holds it (`nll_weight`, Pang
-2024).
+training starts from; its log-probabilities are computed once. Versions of an edit differ in few tokens, and pushing
+those apart pushes all of y^e down with them, until the policy says neither; cross-entropy on y^e holds it
+(`nll_weight`; Pang 2024).
 """
 
 import math
