@@ -6,9 +6,9 @@ import { sftOnEdits } from '../loop/plan.ts';
 export const tuningDraw = 200;
 export const reportedDraws = [202, 203, 204, 205, 206];
 
-/** The recipe that the tuning draw says is the best of the fine-grained ones, and what the goal compares it with. */
-export const candidate: string = 'SFT, fine-grained PPO';
-export const rival: string = 'SFT, sequence PPO';
+/** The best of the fine-grained recipes by the tuning draw; and sequence PPO from the same start, and from the usual one. */
+export const candidate: string = 'SFT, DPO, fine-grained PPO';
+export const rivals: string[] = ['SFT, DPO, sequence PPO', 'SFT, sequence PPO'];
 
 export const evaluateEvery = 10;
 
@@ -38,8 +38,8 @@ export const tuningBeta = 0.1;
 
 /** As many trials of DPO, from either start. */
 export const dpoTrials = [
-  { beta: 0.1, learning_rate: 5e-4 },
-  { beta: 0.1, learning_rate: 1e-4 },
+  { beta: 0.1, learning_rate: 5e-4, nll_weight: 0 },
+  { beta: 0.1, learning_rate: 1e-4, nll_weight: 0 },
   { beta: 0.1, learning_rate: 5e-4, nll_weight: 1 },
   { beta: 0.1, learning_rate: 5e-4, nll_weight: 4 },
   { beta: 0.3, learning_rate: 5e-4, nll_weight: 1 },
@@ -52,8 +52,11 @@ export const longSft = { ...sftOnEdits, epochs: 8 };
 /** Values of n of best-of-n. */
 export const bestOf = [4, 16] as const;
 
-/** DPO as the trials set it, from either start; PPO goes on from the first. */
+/** DPO as the trials set it (of two that were about equal both), from either start; PPO goes on from the first. */
 export const dpoSettings = {
-  edits: [{ beta: 0.1, learning_rate: 5e-4, nll_weight: 1 }],
-  start: [{ beta: 0.1, learning_rate: 5e-4, nll_weight: 1 }],
+  edits: [
+    { beta: 0.1, learning_rate: 5e-4, nll_weight: 1 },
+    { beta: 0.1, learning_rate: 1e-3, nll_weight: 1 },
+  ],
+  start: [{ beta: 0.1, learning_rate: 1e-3, nll_weight: 1 }],
 } as const;

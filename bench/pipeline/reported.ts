@@ -54,12 +54,13 @@ export const tiers: Planned[][] = [
     { arm: 'starting policy', settings: {}, run: policyRun('start') },
     sft,
     ...losses.map((loss) => ppo(loss, 'edits', 0.1)),
-    ...dpo('edits'),
+    dpo('edits')[0]!,
     ...losses.map((loss) => ppo(loss, 'dpo', 0.1)),
-    { arm: 'SFT on edits, twice as long', settings: longSft, run: sftRun(longSft) },
-    ...dpo('start'),
   ],
   [
+    ...dpo('edits').slice(1),
+    { arm: 'SFT on edits, twice as long', settings: longSft, run: sftRun(longSft) },
+    ...dpo('start'),
     leaveOneOut('seq_edits'),
     ...losses.map(
       (loss): Planned => ({
@@ -80,6 +81,6 @@ export const elsewhere: Planned[] = [
   { arm: 'starting policy', settings: {}, run: policyRun('start') },
   sft,
   ...losses.map((loss) => ppo(loss, 'edits', 0.1)),
-  ...losses.map((loss) => ppo(loss, 'start', 0.1)),
-  ...dpo('edits'),
+  dpo('edits')[0]!,
+  ...losses.map((loss) => ppo(loss, 'dpo', 0.1)),
 ];

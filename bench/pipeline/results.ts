@@ -1,5 +1,6 @@
 // The part of bench/RESULTS.md on pipelines, from the files of the draws and of the tuning alone.
 
+import { judgeScores } from '../../examples/world/annotators.ts';
 import {
   type Checkpoint,
   chooseCheckpoint,
@@ -13,8 +14,8 @@ import {
 import { sizes } from '../loop/plan.ts';
 import { points, rate, table, verdict } from '../loop/results.ts';
 import { writePart } from '../report.ts';
-import { candidate, rival, tuningDraw } from './plan.ts';
-import { type Run, readRun, type StoredDraw } from './stored.ts';
+import { candidate, rivals, tuningDraw } from './plan.ts';
+import { type Run, readRun, type StoredDraw, unpackScores } from './stored.ts';
 import type { Trial } from './tuning.ts';
 
 const yardstick: Yardstick = 'overCareful';
@@ -38,6 +39,17 @@ function bestOf(draw: StoredDraw, arm: string): Best | undefined {
 
 const runsOf = (draw: StoredDraw, arm: string): Run[] =>
   (draw.arms[arm] ?? []).map((run) => readRun(draw, run));
+
+/** Of careful writers, on the test prompts of all draws. */
+const flawlessShare = (draws: StoredDraw[]): number =>
+  mean(
+    draws.flatMap(({ opponents }) =>
+      unpackScores(opponents.test.careful).map((score) => Number(score === 0)),
+    ),
+  );
+const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+const flawless = (draws: StoredDraw[]): string => percent(flawlessShare(draws));
+const ceiling = (draws: StoredDraw[]): string => percent(1 - flawlessShare(draws) / 2);
 
 /** Draws of another scenario. */
 export interface Elsewhere {
@@ -71,7 +83,8 @@ Made by \`npm run bench:pipeline\`: ${draws.length} independent draws of the dem
 policy and reward models as in bench:loop; ${draws.map(({ edits }) => edits).join(', ')} edits. Every arm has the same demonstrations and pairs,
 and as many edits; with two rounds half of these are made on answers of the policy (bench/pipeline/rounds.ts).
 
-- Win rates are over **careful writers** on ${sizes.testPrompts} test prompts a draw (ties count one half). Runs and checkpoints are chosen on
+- Win rates are over **careful writers**, of whose responses ${flawless(draws)} have no defect: a policy without a single defect has
+  ${ceiling(draws)}. They are on ${sizes.testPrompts} test prompts a draw (ties count one half). Runs and checkpoints are chosen on
   ${sizes.validationPrompts} other prompts; settings and the candidate on draw ${tuningDraw}, which is not reported.
 - [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the draws' means.
 - KL is k1, nats a response, to the starting policy. Best-of-n spends log n − (n − 1) / n more than what it samples from.`;
@@ -91,25 +104,43 @@ function gain(
 }
 
 function reached(draws: StoredDraw[], arms: string[]): string {
-  const overRival = gain(draws, candidate, rival);
   const worst = arms
     .filter((arm) => arm !== candidate)
     .map((arm) => ({ arm, ...gain(draws, candidate, arm) }))
     .filter(({ gained }) => gained)
     .sort((a, b) => a.gained!.value - b.gained!.value)[0];
-  if (!overRival || !worst) return '';
+  if (!worst) return '';
   return `## What was to reach
 
-${verdict(
-  `"${candidate}" over "${rival}", from the same start, by ≥ 10 points, bootstrap above 0`,
-  overRival.gained.value >= 0.1 && overRival.gained.low > 0,
-  points(overRival.gained),
-)}
+${rivals
+  .flatMap((rival) => {
+    const over = gain(draws, candidate, rival);
+    if (!over) return [];
+    const reached = over.gained.value >= 0.1 && over.gained.low > 0;
+    return verdict(
+      `"${candidate}" over "${rival}" by ≥ 10 points, bootstrap above 0`,
+      reached,
+      points(over.gained),
+    );
+  })
+  .join('\n')}
 ${verdict(
   `"${candidate}" above every other arm, bootstrap above 0`,
   worst.gained!.low > 0,
   `least over "${worst.arm}": ${points(worst.gained!)}`,
 )}`;
+}
+
+/** The candidate's win rate over an arm, on the draws that have both. */
+function headToHead(draws: StoredDraw[], arm: string): Estimate {
+  return estimate(
+    draws.flatMap((draw) => {
+      const [ours, theirs] = [bestOf(draw, candidate), bestOf(draw, arm)];
+      return ours && theirs
+        ? [ours.test.score.map((score, prompt) => judgeScores(score, theirs.test.score[prompt]!))]
+        : [];
+    }),
+  );
 }
 
 function armTable(draws: StoredDraw[], arms: string[]): string {
@@ -131,7 +162,8 @@ function tableOf(draws: StoredDraw[], arms: string[]): string {
         String(best.length),
         rate(won),
         won.draws.map((value) => (100 * value).toFixed(0)).join(', '),
-        rate(estimate(best.map(({ test }) => test.overStart))),
+        rate(estimate(best.map(({ test }) => test.score.map((score) => Number(score === 0))))),
+        arm === candidate ? '–' : rate(headToHead(draws, arm)),
         best.map(({ test }) => Math.max(0, mean(test.klToStart)).toFixed(1)).join(', '),
         best.map(({ test }) => mean(test.length).toFixed(0)).join(', '),
         ahead ? points(ahead.gained) : '–',
@@ -145,7 +177,8 @@ function tableOf(draws: StoredDraw[], arms: string[]): string {
       'draws',
       'over careful writers',
       'each draw',
-      'over the starting policy',
+      'without a defect',
+      'candidate wins against it',
       'KL',
       'tokens',
       'candidate ahead by',
@@ -190,7 +223,10 @@ The demo world with 0.8 million parameters instead of 0.14, in every model (128 
 
 function inScenario({ name, draws }: Elsewhere): string {
   const arms = [...new Set(draws.flatMap((draw) => Object.keys(draw.arms)))];
-  const overRival = gain(draws, candidate, rival);
+  const over = rivals.flatMap((rival) => {
+    const ahead = gain(draws, candidate, rival);
+    return ahead ? [`over "${rival}" by ${points(ahead.gained)}`] : [];
+  });
   const figures = draws.map(({ seed, rewardModels: { survival, seq_edits } }) => [
     String(seed),
     ...[survival?.pair_accuracy, survival?.bad_token_auc, seq_edits?.pair_accuracy].map(
@@ -198,7 +234,7 @@ function inScenario({ name, draws }: Elsewhere): string {
     ),
   ]);
   return `${purposeOf[name]} ${draws.length} draws (seeds ${draws.map(({ seed }) => seed).join(', ')}).${
-    overRival ? ` "${candidate}" over "${rival}": ${points(overRival.gained)}.` : ''
+    over.length > 0 ? ` "${candidate}" ${over.join(', ')}.` : ''
   }
 
 ${tableOf(draws, arms)}

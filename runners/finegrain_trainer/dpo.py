@@ -1,9 +1,10 @@
 """Direct preference optimisation (Rafailov 2023): a policy from preferences alone, without a reward model.
 
-On (y^e, y^l) of the edits, or on the preferred and the other response of pairs; what the reward models learn from, put
-straight into the policy, as a baseline to fine-grained PPO. The reference is the policy that training starts from; its
-log-probabilities are computed once. Versions of an edit differ in few tokens, and pushing those apart tends to push the
-whole of y^e down with them: `nll_weight` holds it (Pang 2024).
+On (y^e, y^l) of the edits, or on the preferred and the other response of pairs: what the reward models learn from, put
+straight into the policy; the best start for fine-grained PPO (docs/experiments.md). The reference is the policy that
+training starts from; its log-probabilities are computed once. Versions of an edit differ in few tokens, and pushing
+those apart pushes all of y^e down with them, until the policy says neither; cross-entropy on y^e holds it
+(`nll_weight`; Pang 2024).
 """
 
 import math

@@ -192,8 +192,8 @@ class DpoOptions:
     beta: float = option(0.1, above=0)
     # the share of preferences that is taken to be wrong (conservative DPO)
     label_smoothing: float = option(0.0, minimum=0, maximum=0.4)
-    # weight of the cross-entropy per token of the chosen responses, which keeps them likely
-    nll_weight: float = option(0.0, minimum=0)
+    # weight of the cross-entropy per token of the chosen responses; at 0 they become less likely with the rejected ones
+    nll_weight: float = option(1.0, minimum=0)
     # rows that are computed at a time: less memory, the same step; 0 = all of a step's
     micro_batch_size: int = option(0, minimum=0)
     # backward computes each layer anew: less memory, a third more time, the same step

@@ -73,7 +73,7 @@ def specs(data, policy_folder, tuned_policy_folder, reward_folder):
         "dpo": {
             "policy": {"path": str(tuned_policy_folder)},
             "data": {"labels": str(data / "labels.ndjson")},
-            "hyperparameters": {"epochs": 3, "batch_size": 6, "nll_weight": 0.1, "checkpoint_every": 3},
+            "hyperparameters": {"epochs": 3, "batch_size": 6, "checkpoint_every": 3},
         },
         "generate": {
             "model": {"path": str(tuned_policy_folder)},
@@ -538,7 +538,7 @@ def test_dpo_learns_to_tell_the_better_response_and_says_how_far_it_has_moved(sp
 
 
 def test_dpo_begins_with_no_margin_at_all(specs, tmp_path):
-    spec = {**specs["dpo"], "hyperparameters": {"epochs": 1, "learning_rate": 1e-12}}
+    spec = {**specs["dpo"], "hyperparameters": {"epochs": 1, "learning_rate": 1e-12, "nll_weight": 0.0}}
     result = run_here("dpo", spec, tmp_path)
     assert result["validation_loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert result["validation_margin"] == pytest.approx(0, abs=1e-4)
@@ -549,7 +549,7 @@ def test_cross_entropy_on_the_chosen_responses_keeps_them_likely(specs, tmp_path
     options = {"epochs": 4, "learning_rate": 3e-3}
     plain, held = (
         run_here("dpo", {**specs["dpo"], "hyperparameters": options | extra}, tmp_path / name)
-        for name, extra in (("plain", {}), ("held", {"nll_weight": 1.0}))
+        for name, extra in (("plain", {"nll_weight": 0.0}), ("held", {}))
     )
     assert held["validation_chosen_log_ratio"] > plain["validation_chosen_log_ratio"]
 

@@ -239,8 +239,8 @@ export const hyperparameters = {
       ),
       nll_weight: atLeast(
         0,
-        0,
-        'Weight of the cross-entropy per token of the chosen responses, which keeps them likely',
+        1,
+        'Weight of the cross-entropy per token of the chosen responses; at 0 they become less likely together with the rejected ones',
       ),
       ...scale('step'),
       checkpoint_every: count(100, checkpoints),
@@ -629,13 +629,13 @@ export const DpoSpec = Type.Object(
     ...closed,
     $id: 'DpoSpec',
     description:
-      'Direct preference optimisation: a policy from the edits or the preferences of a snapshot, without a reward model; a baseline to fine-grained PPO',
+      'Direct preference optimisation: a policy from the edits or the preferences of a snapshot, without a reward model; its policy is a good start for fine-grained PPO',
     examples: [
       {
         policy: { alias: 'policy' },
         snapshot_id: 'snap_019356f0a1b27c3d8e4f5a6b7c8d9e0f',
         pairs: 'edits',
-        hyperparameters: { beta: 0.1, nll_weight: 0.2 },
+        hyperparameters: { beta: 0.1 },
         name: 'policy-dpo',
       },
     ],

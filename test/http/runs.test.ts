@@ -97,7 +97,7 @@ t.test('runs', async (t) => {
     );
     t.match(specs, [
       { prompts: { prompts } },
-      { pairs: 'edits', hyperparameters: { beta: 0.1, nll_weight: 0 } },
+      { pairs: 'edits', hyperparameters: { beta: 0.1, nll_weight: 1 } },
       {
         prompts: { snapshot_id: snapshot, split: 'train' },
         hyperparameters: { beta: 0.1, mu: 'batch' },
