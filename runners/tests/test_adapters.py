@@ -20,7 +20,15 @@ from support import (
     write_rows,
 )
 
-from finegrain_trainer.adapters import REWARD, TRAINED, add_adapter, is_adapter_of, switched
+from finegrain_trainer.adapters import (
+    REWARD,
+    TRAINED,
+    adapter_tensors,
+    add_adapter,
+    is_adapter_of,
+    merge_adapter,
+    switched,
+)
 from finegrain_trainer.batching import collate
 from finegrain_trainer.models import adapted_reward_model, load_policy, load_reward_model, response_log_probs
 from finegrain_trainer.spec import LocalModel
@@ -178,11 +186,19 @@ def test_the_reward_model_takes_no_memory_of_its_own_where_it_can_share(tuned_po
     assert scorer.model.model is actor.model.network.base_model
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "cohere"])
-def test_a_new_adapter_changes_nothing_whatever_the_architecture(architecture):
-    network = random_network(architecture)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "cohere"])
+def test_a_new_adapter_changes_nothing_and_can_be_merged_whatever_the_architecture(architecture):
+    network, merged = random_network(architecture), random_network(architecture)
     batch = collate(PROMPTS, RESPONSES, CPU)
     with torch.no_grad():
         before = response_log_probs(network, batch)
         add_adapter(network.base_model, rank=2, alpha=4.0, seed=0)
         assert torch.equal(response_log_probs(network, batch), before)
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+        after = response_log_probs(network, batch)
+        merge_adapter(merged.base_model, 2, 4.0, adapter_tensors(network.base_model, TRAINED))
+        torch.testing.assert_close(response_log_probs(merged, batch), after, atol=1e-4, rtol=1e-4)
+    assert (after - before).abs().max() > 1e-3
+    assert merged.state_dict().keys() == random_network(architecture).state_dict().keys()

@@ -225,6 +225,40 @@ def test_a_loss_that_is_no_number_is_said_once(specs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("ppo", {"critic": "separate"}),
+        ("ppo", {"advantage": "leave_one_out", "samples_per_prompt": 5}),
+        ("reward", {"patience": 1}),
+    ],
+)
+def test_other_ways_of_training_go_the_same_way_by_two(kind, options, specs, tmp_path):
+    spec = {**specs[kind], "hyperparameters": {**specs[kind]["hyperparameters"], **options}}
+    code, alone = run_process(kind, spec, tmp_path / "one")
+    codes, lines = run_two(kind, spec, tmp_path / "two")
+    assert (code, codes) == (0, [0, 0])
+    for a, b in zip(figures(lines), figures(alone), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "ppo"])
+def test_recomputed_layers_and_logits_in_pieces_change_nothing_with_sharded_weights(
+    kind, specs, by_two, tmp_path, monkeypatch
+):
+    from finegrain_trainer import models
+
+    monkeypatch.setattr(models, "LOGITS_AT_A_TIME", 400 * 50)  # of 50 tokens
+    options = {"gradient_checkpointing": True, "micro_batch_size": 3}
+    spec = {**specs[kind], "hyperparameters": {**specs[kind]["hyperparameters"], **options}}
+    codes, lines = run_two(kind, spec, tmp_path)
+    assert codes == [0, 0]
+    for a, b in zip(figures(lines), figures(by_two(kind)[1]), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "reward", "ppo"])
 def test_lora_in_bfloat16_goes_the_same_way_by_two_and_survives_a_kill(kind, specs, tmp_path):
     options = {"lora_rank": 4, "precision": "bf16", "gradient_checkpointing": True, "micro_batch_size": 2}
