@@ -104,8 +104,8 @@ def test_a_reward_adapter_on_the_policys_backbone_gives_the_rewards_of_the_merge
         for name, parameter in backbone.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()  # a policy that has moved
-    switchable, _ = adapted_reward_model(rewarding, backbone, CPU)
-    alone, _ = load_reward_model(rewarding, CPU)
+    switchable, *_ = adapted_reward_model(rewarding, backbone, CPU)
+    alone, *_ = load_reward_model(rewarding, CPU)
     with switched(backbone, REWARD):
         actual = switchable.response_rewards(PROMPTS, RESPONSES)
     torch.testing.assert_close(actual, alone.response_rewards(PROMPTS, RESPONSES), atol=1e-5, rtol=1e-5)
@@ -118,7 +118,7 @@ def test_what_runs_under_another_adapter_changes_nothing_of_the_policy(rewarding
         start = response_log_probs(policy, batch)
     policy.requires_grad_(False)
     add_adapter(policy.base_model, rank=2, alpha=4.0, seed=0)
-    reward_model, _ = adapted_reward_model(rewarding, policy.base_model, CPU)
+    reward_model, *_ = adapted_reward_model(rewarding, policy.base_model, CPU)
     trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     assert trained
     assert all(f".{TRAINED}." in name for name in trained)
@@ -181,7 +181,7 @@ def test_the_reward_model_takes_no_memory_of_its_own_where_it_can_share(tuned_po
         "data": {"prompts": "p.ndjson"}, "hyperparameters": LORA,
     }, "ppo", tmp_path)  # fmt: skip
     policy = load_policy(spec.policy, CPU)
-    actor, reference, scorer = load_networks(spec, policy, CPU)
+    actor, reference, scorer = load_networks(spec, policy, {}, CPU)
     assert reference.network is actor.model.network
     assert scorer.model.model is actor.model.network.base_model
 

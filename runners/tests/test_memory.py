@@ -45,7 +45,7 @@ def test_what_stands_in_memory_is_counted_to_the_byte(lora_rank, precision):
         store_frozen(model, precision)
     placed, optimizer = place_module(model, precision, CPU), adamw(model, 1e-3, 0.0)
     losses = lambda rows: {"loss": -response_log_probs(model, data).mean()}  # noqa: E731
-    descend(placed, optimizer, [Part([0], 1.0)], losses, 1.0, 1)
+    descend(placed, optimizer, [Part([0], 1.0)], losses, 1.0)
 
     trained = [p for p in model.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == (SHAPE.adapter_parameters(lora_rank) if lora_rank else SHAPE.parameters)

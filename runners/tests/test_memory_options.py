@@ -29,7 +29,7 @@ from finegrain_trainer.models import (
     store_frozen,
 )
 from finegrain_trainer.parallel import parts, place_module
-from finegrain_trainer.reward import batch_loss, loss_counts
+from finegrain_trainer.reward import batch_loss, loss_counts, preferred_loss
 from finegrain_trainer.sampling import sample
 from finegrain_trainer.spec import SEQUENCE_LOSSES, TOKEN_LOSSES, RewardOptions
 
@@ -46,14 +46,21 @@ def labelled(tmp_path_factory) -> dict[type, list]:
 @pytest.mark.parametrize("loss", TOKEN_LOSSES + SEQUENCE_LOSSES)
 def test_micro_batches_add_up_to_the_loss_and_the_gradient_of_the_whole_step(loss, labelled):
     rows = labelled[Pair if loss == "seq_pairs" else Edit]
-    model, options = RewardModel(random_network().base_model, loss, -4.0), RewardOptions()
-    counts = loss_counts(loss, rows)
+    preferred = [] if loss == "seq_pairs" else labelled[Pair][:7]
+    model, options = RewardModel(random_network().base_model, loss, -4.0, heads=2), RewardOptions(heads=2)
+    weights = torch.rand(len(rows) + len(preferred), 2, generator=torch.Generator().manual_seed(1))
+    counts = loss_counts(loss, rows, preferred)
 
     def gradient(micro_batch_size: int) -> tuple[float, torch.Tensor]:
         model.zero_grad()
         total = 0.0
         for part in parts(range(len(rows)), micro_batch_size):
-            share = batch_loss(model, [rows[row] for row in part.rows], options, counts)
+            share = batch_loss(model, [rows[row] for row in part.rows], options, weights[part.rows], counts)
+            share.backward()
+            total += share.item()
+        for part in parts(range(len(preferred)), micro_batch_size) if preferred else []:
+            of_preferred, own = [preferred[row] for row in part.rows], weights[len(rows) :][part.rows]
+            share = preferred_loss(model, of_preferred, options, own, counts["preferred"])
             share.backward()
             total += share.item()
         return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

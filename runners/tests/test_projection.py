@@ -11,7 +11,7 @@ from finegrain_trainer.failures import BadSpec
 from finegrain_trainer.models import load_policy, load_reward_model, new_reward_model, save_reward_model
 from finegrain_trainer.projection import ProjectedRewards, project, tile
 from finegrain_trainer.prompt_format import TextCodec, load_tokenizer
-from finegrain_trainer.spec import LocalModel
+from finegrain_trainer.spec import LocalModel, RewardOptions
 from finegrain_trainer.tokenizer import chat_format, train_tokenizer
 
 TEXTS = ["", "Dear Anna, thank you.", " naïve 👩‍👩‍👧 日本", "a\r\n  b\tc", "👍🏽👍🏽 end ", "e\u0301\ufb01 Dora"]
@@ -101,7 +101,7 @@ def foreign(tmp_path_factory, other_codec):
     for loss in ("bt_sum", "seq_edits"):
         folders[loss] = folder / loss
         folders[loss].mkdir()
-        model = new_reward_model(base, loss, -4.0, seed=1)
+        model = new_reward_model(base, loss, RewardOptions(), seed=1)
         with torch.no_grad():
             model.score.weight.mul_(50)
         save_reward_model(model, base, folders[loss], None)
