@@ -38,23 +38,32 @@ export const ppoRun =
     return { settings: changes, curve };
   };
 
-async function trainDpo(place: Workplace, from: Start, hyperparameters: object): Promise<Step> {
+async function trainDpo(
+  place: Workplace,
+  from: Start,
+  hyperparameters: object,
+  pairs = 'edits',
+): Promise<Step> {
   const { steps, draw } = place;
-  return steps.run('dpo', `draw ${draw.seed}: DPO from ${from} ${JSON.stringify(hyperparameters)}`, {
-    seed: draw.seed + 3,
-    policy: modelOf(await policyOf(place, from)),
-    pairs: 'edits',
-    data: { labels: draw.labels },
-    hyperparameters,
-  });
+  return steps.run(
+    'dpo',
+    `draw ${draw.seed}: DPO on ${pairs} from ${from} ${JSON.stringify(hyperparameters)}`,
+    {
+      seed: draw.seed + 3,
+      policy: modelOf(await policyOf(place, from)),
+      pairs,
+      data: { labels: draw.labels },
+      hyperparameters,
+    },
+  );
 }
 
-/** DPO on (y^e, y^l); the first checkpoint is the policy that it starts from. */
+/** DPO on (y^e, y^l), or on the preferences; the first checkpoint is the policy that it starts from. */
 export const dpoRun =
-  (from: Start, hyperparameters: object): Pipeline =>
+  (from: Start, hyperparameters: object, pairs?: 'edits' | 'preferences'): Pipeline =>
   async (place) => {
     const before = await place.draw.evaluate(`${from} as it is`, await policyOf(place, from));
-    const trained = await trainDpo(place, from, hyperparameters);
+    const trained = await trainDpo(place, from, hyperparameters, pairs);
     const after = await place.draw.evaluate('after DPO', trained);
     return { settings: hyperparameters, curve: [...before, ...after.map((one) => ({ ...one, step: 1 }))] };
   };

@@ -59,6 +59,11 @@ export const tiers: Planned[][] = [
   ],
   [
     ...dpo('edits').slice(1),
+    {
+      arm: 'SFT, DPO on the preferences',
+      settings: dpoSettings.edits[0],
+      run: dpoRun('edits', dpoSettings.edits[0], 'preferences'),
+    },
     { arm: 'SFT on edits, twice as long', settings: longSft, run: sftRun(longSft) },
     ...dpo('start'),
     leaveOneOut('seq_edits'),
