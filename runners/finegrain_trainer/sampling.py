@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from .batching import unpack
 from .models import next_token_logits
@@ -20,6 +21,8 @@ from .parallel import Placed, gathered, own_rows, process_count
 
 # Finished rows are taken out once they are this share of those still computed.
 DROP_SHARE = 0.25
+# Keys and values get room for so many further tokens at a time.
+ROOM = 64
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def sample(
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)
     attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     takes_positions = "position_ids" in inspect.signature(backbone.forward).parameters
-    cache = DynamicCache(config=network.config)
+    cache = roomy_cache(network)
     active = torch.arange(rows, device=device)  # the row that each row of the computation stands for
     alive = torch.ones(rows, dtype=torch.bool, device=device)
 
@@ -99,6 +102,43 @@ def sample(
     longest = int(out_mask.any(0).sum())
     cut = slice(0, longest)
     return Responses(out_ids[:, cut], out_mask[:, cut], out_log_probs[:, cut], out_values[:, cut], ended)
+
+
+class RoomyLayer(DynamicLayer):
+    """Writes new keys and values into room that is there, where DynamicLayer copies all of them for each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms: list[Tensor] = []  # keys, values: [batch, heads, time, head size], with time to spare
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if not self._rooms or self._rooms[0].shape[-2] < new:
+            kept = (self.keys, self.values)
+            self._rooms = [x.new_empty(*x.shape[:-2], new + ROOM, x.shape[-1]) for x in (key_states, value_states)]
+            if old:
+                for room, states in zip(self._rooms, kept, strict=True):
+                    room[..., :old, :] = states
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[..., old:new, :] = states
+        self.keys, self.values = (room[..., :new, :] for room in self._rooms)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        length = self.get_seq_length()
+        if length:
+            self._rooms = [room[indices] for room in self._rooms]
+            self.keys, self.values = (room[..., :length, :] for room in self._rooms)
+
+
+def roomy_cache(network: PreTrainedModel) -> DynamicCache:
+    """An empty cache of the kind that the network wants; layers that keep everything they see are RoomyLayers."""
+    cache = DynamicCache(config=network.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def sample_together(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support import ARCHITECTURES, CPU, EOS, random_network
+from transformers import DynamicCache
 
 from finegrain_trainer import sampling
 from finegrain_trainer.batching import collate, unpack
@@ -60,6 +61,18 @@ def test_dropping_finished_rows_changes_nothing(monkeypatch):
     kept = sample(network, prompts, numbers, EOS, 1.0)
     assert dropped.lists() == kept.lists()
     torch.testing.assert_close(dropped.log_probs, kept.log_probs, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_keys_and_values_in_room_of_their_own_change_no_bit(architecture, monkeypatch):
+    network = random_network(architecture, vocab_size=VOCAB)
+    prompts, numbers = PROMPTS * 8, uniforms(8 * len(PROMPTS))
+    monkeypatch.setattr(sampling, "ROOM", 7)  # it grows a few times
+    roomy = sample(network, prompts, numbers, EOS, 1.0)
+    monkeypatch.setattr(sampling, "roomy_cache", lambda network: DynamicCache(config=network.config))
+    plain = sample(network, prompts, numbers, EOS, 1.0)
+    assert torch.equal(roomy.ids, plain.ids)
+    assert torch.equal(roomy.log_probs, plain.log_probs)
 
 
 def test_rows_end_at_eos_or_at_the_budget_and_say_which():
