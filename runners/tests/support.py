@@ -174,6 +174,14 @@ def save_random_reward_model(policy: Path, folder: Path, loss: str = "survival")
     return folder
 
 
+def loss_of_step(model: Any, rows: list, options: Any, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """The loss of a step that has these rows and no others; `weights` [rows, heads], 1 unless given."""
+    from finegrain_trainer.reward import batch_loss, loss_counts
+
+    weights = torch.ones(len(rows), model.heads) if weights is None else weights
+    return batch_loss(model, rows, options, weights, loss_counts(model.loss, rows, []))
+
+
 # ---- runs
 
 

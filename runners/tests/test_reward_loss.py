@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from support import random_network, two_hunk_rows, write_rows
+from support import loss_of_step, random_network, two_hunk_rows, write_rows
 
 from finegrain_trainer.data import read_labels
 from finegrain_trainer.models import RewardModel
-from finegrain_trainer.reward import CENTRING, batch_loss
+from finegrain_trainer.reward import CENTRING
 from finegrain_trainer.spec import SEQUENCE_LOSSES, RewardOptions
 
 OPTIONS = RewardOptions(consistency_weight=0.3, anchor_weight=0.2)
@@ -30,7 +30,7 @@ def mean(values: list[float]) -> float:
 def loss_by_hand(model: RewardModel, rows: list) -> float:
     def z(row, version) -> list[float]:
         with torch.no_grad():
-            logits = model.logits(torch.tensor([row.prompt_token_ids + version.token_ids]))[0]
+            logits = model.logits(torch.tensor([row.prompt_token_ids + version.token_ids]))[0, :, 0]
         return logits[len(row.prompt_token_ids) :].tolist()
 
     if model.loss in SEQUENCE_LOSSES:
@@ -67,5 +67,5 @@ def test_the_loss_of_a_batch_is_the_one_computed_by_hand(loss, data):
     assert len(lengths) > 1, "rows must need padding"
     torch.manual_seed(4)
     model = RewardModel(random_network().base_model, loss, clip=-4.0)
-    actual = batch_loss(model, rows, OPTIONS).item()
+    actual = loss_of_step(model, rows, OPTIONS).item()
     assert actual == pytest.approx(loss_by_hand(model, rows), abs=2e-6, rel=2e-6)

@@ -13,6 +13,7 @@ from support import (
     golden_codec,
     kill_at_step,
     label_rows,
+    loss_of_step,
     outcome_digest,
     run_here,
     run_process,
@@ -25,7 +26,7 @@ from finegrain_trainer.ensemble import head_agreement, head_margins
 from finegrain_trainer.export import check_parity, export_onnx, golden_items
 from finegrain_trainer.failures import BadSpec
 from finegrain_trainer.models import load_policy, load_reward_model, new_reward_model, save_reward_model
-from finegrain_trainer.reward import batch_loss, preferred_loss, preferred_rows
+from finegrain_trainer.reward import loss_counts, preferred_loss, preferred_rows
 from finegrain_trainer.reward_evaluation import LabelData, judge
 from finegrain_trainer.row_weights import row_weights
 from finegrain_trainer.spec import LocalModel, RewardOptions
@@ -56,7 +57,7 @@ def model_of(policy, loss: str, **options):
 
 
 def loss_of(model, edits, weighting: str = "edit") -> torch.Tensor:
-    return batch_loss(model, edits, RewardOptions(), row_weights(edits, weighting, model.heads, seed=0))
+    return loss_of_step(model, edits, RewardOptions(), row_weights(edits, weighting, model.heads, seed=0))
 
 
 # ---- several annotators for one pair
@@ -100,7 +101,7 @@ def test_a_preference_is_as_likely_as_the_votes_say(policy, rows):
     hard, soft = RewardOptions(), RewardOptions(preference_labels="votes")
 
     def loss(pair, options):
-        return batch_loss(model, [pair], options, torch.ones(1, 1))
+        return loss_of_step(model, [pair], options)
 
     for pair, other_way in zip(pairs, turned, strict=True):
         expected = pair.vote_share * loss(pair, hard) + (1 - pair.vote_share) * loss(other_way, hard)
@@ -125,7 +126,8 @@ def test_nobody_edits_a_token_of_a_preferred_response_away(policy, rows):
     for pair in pairs:
         z = model.logits(torch.tensor([pair.prompt_token_ids + pair.preferred.token_ids]))[0, :, 0]
         surprise += [math.log1p(math.exp(v)) for v in z[len(pair.prompt_token_ids) :].tolist()]
-    actual = preferred_loss(model, pairs, RewardOptions(), torch.ones(3, 1))
+    count = loss_counts(model.loss, [], pairs)["preferred"]
+    actual = preferred_loss(model, pairs, RewardOptions(), torch.ones(3, 1), count)
     assert actual.item() == pytest.approx(sum(surprise) / len(surprise), abs=1e-5)
 
 
@@ -139,7 +141,8 @@ def test_with_other_losses_its_total_is_above_that_of_the_other_response(policy,
             for response in (pair.preferred, pair.other)
         ]
         expected.append(math.log1p(math.exp(totals[1] - totals[0])))
-    actual = preferred_loss(model, pairs, RewardOptions(), torch.ones(3, 1))
+    count = loss_counts(model.loss, [], pairs)["preferred"]
+    actual = preferred_loss(model, pairs, RewardOptions(), torch.ones(3, 1), count)
     assert actual.item() == pytest.approx(sum(expected) / 3, abs=1e-4)
 
 
@@ -183,9 +186,9 @@ def test_the_loss_of_several_heads_is_the_mean_of_what_each_alone_has_on_its_row
         with torch.no_grad():
             single.score.weight.copy_(model.score.weight[head : head + 1])
             single.score.bias.copy_(model.score.bias[head : head + 1])
-        alone.append(batch_loss(single, batch, RewardOptions(), weights[:, head : head + 1]))
+        alone.append(loss_of_step(single, batch, RewardOptions(), weights[:, head : head + 1]))
     expected = sum(alone) / 3
-    torch.testing.assert_close(batch_loss(model, batch, RewardOptions(), weights), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(loss_of_step(model, batch, RewardOptions(), weights), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["survival", "bt_hunk"])
@@ -201,7 +204,7 @@ def test_heads_come_back_from_their_folder_and_from_their_graph_as_they_were(pol
     assert np.std(items[0]["rewards"]) > 0.05
     assert check_parity(model, tmp_path / "reward.onnx", items, policy.card.context_length) < 1e-5
     save_reward_model(model, policy, tmp_path, onnx)
-    again, _ = load_reward_model(tmp_path, CPU)
+    again, *_ = load_reward_model(tmp_path, CPU)
     prompt, response = [40, 41], items[0]["token_ids"]
     rewards = model.response_rewards([prompt], [response])
     assert torch.equal(again.response_rewards([prompt], [response]), rewards)

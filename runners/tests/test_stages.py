@@ -30,10 +30,10 @@ from support import (
 )
 
 from finegrain_trainer.failures import BadSpec, Unstable
-from finegrain_trainer.models import load_policy, load_reward_model
-from finegrain_trainer.ppo import ActorCritic, starting_scale
-from finegrain_trainer.sampling import sample
-from finegrain_trainer.spec import LocalModel, PpoOptions
+from finegrain_trainer.models import load_policy
+from finegrain_trainer.ppo import starting_scale
+from finegrain_trainer.ppo_networks import load_networks
+from finegrain_trainer.spec import LocalModel, parse_spec
 
 SCRATCH = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 320, "context_length": 96}
 
@@ -440,22 +440,28 @@ def test_the_first_rollout_has_no_kl_and_a_critic_that_knows_nothing(undisturbed
 
 
 @pytest.mark.parametrize("mu", ["batch", "zero"])
-def test_token_and_sequence_rewards_come_to_the_same_total_scale(mu, policy_folder, tmp_path):
-    policy = load_policy(LocalModel(policy_folder), CPU)
-    actor = ActorCritic(policy.network, separate_critic=False)
-    prompts = [policy.codec.prompt_ids(as_prompt(f"Write to {name}.")) for name in ("Anna", "Bob", "Carl")]
-    options = PpoOptions(mu=mu, scale_samples=24, batch_size=8, max_new_tokens=12)
+def test_token_and_sequence_rewards_come_to_the_same_total_scale(mu, specs, policy_folder, tmp_path):
+    options = {"mu": mu, "scale_samples": 24, "batch_size": 8, "max_new_tokens": 12}
     for loss in ("survival", "seq_edits"):
-        model, _ = load_reward_model(save_random_reward_model(policy_folder, tmp_path / loss, loss), CPU)
+        reward = save_random_reward_model(policy_folder, tmp_path / loss, loss)
+        own = {
+            "policy": {"path": str(policy_folder)},
+            "reward_model": {"path": str(reward)},
+            "hyperparameters": options,
+        }
+        spec = parse_spec({**specs["ppo"], **own}, "ppo", tmp_path)
+        policy = load_policy(spec.policy, CPU)
+        prompts = [policy.codec.prompt_ids(as_prompt(f"Write to {name}.")) for name in ("Anna", "Bob", "Carl")]
+        actor, _, scorer = load_networks(spec, policy, {}, CPU)
         generator = torch.Generator().manual_seed(3)
-        scale = starting_scale(actor, model, prompts, EOS, generator, options)
+        scale, _ = starting_scale(actor, scorer, prompts, policy.card.vocab_size, generator, spec.options)
         totals = []
         generator = torch.Generator().manual_seed(3)  # the same samples once more
         for start in range(0, 24, 8):
             batch = [prompts[(start + i) % 3] for i in range(8)]
-            rollout = sample(actor.network, batch, torch.rand(8, 12, generator=generator), EOS, 1.0)
+            rollout = actor.sample(batch, torch.rand(8, 12, generator=generator))
             for prompt, response in zip(batch, rollout.lists(), strict=True):
-                rewards = model.response_rewards([prompt], [response])
+                rewards = scorer.rewards([prompt], [response])
                 paid = rewards if loss == "survival" else rewards[-1:]
                 totals.append(sum((r - scale.mu) / scale.s for r in paid.tolist()))
         assert torch.tensor(totals).double().std().item() == pytest.approx(1, abs=1e-5)
