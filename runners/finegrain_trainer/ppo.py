@@ -185,17 +185,14 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         last = rollout_metrics(rollout, rewards, kl, values, returns)
         last |= {name: sum(u[name] for u in updates) / len(updates) for name in (updates[0] if updates else ())}
         last |= {"mu": scale.mu, "s": scale.s, "beta": beta}
-        if options.kl_target:
+        if options.kl_target and last["kl_per_response"] is not None:
             beta = adapted_beta(
                 beta, last["kl_per_response"], options.kl_target, options.batch_size, options.kl_horizon
             )
         reporter.progress(step, options.steps, "train")
-        speed = {
-            "tokens_per_second": mask.sum().item() / (time.monotonic() - started)
-        }  # of the machine, not of the run
-        reporter.metrics(step, last | speed)
-        eos = policy.card.eos_token_id
-        shares = token_shares(rollout.ids, mask, eos, policy.card.vocab_size)
+        tokens_per_second = mask.sum().item() / (time.monotonic() - started)
+        reporter.metrics(step, last | {"tokens_per_second": tokens_per_second})  # of the machine, not of the run
+        shares = token_shares(rollout.ids, mask, policy.card.eos_token_id, policy.card.vocab_size)
         watch.step(step, last, shares, lambda token: policy.codec.decode([token]))
         if options.rollouts_every and step % options.rollouts_every == 0:
             columns = {
@@ -234,9 +231,10 @@ def check_that_it_finds_tokens(folder: Path, scorer: Scorer, options: PpoOptions
     if scorer.model.role != "token_reward" or options.reward_placement != "token" or options.minimum_bad_token_auc == 0:
         return
     try:
-        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))["headline"]["bad_token_auc"]
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        found = None
+        report = {}
+    found = report.get("headline", {}).get("bad_token_auc")  # neither in reports of before nor in models from elsewhere
     if found is None:
         reporter.log("the reward model has no bad_token_auc: nobody knows whether it finds tokens", level="warning")
     elif found < options.minimum_bad_token_auc:

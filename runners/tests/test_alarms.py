@@ -229,6 +229,9 @@ def test_dense_ppo_refuses_a_model_that_cannot_find_tokens(tuned_policy_folder, 
     code, lines = run_process("ppo", spec, tmp_path / "dense")
     assert (code, lines[-1]["reason"]) == (1, "bad_spec")
     assert "bad_token_auc of 0.620" in lines[-1]["detail"]
+    (blind / "report.json").write_text(json.dumps({"test": {}}))  # of a trainer before
+    assert run_process("ppo", ppo(tuned_policy_folder, blind, prompts, steps=1), tmp_path / "old")[0] == 0
+    (blind / "report.json").write_text(json.dumps({"headline": {"bad_token_auc": 0.62}}))
     for name, own in (("end", {"reward_placement": "end"}), ("asked", {"minimum_bad_token_auc": 0})):
         spec = ppo(tuned_policy_folder, blind, prompts, steps=1, **own)
         assert run_process("ppo", spec, tmp_path / name)[0] == 0
