@@ -22,7 +22,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from .failures import BadSpec, DiskFull, DriverMissing, Interrupted, OutOfMemory, TrainerFailure, Unstable, WrongGpu
+from .failures import (
+    Alarmed,
+    BadSpec,
+    DiskFull,
+    DriverMissing,
+    Interrupted,
+    OutOfMemory,
+    TrainerFailure,
+    Unstable,
+    WrongGpu,
+)
 from .launch import launch
 from .protocol import (
     EXIT_DONE,
@@ -70,7 +80,7 @@ def main() -> int:
         if not isinstance(failure, BadSpec):
             traceback.print_exc()
         # what is wrong with a spec or a loss all processes see, and the first one says so; the rest is each one's own
-        if process_rank() == 0 or not isinstance(failure, BadSpec | Unstable):
+        if process_rank() == 0 or not isinstance(failure, BadSpec | Unstable | Alarmed):
             reporter.failure(failure.reason, str(failure))
         return failure.exit_code
     finally:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .adapters import TRAINED, switched
-from .failures import Interrupted
+from .failures import Alarmed, Interrupted, Unstable
 from .protocol import StopRequest
 
 # How long one process may keep the others waiting: loading a model, writing a checkpoint.
@@ -37,7 +37,7 @@ def joined_processes(device: torch.device) -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
-    except Interrupted:
+    except (Interrupted, Alarmed, Unstable):  # which all of them raise after the same step
         dist.barrier()  # nobody is gone before the first process has written the checkpoint
         raise
     dist.destroy_process_group()

@@ -120,6 +120,23 @@ def test_ppo_in_micro_batches_goes_the_same_way(tuned_policy_folder, reward_fold
         assert b == pytest.approx(a, abs=1e-4)
 
 
+def test_dpo_in_micro_batches_goes_the_same_way_and_adapters_alone_learn_too(policy_folder, tmp_path):
+    spec = {
+        "policy": {"path": str(policy_folder)},
+        "data": {"labels": str(write_rows(tmp_path / "labels.ndjson", label_rows(golden_codec(), 60)))},
+        "hyperparameters": {"epochs": 3, "batch_size": 7, "learning_rate": 3e-3},
+    }
+    whole = trajectory("dpo", spec, tmp_path / "whole")
+    in_parts = trajectory("dpo", spec, tmp_path / "parts", micro_batch_size=2, gradient_checkpointing=True)
+    for a, b in zip(whole, in_parts, strict=True):
+        assert b == pytest.approx(a, abs=2e-4)
+    adapted = trajectory("dpo", spec, tmp_path / "adapted", lora_rank=4, learning_rate=1e-2, precision="bf16")
+    losses = [values["loss"] for values in adapted if "loss" in values]
+    assert losses[-1] < losses[0]
+    assert adapted[-1]["validation_kl_per_response"] > 0.01
+    assert (tmp_path / "adapted/output/model/adapter/adapter_model.safetensors").is_file()
+
+
 def test_recomputed_layers_give_the_same_gradient_and_decode_the_same(policy_folder):
     codec = golden_codec()
     batch = collate(

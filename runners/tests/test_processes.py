@@ -49,6 +49,10 @@ def specs(tmp_path_factory, policy_folder, tuned_policy_folder, reward_folder) -
             "base_model": {"path": str(policy_folder)}, "data": data["labels"],
             "hyperparameters": {"epochs": 2, "batch_size": 8, "checkpoint_every": 3},
         },
+        "dpo": {
+            "policy": {"path": str(policy_folder)}, "data": data["labels"],
+            "hyperparameters": {"epochs": 3, "batch_size": 7, "checkpoint_every": 3},
+        },
         "ppo": {
             "policy": {"path": str(tuned_policy_folder)}, "reward_model": {"path": str(reward_folder)},
             "data": data["prompts"], "evaluation": {**data["unseen"], "every": 3}, "hyperparameters": ppo,
@@ -136,7 +140,7 @@ def by_two(specs, tmp_path_factory):
     return outcome
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo"])
 def test_two_processes_go_the_way_of_one(kind, specs, by_two, tmp_path):
     code, alone = run_process(kind, specs[kind], tmp_path)
     assert code == 0
@@ -185,6 +189,16 @@ def test_a_stop_that_one_process_hears_stops_both_after_the_same_step(specs, by_
     assert lines[-1]["type"] == "checkpoint"
     assert run_two("sft", specs["sft"], tmp_path)[0] == [0, 0]
     assert outcome_digest(tmp_path) == outcome_digest(by_two("sft")[0])
+
+
+def test_an_alarm_that_pauses_or_stops_ends_both_with_the_checkpoint_kept(specs, tmp_path):
+    for action, code in (("pause", 75), ("stop", 1)):
+        spec = {**specs["ppo"], "alarms": {"hackable_reward": {"threshold": -1000, "action": action}}}
+        codes, lines = run_two("ppo", spec, tmp_path / action)
+        assert codes == [code, code]
+        assert (tmp_path / action / "checkpoints/step-00000000").is_dir()
+        assert [line["type"] for line in lines].count("alarm") == 1
+    assert run_two("ppo", spec, tmp_path / "stop")[0] == [0, 0]
 
 
 def test_when_one_process_dies_the_other_ends_too_and_says_so(specs, tmp_path):
