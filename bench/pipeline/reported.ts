@@ -58,14 +58,6 @@ export const tiers: Planned[][] = [
     ...losses.map((loss) => ppo(loss, 'dpo', 0.1)),
   ],
   [
-    ...dpo('edits').slice(1),
-    {
-      arm: 'SFT, DPO on the preferences',
-      settings: dpoSettings.edits[0],
-      run: dpoRun('edits', dpoSettings.edits[0], 'preferences'),
-    },
-    { arm: 'SFT on edits, twice as long', settings: longSft, run: sftRun(longSft) },
-    ...dpo('start'),
     leaveOneOut('seq_edits'),
     ...losses.map(
       (loss): Planned => ({
@@ -74,6 +66,14 @@ export const tiers: Planned[][] = [
         run: bestOfRun(loss),
       }),
     ),
+    ...dpo('edits').slice(1),
+    {
+      arm: 'SFT, DPO on the preferences',
+      settings: dpoSettings.edits[0],
+      run: dpoRun('edits', dpoSettings.edits[0], 'preferences'),
+    },
+    { arm: 'SFT on edits, twice as long', settings: longSft, run: sftRun(longSft) },
+    ...dpo('start'),
   ],
   losses.map((loss) => ppo(loss, 'start', 0.1)),
   [0.05, 0.2].flatMap((beta) => losses.map((loss) => ppo(loss, 'edits', beta))),

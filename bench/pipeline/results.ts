@@ -14,7 +14,8 @@ import {
 import { sizes } from '../loop/plan.ts';
 import { points, rate, table, verdict } from '../loop/results.ts';
 import { writePart } from '../report.ts';
-import { candidate, rivals, tuningDraw } from './plan.ts';
+import { candidate, reportedDraws, rivals, tuningDraw } from './plan.ts';
+import { tiers } from './reported.ts';
 import { type Run, readRun, type StoredDraw, unpackScores } from './stored.ts';
 import type { Trial } from './tuning.ts';
 
@@ -66,7 +67,7 @@ export async function writeResults(
   await writePart(
     'pipeline',
     [
-      opening(draws),
+      opening(draws, arms),
       reached(draws, arms),
       armTable(draws, arms),
       atEqualKl(draws, arms),
@@ -76,10 +77,12 @@ export async function writeResults(
   );
 }
 
-function opening(draws: StoredDraw[]): string {
+function opening(draws: StoredDraw[], arms: string[]): string {
+  const missing = [...new Set(tiers.flat().map(({ arm }) => arm))].filter((arm) => !arms.includes(arm));
+  const notRun = missing.length === 0 ? '' : `\n- Planned and not run yet: ${missing.join('; ')}.`;
   return `# Pipelines from the same edits
 
-Made by \`npm run bench:pipeline\`: ${draws.length} independent draws of the demo world (seeds ${draws.map(({ seed }) => seed).join(', ')}), sizes, starting
+Made by \`npm run bench:pipeline\`: ${draws.length} of ${reportedDraws.length} planned, independent draws of the demo world (seeds ${draws.map(({ seed }) => seed).join(', ')}), sizes, starting
 policy and reward models as in bench:loop; ${draws.map(({ edits }) => edits).join(', ')} edits. Every arm has the same demonstrations and pairs,
 and as many edits; with two rounds half of these are made on answers of the policy (bench/pipeline/rounds.ts).
 
@@ -87,7 +90,7 @@ and as many edits; with two rounds half of these are made on answers of the poli
   ${ceiling(draws)}. They are on ${sizes.testPrompts} test prompts a draw (ties count one half). Runs and checkpoints are chosen on
   ${sizes.validationPrompts} other prompts; settings and the candidate on draw ${tuningDraw}, which is not reported.
 - [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the draws' means.
-- KL is k1, nats a response, to the starting policy. Best-of-n spends log n − (n − 1) / n more than what it samples from.`;
+- KL is k1, nats a response, to the starting policy. Best-of-n spends log n − (n − 1) / n more than what it samples from.${notRun}`;
 }
 
 /** Paired by prompt, on the draws that have both. */
