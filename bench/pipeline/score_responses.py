@@ -21,7 +21,7 @@ BATCH = 128
 def main(reward_model: Path, policy: Path, responses: Path, output: Path) -> None:
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    model, _ = load_reward_model(reward_model, device)
+    model, *_ = load_reward_model(reward_model, device)
     codec = load_policy(LocalModel(policy), device).codec
     rows = [json.loads(line) for line in responses.read_text(encoding="utf-8").splitlines()]
     prompts = [codec.prompt_ids((Message("user", row["prompt"]),)) for row in rows]

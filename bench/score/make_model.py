@@ -18,7 +18,7 @@ from finegrain_trainer.models import (
     scratch_policy,
 )
 from finegrain_trainer.servable import write_graphs
-from finegrain_trainer.spec import ScratchModel
+from finegrain_trainer.spec import RewardOptions, ScratchModel
 
 VOCABULARY, CONTEXT = 8192, 2048
 SEED = 9
@@ -32,7 +32,7 @@ shape = ScratchModel(
 )
 with tempfile.TemporaryDirectory() as workdir:
     base = scratch_policy(shape, iter(lines), SEED, Path(workdir), torch.device("cpu"))
-    model = new_reward_model(base, "survival", -4.0, SEED).eval()
+    model = new_reward_model(base, "survival", RewardOptions(), SEED).eval()
     with torch.no_grad():
         model.score.weight.mul_(20)  # as it starts, all tokens have nearly the same reward
     texts = [((Message("user", line),), line, line[::-1]) for line in filter(None, lines[:400:40])]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from finegrain_trainer.data import Message
 from finegrain_trainer.models import load_policy, new_reward_model, save_reward_model
-from finegrain_trainer.spec import LocalModel
+from finegrain_trainer.spec import LocalModel, RewardOptions
 from finegrain_trainer.tokenizer import SYSTEM
 
 source, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -28,7 +28,7 @@ card["eos_token_id"] = SYSTEM  # in no demonstration, so that it is never sample
 prompts = [policy.codec.prompt_ids((Message("user", json.loads(line)["prompt"]),)) for line in sys.stdin]
 (folder / "prompts.json").write_text(json.dumps(prompts))
 
-model = new_reward_model(policy, "survival", -4.0, seed=9)
+model = new_reward_model(policy, "survival", RewardOptions(), seed=9)
 with torch.no_grad():
     model.score.weight.mul_(20)  # as it starts, all tokens have nearly the same reward
 (folder / "reward").mkdir()

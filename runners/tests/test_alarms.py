@@ -103,10 +103,10 @@ def test_a_token_that_is_farmed_is_named_and_the_judge_that_falls_meanwhile_too(
         prompts,
         {"reward_spike": {"threshold": 0.5}},
         beta=0.0,
-        learning_rate=5e-3,
-        steps=20,
+        learning_rate=1e-2,
+        steps=12,
     )
-    spec["evaluation"] = {"prompts": str(prompts), "every": 2, "judge": {"path": str(judge)}}
+    spec["evaluation"] = {"prompts": str(prompts), "every": 3, "judge": {"path": str(judge)}}
     code, lines = run_process("ppo", spec, tmp_path)
     alarms = raised(lines)
     assert code == 0

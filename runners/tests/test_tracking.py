@@ -70,7 +70,9 @@ def said(lines: list[dict]) -> list[tuple[str, int]]:
     ]
 
 
-@pytest.mark.parametrize(("kind", "kills"), [("ppo", (1, 5, 7)), ("reward", (4, 11))])
+@pytest.mark.parametrize(
+    ("kind", "kills"), [pytest.param("ppo", (1, 5, 7), marks=pytest.mark.slow), ("reward", (4, 11))]
+)
 def test_killed_and_resumed_each_point_is_there_once_with_its_value(kind, kills, specs, tmp_path):
     def run(folder: Path, *more) -> tuple[int, list[dict]]:
         def track(reporter: Reporter) -> None:
