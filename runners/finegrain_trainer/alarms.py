@@ -4,11 +4,13 @@ Each is raised once in a run, which its checkpoints remember: whoever resumes a 
 one that it has stopped, has seen it and goes on regardless.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from .failures import Alarmed, Interrupted, TrainerFailure, Unstable
-from .protocol import Reporter
+from .parallel import agreed
+from .protocol import Reporter, StopRequest
 from .spec import PpoAlarms, RewardAlarms, UpdateAlarms
 
 
@@ -59,3 +61,17 @@ class Alarms:
             self.halt = failure(f"{code} at step {step}: {detail}. The checkpoint is kept; a retry goes on from there")
         elif setting["action"] == "pause" and self.halt is None:
             self.halt = Interrupted()
+
+
+def pause_point(due: bool, keep: Callable[[], None], alarms: Alarms, stop: StopRequest) -> None:
+    """After a whole step, in all processes: keeps a checkpoint when it is `due` or the run ends here.
+
+    Raises what an alarm asks for, or Interrupted where anybody has asked the run to stop.
+    """
+    stopping = agreed(stop)
+    if due or stopping or alarms.halt:
+        keep()
+    if alarms.halt:
+        raise alarms.halt
+    if stopping:
+        raise Interrupted

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .alarms import Alarms
+from .alarms import Alarms, pause_point
 from .batching import collate, epoch_batches, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import Edit, Pair, file_digest, read_labels
-from .failures import BadSpec, Interrupted
+from .failures import BadSpec
 from .finetuning import finish, prepare
 from .models import LanguageModel, load_policy, response_log_probs, save_policy, store_frozen, weights_digest
 from .optimization import adamw, descend, set_learning_rate
-from .parallel import Placed, agreed, loading_device, parts, place_module
+from .parallel import Placed, loading_device, parts, place_module
 from .protocol import Reporter, StopRequest
 from .reward import learning_rate, select
 from .reward_evaluation import LabelData, versions
@@ -72,6 +72,9 @@ def run(spec: DpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
     by_reference = starting(measured, reference, train if step < total_steps else [])
     validation_by_reference = starting(measured, reference, validation)
 
+    def keep() -> None:
+        store.save(step, training_tensors(network, optimizer), {"alarms": alarms.state()})
+
     def losses(rows: list[int], pairs: int, tokens: int) -> dict[str, Tensor]:
         """What rows add to the means over the `pairs` of their step, and over the `tokens` of the chosen responses."""
         return shares_of(network, [train[row] for row in rows], by_reference[:, rows], options, pairs, tokens)
@@ -90,13 +93,8 @@ def run(spec: DpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
                 reporter.metrics(step, figures | {"learning_rate": rate})
-            stopping = agreed(stop)
-            if step % options.checkpoint_every == 0 or step == total_steps or stopping or alarms.halt:
-                store.save(step, training_tensors(network, optimizer), {"alarms": alarms.state()})
-            if alarms.halt:
-                raise alarms.halt
-            if stopping:
-                raise Interrupted
+            due = step % options.checkpoint_every == 0 or step == total_steps
+            pause_point(due, keep, alarms, stop)
 
     reporter.progress(step, total_steps, "evaluate")
     held_out = {}

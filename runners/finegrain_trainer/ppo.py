@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .alarms import Alarms
+from .alarms import Alarms, pause_point
 from .batching import collate, length_sorted, unpack
 from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import PromptRow, file_digest, read_prompts
-from .failures import BadSpec, Interrupted, Unstable
+from .failures import BadSpec, Unstable
 from .finetuning import finish
 from .generate import prompt_token_ids, response_columns
 from .models import LanguageModel, check_tokenizer, load_policy, locate, save_policy, weights_digest
 from .optimization import adamw, descend
-from .parallel import agreed, is_first, loading_device, parts
+from .parallel import is_first, loading_device, parts
 from .policy_watch import PROBED_RESPONSES, PolicyWatch, abuses, mean_of, token_shares, win_rate
 from .ppo_networks import (
     Actor,
@@ -110,25 +110,19 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             reporter.metrics(step, values | evaluation_win_rates(evaluations[step], evaluations[0]))
             watch.evaluated(step, math.ceil(options.steps / 2), evaluations)
 
-    def pause_point(due: bool) -> None:
-        """Keeps all that the rest of the run depends on, when it is time or the run ends here."""
-        stopping = agreed(stop)
-        if due or stopping or alarms.halt:
-            tensors = {
-                **training_tensors(actor.model, optimizer),
-                "random.generator": generator.get_state(),
-                "watch.start_shares": watch.start_shares,
-            }
-            state = {"scale": vars(scale), "beta": beta, "metrics": last, "evaluations": evaluations}
-            store.save(step, tensors, state | {"watch": watch.state(), "alarms": alarms.state()})
-        if alarms.halt:
-            raise alarms.halt
-        if stopping:
-            raise Interrupted
+    def keep() -> None:
+        """All that the rest of the run depends on."""
+        tensors = {
+            **training_tensors(actor.model, optimizer),
+            "random.generator": generator.get_state(),
+            "watch.start_shares": watch.start_shares,
+        }
+        state = {"scale": vars(scale), "beta": beta, "metrics": last, "evaluations": evaluations}
+        store.save(step, tensors, state | {"watch": watch.state(), "alarms": alarms.state()})
 
     by_critic = options.advantage == "gae"
     evaluate()
-    pause_point(due=False)
+    pause_point(False, keep, alarms, stop)
     for batch_prompts in prompt_batches(prompts, options, spec.seed, step, last_step):
         started = time.monotonic()
 
@@ -205,7 +199,8 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             shown = [row_of[tuple(ids)] for ids in batch_prompts]
             save_rollouts(workdir, step, rollout_rows(policy, shown, responses, columns), reporter)
         evaluate()
-        pause_point(due=step % options.checkpoint_every == 0 or step == options.steps)
+        due = step % options.checkpoint_every == 0 or step == options.steps
+        pause_point(due, keep, alarms, stop)
 
     if evaluation:
         if is_first():

@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .alarms import Alarms
+from .alarms import Alarms, pause_point
 from .batching import collate, epoch_batches, unpack
 from .checkpoint import Checkpoint, CheckpointStore, restore_training, training_tensors
 from .data import Edit, Message, Pair, Prompt, file_digest, read_labels
 from .ensemble import head_agreement
-from .failures import BadSpec, Interrupted
+from .failures import BadSpec
 from .finetuning import finish, finished_reward_model, prepare
 from .int8 import Example
 from .models import RewardModel, load_policy, new_reward_model, save_reward_model, weights_digest, write_json
 from .optimization import adamw, descend, set_learning_rate
-from .parallel import agreed, collected, loading_device, parts, place_module, shard_like
+from .parallel import collected, loading_device, parts, place_module, shard_like
 from .protocol import Reporter, StopRequest
 from .reward_evaluation import LabelData, breakdown, figures, judge, metrics, versions, write_worst
 from .rl_math import (
@@ -135,13 +135,8 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
                 reporter.metrics(step, {f"validation_{name}": value for name, value in now.items()})
                 if options.patience:
                     best.see(model, now[watched])
-            stopping = agreed(stop)
-            if step % options.checkpoint_every == 0 or step == total_steps or stopping or alarms.halt:
-                keep()
-            if alarms.halt:
-                raise alarms.halt
-            if stopping:
-                raise Interrupted
+            due = step % options.checkpoint_every == 0 or step == total_steps
+            pause_point(due, keep, alarms, stop)
 
     reporter.progress(step, total_steps, "evaluate")
     best.put_back(model)

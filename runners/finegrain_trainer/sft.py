@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .alarms import Alarms
+from .alarms import Alarms, pause_point
 from .batching import collate, epoch_batches, length_sorted
 from .checkpoint import CheckpointStore, restore_training, training_tensors
 from .data import Example, file_digest, read_examples
-from .failures import BadSpec, Interrupted
+from .failures import BadSpec
 from .finetuning import finish, prepare
 from .models import (
     LanguageModel,
@@ -25,7 +25,7 @@ from .models import (
     weights_digest,
 )
 from .optimization import adamw, descend, set_learning_rate
-from .parallel import agreed, first_goes_first, loading_device, parts, place_module
+from .parallel import first_goes_first, loading_device, parts, place_module
 from .protocol import Reporter, StopRequest
 from .spec import ScratchModel, SftOptions, SftSpec
 from .workdir import finish_folder, run_identity
@@ -64,6 +64,9 @@ def run(spec: SftSpec, workdir: Path, device: torch.device, reporter: Reporter, 
         alarms.restore(checkpoint.state["alarms"])
         step = checkpoint.step
 
+    def keep() -> None:
+        store.save(step, training_tensors(network, optimizer), {"alarms": alarms.state()})
+
     def losses(rows: list[int], tokens: int) -> dict[str, Tensor]:
         """What rows add to the mean over the `tokens` of their step."""
         batch = collate([train[row][0] for row in rows], [train[row][1] for row in rows], device)
@@ -87,13 +90,8 @@ def run(spec: SftSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             reporter.progress(step, total_steps, "train")
             if step % 10 == 0 or step == total_steps:
                 reporter.metrics(step, figures | {"learning_rate": rate})
-            stopping = agreed(stop)
-            if step % options.checkpoint_every == 0 or step == total_steps or stopping or alarms.halt:
-                store.save(step, training_tensors(network, optimizer), {"alarms": alarms.state()})
-            if alarms.halt:
-                raise alarms.halt
-            if stopping:
-                raise Interrupted
+            due = step % options.checkpoint_every == 0 or step == total_steps
+            pause_point(due, keep, alarms, stop)
 
     reporter.progress(total_steps, total_steps, "evaluate")
     validation_loss = placed(mean_loss, model, validation, device) if validation else None
