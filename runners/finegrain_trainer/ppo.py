@@ -48,6 +48,7 @@ from .rl_math import (
     mean,
     policy_loss,
     shaped_rewards,
+    token_zero,
     value_loss,
     whiten,
 )
@@ -56,7 +57,7 @@ from .sampling import Responses, response_kl, row_uniforms
 from .spec import PpoOptions, PpoSpec
 from .workdir import finish_file, finish_folder, run_identity
 
-# mu follows the policy: mu <- (1 - MU_RATE) mu + MU_RATE * batch mean.
+# mu follows the policy: mu <- (1 - MU_RATE) mu + MU_RATE * that of the batch.
 MU_RATE = 0.2
 
 
@@ -138,8 +139,9 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
             rewards = unpack(scorer.rewards(batch_prompts, responses), mask)
             kl = (rollout.log_probs - unpack(reference.log_probs(batch_prompts, responses), mask)) * mask
             paid = scorer.model.paid(mask)
-            if options.mu == "batch":
-                scale.follow(masked_mean(rewards, paid).item())
+            if options.mu != "zero":
+                sums, counts = (rewards * paid).sum(1), paid.sum(1)
+                scale.follow(token_zero(sums.double(), counts.double(), options.mu).item())
             shaped = shaped_rewards(
                 rewards,
                 paid,
@@ -380,10 +382,10 @@ class RewardScale:
     start_length: float
     probes: dict[str, float]  # by how much abuses() of its responses are paid better than they are, in units of s
 
-    def follow(self, batch_mean: float) -> None:
+    def follow(self, zero: float) -> None:
         """`mu` of the current policy; a batch with rewards that are no finite numbers changes nothing."""
-        if math.isfinite(batch_mean):
-            self.mu = (1 - MU_RATE) * self.mu + MU_RATE * batch_mean
+        if math.isfinite(zero):
+            self.mu = (1 - MU_RATE) * self.mu + MU_RATE * zero
 
 
 def starting_scale(
@@ -411,7 +413,7 @@ def starting_scale(
         lengths.append(rollout.mask.sum(1).double().cpu())
         paid.append(scorer.model.paid(rollout.mask).sum(1).double().cpu())
     sum_per_row, length, paid_per_row = torch.cat(sums), torch.cat(lengths), torch.cat(paid)
-    mu = (sum_per_row.sum() / paid_per_row.sum()).item() if options.mu == "batch" else 0.0
+    mu = token_zero(sum_per_row, paid_per_row, options.mu).item()
     s = (sum_per_row - mu * paid_per_row).std().item()
     if not s > 1e-6:
         raise Unstable(f"the rewards of {options.scale_samples} samples of the starting policy are all alike (s = {s})")

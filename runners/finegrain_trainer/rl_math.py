@@ -146,6 +146,22 @@ def place_rewards(rewards: Tensor, mask: Tensor, placement: str) -> Tensor:
     return total * last_places(mask) if placement == "end" else total / mask.sum(1, keepdim=True).clamp(min=1) * mask
 
 
+def token_zero(sums: Tensor, counts: Tensor, mu: str) -> Tensor:
+    """What is taken off the reward of a token: of rows whose `counts` [rows] tokens were paid `sums` [rows] in all.
+
+    `batch`: the mean reward of a token, so that tokens are paid for being better than most. `slope`: what a response
+    with one token more has more, by least squares, so that length by itself pays nothing; 0 where all are as long.
+    `zero`: nothing.
+    """
+    if mu == "zero":
+        return sums.new_zeros(())
+    if mu == "batch":
+        return sums.sum() / counts.sum()
+    around = counts - counts.mean()
+    spread = (around**2).sum()
+    return (around * sums).sum() / spread if spread > 0 else spread
+
+
 def shaped_rewards(
     rewards: Tensor,
     paid: Tensor,

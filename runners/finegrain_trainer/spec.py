@@ -139,8 +139,9 @@ class PpoOptions:
     kl_target: float = option(0.0, minimum=0)
     # responses that the price takes to change by a fifth when KL is a fifth or more off the target
     kl_horizon: int = option(200, minimum=1)
-    # what is taken off each token's reward: `batch` = running mean under the current policy, `zero` = nothing
-    mu: str = option("batch", choices=("batch", "zero"))
+    # what is taken off each token's reward: `batch` = its running mean under the policy, `slope` = what a token more
+    # brings there, so that length by itself pays nothing, `zero` = nothing
+    mu: str = option("batch", choices=("batch", "slope", "zero"))
     # samples of the starting policy that set the scale s (and the first mu)
     scale_samples: int = option(384, minimum=2)
     gamma: float = option(1.0, minimum=0, maximum=1)

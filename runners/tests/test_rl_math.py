@@ -196,6 +196,19 @@ def test_a_sequence_reward_lands_on_the_last_real_token_less_one_mu(batch):
         assert shaped[row].count_nonzero() == 1
 
 
+def test_the_zero_of_token_rewards_is_their_mean_or_what_a_token_more_brings_or_nothing():
+    counts = torch.tensor([10.0, 20.0, 30.0, 40.0])
+    sums = -1.5 - 0.25 * counts  # each response pays 1.5, and each token .25
+    assert rl_math.token_zero(sums, counts, "batch").item() == pytest.approx(-(4 * 1.5 + 25) / 100)
+    assert rl_math.token_zero(sums, counts, "slope").item() == pytest.approx(-0.25)
+    assert rl_math.token_zero(sums, counts, "zero").item() == 0
+    # less the slope, the total of a response says nothing of its length, whatever else there is to it
+    sums = torch.tensor([-4.0, -9.0, -3.0, -8.0])
+    left = sums - rl_math.token_zero(sums, counts, "slope") * counts
+    assert torch.corrcoef(torch.stack([left, counts]))[0, 1].item() == pytest.approx(0, abs=1e-6)
+    assert rl_math.token_zero(sums, torch.ones(4), "slope").item() == 0, "rewards of whole responses have no slope"
+
+
 @pytest.mark.parametrize("placement", ["token", "end", "spread"])
 def test_wherever_a_reward_is_paid_its_total_is_the_same(batch, placement):
     rewards, _, mask, lengths = batch

@@ -439,7 +439,7 @@ def test_the_first_rollout_has_no_kl_and_a_critic_that_knows_nothing(undisturbed
     assert {"reward_sum", "mu", "s", "beta", "length", "truncated", "clip_fraction"} <= set(first)
 
 
-@pytest.mark.parametrize("mu", ["batch", "zero"])
+@pytest.mark.parametrize("mu", ["batch", "slope", "zero"])
 def test_token_and_sequence_rewards_come_to_the_same_total_scale(mu, specs, policy_folder, tmp_path):
     options = {"mu": mu, "scale_samples": 24, "batch_size": 8, "max_new_tokens": 12}
     for loss in ("survival", "seq_edits"):

@@ -174,9 +174,10 @@ export const hyperparameters = {
         'Responses that the price of KL takes to change by a fifth when KL is a fifth or more off `kl_target`',
       ),
       mu: Type.Optional(
-        Type.Enum(['batch', 'zero'], {
+        Type.Enum(['batch', 'slope', 'zero'], {
           default: 'batch',
-          description: 'Taken off each token’s reward: the running batch mean, or nothing',
+          description:
+            'Taken off each token’s reward: the running mean (`batch`), what a token more brings (`slope`, so that length by itself pays nothing), or nothing',
         }),
       ),
       scale_samples: count(384, 'Samples of the starting policy that set the reward scale', 2),
