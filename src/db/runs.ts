@@ -87,6 +87,18 @@ export async function selectRun(tx: Transaction, id: string): Promise<RunRow | u
   return (await tx.query<RunRow>(`select ${columns} from finegrain.runs r where r.id = $1`, [id]))[0];
 }
 
+/** What the names in its spec stood for (services/run-inputs.ts). */
+export async function selectRunInputs(
+  tx: Transaction,
+  id: string,
+): Promise<{ kind: string; inputs: unknown } | undefined> {
+  const rows = await tx.query<{ kind: string; inputs: unknown }>(
+    'select kind, inputs from finegrain.runs where id = $1',
+    [id],
+  );
+  return rows[0];
+}
+
 /** Nobody else changes the run, its runner included, until the transaction ends. */
 export async function lockRun(tx: Transaction, id: string): Promise<void> {
   await tx.query('select from finegrain.runs where id = $1 for no key update', [id]);

@@ -20,6 +20,8 @@ export const idPrefixes = {
   auditEvent: 'audit',
   artifactUpload: 'aup',
   scoreJob: 'sjob',
+  evaluation: 'eval',
+  judgement: 'judg',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

@@ -10,6 +10,8 @@ export const webhookEvents = {
   'model.registered': 'A model was registered',
   'score_job.succeeded': 'A score job is done; its result can be downloaded',
   'score_job.failed': 'A score job was given up; it says why',
+  'evaluation.succeeded': 'An evaluation has every judgement that was wanted',
+  'evaluation.failed': 'An evaluation was given up; it says why',
 } as const;
 
 export type WebhookEvent = keyof typeof webhookEvents;

@@ -151,7 +151,7 @@ async function trainerRows(
 }
 
 /** @param split of a snapshot; rows of the caller's own have none */
-function promptsIn(artifacts: ArtifactStore, source: DataInput, split?: Split): AsyncIterable<object> {
+export function promptsIn(artifacts: ArtifactStore, source: DataInput, split?: Split): AsyncIterable<object> {
   return 'snapshot' in source
     ? promptsOf(snapshotRows(artifacts, source.snapshot), split!)
     : uploadedPrompts(promptRows(artifacts, source.rows));

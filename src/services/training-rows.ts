@@ -1,4 +1,4 @@
-// NDJSON rows that a caller uploaded for training: demonstrations and prompts, checked row by row. The API looks at the
+// NDJSON rows that a caller uploaded: demonstrations, prompts, and responses to be judged, checked row by row. The API looks at the
 // first ones when a run is created, the runner at all of them.
 import { type Static, type TSchema, Type } from 'typebox';
 import { Compile, type Validator } from 'typebox/compile';
@@ -20,6 +20,7 @@ const demonstration = Compile(
   }),
 );
 const prompt = Compile(Type.Object({ id: RowId, prompt: Prompt }));
+const response = Compile(Type.Object({ id: RowId, prompt: Type.Optional(Prompt), response: Type.String() }));
 
 /** A row that cannot be read; the message names the line and the field. */
 export class BadRow extends Error {}
@@ -27,6 +28,7 @@ export class BadRow extends Error {}
 export const demonstrationRows = (artifacts: ArtifactStore, digest: string) =>
   rows(artifacts, digest, demonstration);
 export const promptRows = (artifacts: ArtifactStore, digest: string) => rows(artifacts, digest, prompt);
+export const responseRows = (artifacts: ArtifactStore, digest: string) => rows(artifacts, digest, response);
 
 /** `id` is the line's number where the row has none. @throws BadRow */
 async function* rows<Schema extends TSchema>(

@@ -148,6 +148,7 @@ const idsInData: Record<string, IdKind> = {
   dataset_id: 'dataset',
   webhook_id: 'webhook',
   score_job_id: 'scoreJob',
+  evaluation_id: 'evaluation',
 };
 
 /** What an event is about, as outsiders see it: the database knows bare UUIDs. */

@@ -1,0 +1,225 @@
+// The worker at an evaluation, for a slice of time under a lease (migration 0022): makes the items once all responses are
+// there, and judges by a reward model. Each batch of verdicts is saved before the next is begun, and a verdict is saved
+// once, so that the next slice, after whatever ended this one, goes on with what is open.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { v7 as uuidv7 } from 'uuid';
+import * as db from '../db/evaluations.ts';
+import * as judgements from '../db/judgements.ts';
+import { Problem } from '../errors.ts';
+import type { ServedModel } from '../scoring/engine.ts';
+import type { Services } from './context.ts';
+import { BadResponses, readItems } from './evaluation-responses.ts';
+import type { EvaluationFailure, EvaluationInputs, EvaluationRequest, Judge } from './evaluations.ts';
+import type { Prompt } from './pair-rows.ts';
+import { type FailedItem, type RewardedItem, type ScoreItem, scoreItems } from './scoring.ts';
+
+export type EvaluationServices = Pick<Services, 'db' | 'artifacts' | 'scoring'>;
+
+export interface SliceTimes {
+  /** no batch is begun after it */
+  sliceMs: number;
+  heartbeatMs: number;
+  /** renewed by each heartbeat */
+  leaseSeconds: number;
+  /** until the next slice after one that was in trouble, doubled with each further one */
+  troubleSeconds: number;
+}
+
+const usualTimes: SliceTimes = { sliceMs: 30_000, heartbeatMs: 5000, leaseSeconds: 30, troubleSeconds: 15 };
+
+const longestTroubleSeconds = 900;
+const troublesInRow = 8;
+
+interface Work {
+  services: EvaluationServices;
+  slice: db.EvaluationSlice;
+  request: EvaluationRequest;
+  inputs: EvaluationInputs;
+  endsAt: number;
+  /** the evaluation was cancelled, the slice lost, or the worker is to stop */
+  stop: AbortSignal;
+  lost: AbortController;
+}
+
+/** When the next slice begins; null: none does before something else happens. */
+type Rest = { restSeconds: number | null };
+
+/**
+ * Works for a slice of time on an evaluation that is due. Safe to call at any time, by several workers at once.
+ * @returns what to log, null when there is nothing
+ */
+export async function evaluationSlice(
+  services: EvaluationServices,
+  key: db.EvaluationKey,
+  signal: AbortSignal,
+  times = usualTimes,
+): Promise<string | null> {
+  const begun = await services.db.transaction(key.projectId, (tx) =>
+    db.beginSlice(tx, key, times.leaseSeconds),
+  );
+  if (!begun) return null;
+  const lost = new AbortController();
+  const work: Work = {
+    services,
+    slice: { ...key, fence: begun.fence },
+    request: begun.request as EvaluationRequest,
+    inputs: begun.inputs as EvaluationInputs,
+    endsAt: Date.now() + times.sliceMs,
+    stop: AbortSignal.any([lost.signal, signal]),
+    lost,
+  };
+  const done = new AbortController();
+  const beating = heartbeats(work, times, done.signal).catch(() => lost.abort()); // the lease runs out
+  try {
+    if (begun.troubles > troublesInRow)
+      return await giveUp(
+        work,
+        'no_progress',
+        'Slice after slice ended without any progress. The log of the service says more.',
+      );
+    const rest = begun.state === 'preparing' ? await prepare(work) : await judge(work);
+    if (rest) await endSlice(work, { ...rest, troubles: 0 });
+    return null;
+  } catch (error) {
+    if (lost.signal.aborted) return null; // cancelled, or another goes on
+    if (signal.aborted) {
+      await endSlice(work, { restSeconds: 0, troubles: begun.troubles - 1 });
+      return null;
+    }
+    if (error instanceof BadResponses) return await giveUp(work, 'bad_responses', error.message);
+    if (error instanceof Problem && error.code === 'unprocessable')
+      return await giveUp(work, 'judge_refused', error.message);
+    const restSeconds = Math.min(longestTroubleSeconds, times.troubleSeconds * 2 ** (begun.troubles - 1));
+    await endSlice(work, { restSeconds, troubles: begun.troubles });
+    return `the evaluation ${key.evaluationId} rests for ${restSeconds} s: ${(error as Error).stack}`;
+  } finally {
+    done.abort();
+    await beating;
+  }
+}
+
+const endSlice = ({ services, slice }: Work, end: Parameters<typeof db.endSlice>[2]): Promise<void> =>
+  services.db.transaction(slice.projectId, (tx) => db.endSlice(tx, slice, end));
+
+async function giveUp(
+  { services, slice }: Work,
+  reason: EvaluationFailure['reason'],
+  detail: string,
+): Promise<string> {
+  await services.db.transaction(slice.projectId, (tx) => db.failEvaluation(tx, slice, { reason, detail }));
+  return `the evaluation ${slice.evaluationId} is given up: ${detail}`;
+}
+
+async function heartbeats(
+  { services, slice, lost, stop }: Work,
+  times: SliceTimes,
+  done: AbortSignal,
+): Promise<void> {
+  for (;;) {
+    await sleep(times.heartbeatMs, undefined, { signal: done }).catch(() => {}); // done: there is nothing left to hold
+    if (done.aborted || stop.aborted) return;
+    const held = await services.db.transaction(slice.projectId, (tx) =>
+      db.renewSlice(tx, slice, times.leaseSeconds),
+    );
+    if (!held) lost.abort();
+  }
+}
+
+/** Makes items and judgements, all or none. @throws BadResponses */
+async function prepare(work: Work): Promise<Rest | null> {
+  const { services, slice, request, inputs } = work;
+  const runs = await services.db.transaction(slice.projectId, (tx) =>
+    db.selectEvaluationRuns(tx, [slice.evaluationId]),
+  );
+  const failed = runs.find(({ state }) => state === 'failed' || state === 'cancelled');
+  if (failed) {
+    const { name } = [request.baseline, ...request.candidates][failed.responder]!;
+    await giveUp(work, 'run_failed', `The run that was to write the responses of ${name} has ${failed.state}.`);
+    return null;
+  }
+  if (runs.some(({ state }) => state !== 'succeeded')) return { restSeconds: null }; // the end of the last one wakes it
+  const items = await readItems(services.artifacts, { ...inputs, runs });
+  work.stop.throwIfAborted();
+  await services.db.transaction(slice.projectId, async (tx) => {
+    await db.lockEvaluation(tx, slice.evaluationId);
+    for (let first = 0; first < items.length; first += itemBatch)
+      await db.insertItems(tx, slice, first + 1, items.slice(first, first + itemBatch));
+    await judgements.insertWanted(tx, slice, {
+      first: uuidv7(),
+      candidates: request.candidates.length,
+      wanted: wantedOf(request.judge, inputs),
+    });
+    const due = request.judge.kind === 'reward';
+    if (!(await db.startJudging(tx, slice, { items: items.length, due }))) throw new Error('The slice was lost.');
+    await db.settleEvaluation(tx, slice); // where there is nothing to judge
+  });
+  return null;
+}
+
+const itemBatch = 500;
+
+function wantedOf(judge: Judge, { model }: EvaluationInputs): judgements.Wanted[] {
+  if (judge.kind === 'reward') return [{ judgeKind: 'reward', judgeName: model!.id, candidateFirst: null }];
+  const one: judgements.Wanted = {
+    judgeKind: judge.kind,
+    judgeName: null,
+    candidateFirst: judge.kind === 'person' ? 'drawn' : null,
+  };
+  return Array.from({ length: judge.per_item! }, () => one);
+}
+
+const pairsAtATime = 32;
+
+/** By a reward model. */
+async function judge(work: Work): Promise<Rest | null> {
+  const { services, slice, endsAt, stop, lost } = work;
+  for (;;) {
+    const open = await services.db.transaction(slice.projectId, (tx) =>
+      judgements.selectOpen(tx, slice, pairsAtATime),
+    );
+    const verdicts = open.length === 0 ? [] : await compare(work, open);
+    stop.throwIfAborted();
+    const goesOn = await services.db.transaction(slice.projectId, async (tx) => {
+      const row = await db.lockEvaluation(tx, slice.evaluationId);
+      if (row?.state !== 'judging') return false;
+      await judgements.judgeOpen(tx, slice, verdicts);
+      await db.settleEvaluation(tx, slice);
+      return true;
+    });
+    if (!goesOn) lost.abort();
+    if (open.length === 0 || !goesOn) return null;
+    if (Date.now() >= endsAt) return { restSeconds: 0 };
+  }
+}
+
+/** The response with the higher total reward wins, EOS included. */
+async function compare(
+  { services, request, inputs, stop }: Work,
+  open: judgements.OpenJudgement[],
+): Promise<(judgements.Verdict & { id: string })[]> {
+  const model = inputs.model!;
+  const items = open.flatMap(({ prompt, response, baseline }): ScoreItem[] => [
+    { prompt: prompt as Prompt, response },
+    { prompt: prompt as Prompt, response: baseline },
+  ]);
+  const served: ServedModel = { digest: model.digest, files: model.files };
+  const scores = await scoreItems(services, served, items, { include_eos: true }, stop);
+  const margin = request.judge.kind === 'reward' ? request.judge.tie_margin! : 0;
+  return open.map(({ id }, index) => ({
+    id,
+    ...verdictOf(scores[2 * index]!, scores[2 * index + 1]!, margin),
+  }));
+}
+
+type Score = RewardedItem | FailedItem;
+
+function verdictOf(candidate: Score, baseline: Score, margin: number): judgements.Verdict {
+  const failed = [candidate, baseline].find((score): score is FailedItem => 'status' in score);
+  if (failed) return { outcome: null, nullReason: failed.code, detail: { detail: failed.detail } };
+  const [reward_candidate, reward_baseline] = [candidate, baseline].map((score) => total(score as RewardedItem));
+  const difference = reward_candidate! - reward_baseline!;
+  const outcome = Math.abs(difference) <= margin ? 0.5 : difference > 0 ? 1 : 0;
+  return { outcome, nullReason: null, detail: { reward_candidate, reward_baseline } };
+}
+
+const total = ({ rewards }: RewardedItem): number => rewards.reduce((sum, reward) => sum + reward, 0);
