@@ -24,8 +24,8 @@ const columns = `r.id, r.dataset_id, r.filter, r.editor, r.redundancy, r.instruc
     when not exists (select from finegrain.edit_tasks t
       where t.project_id = r.project_id and t.edit_request_id = r.id and t.state in ('open', 'leased')) then 'finished'
     when r.deadline <= clock_timestamp() then 'expired'
-    when exists (select from finegrain.llm_editors l
-      where l.project_id = r.project_id and l.edit_request_id = r.id and l.stopped is not null) then 'stopped'
+    when exists (select from finegrain.llm_work l
+      where l.project_id = r.project_id and l.id = r.id and l.stopped is not null) then 'stopped'
     else 'open' end as state`;
 
 export interface NewEditRequest {

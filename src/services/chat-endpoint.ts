@@ -1,11 +1,15 @@
 // One call of a chat endpoint that speaks OpenAI's protocol (POST …/chat/completions), and what its answer means for the
 // work: an answer, a moment that may pass, a request that it does not want, or an endpoint that serves nobody.
-import type { ChatChoice } from '../domain/edit-answers.ts';
+import type { ChatChoice } from '../domain/chat-answers.ts';
 import { readRetryAfter } from '../domain/retry-after.ts';
 import type { OutgoingAnswer, OutgoingClient } from '../outgoing/client.ts';
 import { excerptOf, routeOf, withoutKey } from '../outgoing/endpoint.ts';
 import { OutgoingError, type OutgoingErrorCode, outgoingErrors } from '../outgoing/errors.ts';
-import type { ChatMessage } from './edit-prompt.ts';
+
+export interface ChatMessage {
+  role: 'system' | 'user' | 'assistant';
+  content: string;
+}
 
 export interface ChatCall {
   baseUrl: string;
@@ -15,6 +19,8 @@ export interface ChatCall {
   messages: ChatMessage[];
   temperature: number | null;
   maxTokens: number;
+  /** how many alternatives of each token to answer with their log probabilities; null: no probabilities */
+  topLogprobs: number | null;
   /** newer models of some endpoints know the second name only */
   limitName: 'max_tokens' | 'max_completion_tokens';
   timeoutMs: number;
@@ -35,7 +41,7 @@ export const chatUrl = (baseUrl: string): string => routeOf(baseUrl, '/chat/comp
 
 /** @throws the reason of the signal */
 export async function callChat(outgoing: OutgoingClient, call: ChatCall): Promise<ChatOutcome> {
-  const { key, model, messages, temperature, maxTokens, limitName, timeoutMs, signal } = call;
+  const { key, model, messages, temperature, maxTokens, topLogprobs, limitName, timeoutMs, signal } = call;
   try {
     const answer = await outgoing.request(chatUrl(call.baseUrl), {
       method: 'POST',
@@ -48,6 +54,7 @@ export async function callChat(outgoing: OutgoingClient, call: ChatCall): Promis
         messages,
         [limitName]: maxTokens,
         ...(temperature === null ? {} : { temperature }),
+        ...(topLogprobs === null ? {} : { logprobs: true, top_logprobs: topLogprobs }),
       }),
       timeoutMs,
       maxAnswerBytes,
@@ -108,14 +115,18 @@ function readCompletion(
   const input = parsed?.usage?.prompt_tokens;
   const output = parsed?.usage?.completion_tokens;
   return {
-    choice: { content, refusal, finishReason: choice.finish_reason },
+    choice: { content, refusal, finishReason: choice.finish_reason, logprobs: choice.logprobs },
     usage: isCount(input) && isCount(output) ? { input, output } : null,
   };
 }
 
 /** As far as it is read; nothing of it is known to be so. */
 interface Completion {
-  choices?: { message?: { content?: unknown; refusal?: unknown } | null; finish_reason?: unknown }[];
+  choices?: {
+    message?: { content?: unknown; refusal?: unknown } | null;
+    finish_reason?: unknown;
+    logprobs?: unknown;
+  }[];
   usage?: { prompt_tokens?: unknown; completion_tokens?: unknown } | null;
 }
 

@@ -1,21 +1,22 @@
 // Edit requests: how many edits of which pairs are wanted, from whom, and how far that is.
 import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/edit-requests.ts';
-import { type Limits, selectLlmEditor } from '../db/llm-editors.ts';
+import { cancelLlmWork, type Limits, selectLlmWork } from '../db/llm-work.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem, unprocessable } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { findDataset } from './datasets.ts';
 import {
-  createLlmEditor,
-  type LlmEditor,
+  addLlmWork,
+  completeSettings,
+  type Llm,
   type LlmUsage,
-  type NewLlmEditor,
-  renderLlmEditor,
-  resumeLlmEditor,
+  type NewLlm,
+  renderLlmWork,
+  resumeLlmWork,
   type Stopped,
-} from './llm-editors.ts';
+} from './llm-work.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { filterValues, type PairFilter } from './pair-filter.ts';
 import { checkPrecondition, isConditional, type Precondition } from './preconditions.ts';
@@ -32,7 +33,7 @@ export interface NewEditRequest {
   instructions?: string | null;
   deadline?: string | null;
   /** with the editor `llm` only, and always then */
-  llm?: NewLlmEditor;
+  llm?: NewLlm;
 }
 
 /** A request as lists show it. */
@@ -54,7 +55,7 @@ export interface EditRequestSummary {
 export interface EditRequest extends EditRequestSummary {
   progress: db.EditProgressRow;
   editors: db.EditorProgressRow[];
-  llm: LlmEditor | null;
+  llm: Llm | null;
   usage: LlmUsage | null;
   stopped: Stopped | null;
 }
@@ -81,7 +82,7 @@ async function readEditRequest(tx: Transaction, uuid: string): Promise<EditReque
     ...renderSummary((await db.selectEditRequest(tx, uuid))!),
     progress: await db.selectEditProgress(tx, uuid),
     editors: await db.selectEditorProgress(tx, uuid),
-    ...renderLlmEditor(await selectLlmEditor(tx, uuid)),
+    ...renderLlmWork(await selectLlmWork(tx, uuid)),
   };
 }
 
@@ -132,7 +133,12 @@ export function createEditRequest(
       instructions: input.instructions ?? null,
       deadline,
     });
-    if (llm) await createLlmEditor(services, tx, caller, id, llm);
+    if (llm) {
+      const { price, limits } = llm;
+      const settings = completeSettings(llm);
+      const work = { for: { editRequestId: id }, settings, price, limits, waits: false };
+      await addLlmWork(services, tx, caller, work, '/llm');
+    }
     return readEditRequest(tx, id);
   });
 }
@@ -189,7 +195,9 @@ export function cancelEditRequest(
       checkPrecondition(condition, await readEditRequest(tx, uuid));
     }
     await db.cancelEditRequest(tx, uuid);
-    return readEditRequest(tx, uuid);
+    const request = await readEditRequest(tx, uuid);
+    if (request.state === 'cancelled') await cancelLlmWork(tx, uuid);
+    return request;
   });
 }
 
@@ -220,7 +228,7 @@ export function resumeEditRequest(
         `The edit request is ${current.state}: ask anew for the pairs that are left, with the filter has_edit false for one.`,
       );
     if (retryFailed) await db.reopenFailedTasks(tx, uuid);
-    await resumeLlmEditor(tx, caller, uuid, limits);
+    await resumeLlmWork(tx, caller, uuid, limits, '/llm');
     return readEditRequest(tx, uuid);
   });
 }

@@ -7,7 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { openOutgoingClient } from '../../src/outgoing/client.ts';
 import { defaultProjectId as project } from '../../src/services/keys.ts';
-import { editSlice, type LlmServices, type Times } from '../../src/services/llm-editing.ts';
+import { editSlice } from '../../src/services/llm-editing.ts';
+import type { LlmServices, Times } from '../../src/services/llm-slice.ts';
 import { secretKeys } from '../../src/services/sealing.ts';
 import { type Asked, type ChatServer, type Reply, startChatServer } from '../support/chat-endpoint.ts';
 import { startTestServer } from '../support/server.ts';
@@ -101,7 +102,7 @@ async function setUp(t: Test, key = randomBytes(32)) {
     more: Partial<LlmServices> = {},
   ) => {
     await sql(
-      'update finegrain.llm_editors set due_at = clock_timestamp() where edit_request_id = $1 and due_at is not null',
+      'update finegrain.llm_work set due_at = clock_timestamp() where edit_request_id = $1 and due_at is not null',
       [uuidOf(id)],
     );
     return editSlice({ ...services, ...more }, { projectId: project, requestId: uuidOf(id) }, never, {
@@ -113,7 +114,7 @@ async function setUp(t: Test, key = randomBytes(32)) {
   const rest = async ({ id }: { id: string }) =>
     (
       await sql<{ rest: number | null }>(
-        'select extract(epoch from due_at - clock_timestamp())::float8 as rest from finegrain.llm_editors where edit_request_id = $1',
+        'select extract(epoch from due_at - clock_timestamp())::float8 as rest from finegrain.llm_work where edit_request_id = $1',
         [uuidOf(id)],
       )
     )[0]!.rest;
@@ -632,7 +633,7 @@ t.test('llm editor', async (t) => {
     const request = await ask(chat, ['one', 'two']);
     const working = slice(request);
     await chat.until(2);
-    await sql('update finegrain.llm_editors set fence = fence + 1 where edit_request_id = $1', [
+    await sql('update finegrain.llm_work set fence = fence + 1 where edit_request_id = $1', [
       uuidOf(request.id),
     ]);
     t.equal(await working, null);
@@ -785,7 +786,7 @@ t.test('a killed worker costs leases, and nothing else', async (t) => {
   const next = startWorker(t, database, env);
   // as if the time of the leases had passed
   await sql("update finegrain.edit_tasks set lease_expires_at = now() where state = 'leased'");
-  await sql('update finegrain.llm_editors set due_at = now()');
+  await sql('update finegrain.llm_work set due_at = now()');
   for (let n = 0; (await get(request)).state !== 'finished' && n < 200; n++) await sleep(50);
   t.match(await get(request), {
     state: 'finished',

@@ -3,7 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { type TSchema, Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as requests from '../../services/edit-requests.ts';
-import { stopReasons } from '../../services/llm-editors.ts';
+import { stopReasons } from '../../services/llm-work.ts';
 import {
   IfMatch,
   ifNoneMatchHeaders,

@@ -1,6 +1,6 @@
-// What a request for an `llm` asks for: a chat endpoint, how to call it, and what that may cost. Checked when the request
-// is made, so that a mistake is told then and not by a job.
-import * as db from '../db/llm-editors.ts';
+// What is asked for when a language model is to work, for an edit request or an evaluation: a chat endpoint, how to call it, and
+// what that may cost. Checked when it is asked for, so that a mistake is told then and not by a job.
+import * as db from '../db/llm-work.ts';
 import type { Transaction } from '../db/pool.ts';
 import { selectSealedSecret } from '../db/secrets.ts';
 import { Problem, unprocessable } from '../errors.ts';
@@ -19,17 +19,17 @@ export interface LlmSettings {
   requests_per_minute: number | null;
 }
 
-export interface NewLlmEditor extends Partial<LlmSettings> {
+export interface NewLlm extends Partial<LlmSettings> {
   base_url: string;
   model: string;
   price?: db.Price | null;
   limits?: db.Limits | null;
 }
 
-export interface LlmEditor extends LlmSettings {
+export type Llm<Settings extends LlmSettings = LlmSettings> = Settings & {
   price: db.Price | null;
   limits: { max_total_tokens: number | null; max_cost: number | null };
-}
+};
 
 export interface LlmUsage {
   requests: number;
@@ -40,7 +40,7 @@ export interface LlmUsage {
   cost: number | null;
 }
 
-/** Why the work on a request has stopped, until somebody resumes it. */
+/** Why the work has stopped, until somebody resumes it. */
 export const stopReasons = {
   budget: 'The next call might pass a limit: raise it with `limits` of `/resume`',
   credentials:
@@ -59,86 +59,103 @@ export interface Stopped {
 
 const defaultConcurrency = 4;
 
-/** A model may be sampled several times; the first sample is called as the model itself. */
-export const sampleName = (model: string, sample: number): string =>
-  sample === 1 ? model : `${model}#${sample}`;
+/** @returns them with defaults */
+export const completeSettings = (input: NewLlm): LlmSettings => ({
+  base_url: input.base_url,
+  model: input.model,
+  secret: input.secret ?? null,
+  temperature: input.temperature ?? null,
+  max_tokens: input.max_tokens ?? null,
+  concurrency: input.concurrency ?? defaultConcurrency,
+  requests_per_minute: input.requests_per_minute ?? null,
+});
 
-/** @throws Problem unprocessable; missing_scope, as whoever names an endpoint for a secret could read it there */
-export async function createLlmEditor(
-  { outgoing, secretKeys }: Services,
+export interface NewLlmWork {
+  for: { editRequestId: string } | { evaluationId: string };
+  settings: LlmSettings;
+  price: db.Price | null | undefined;
+  limits: db.Limits | null | undefined;
+  /** begins when it is told to, not now */
+  waits: boolean;
+}
+
+/**
+ * @param pointer to the settings in the body
+ * @throws Problem unprocessable; missing_scope, as whoever names an endpoint for a secret could read it there
+ */
+export async function addLlmWork(
+  { outgoing, secretKeys }: Pick<Services, 'outgoing' | 'secretKeys'>,
   tx: Transaction,
   caller: Caller,
-  requestId: string,
-  { price = null, limits, ...input }: NewLlmEditor,
+  { settings, price = null, limits, ...work }: NewLlmWork,
+  pointer: string,
 ): Promise<void> {
-  const settings: LlmSettings = {
-    base_url: input.base_url,
-    model: input.model,
-    secret: input.secret ?? null,
-    temperature: input.temperature ?? null,
-    max_tokens: input.max_tokens ?? null,
-    concurrency: input.concurrency ?? defaultConcurrency,
-    requests_per_minute: input.requests_per_minute ?? null,
-  };
   try {
     outgoing.check(chatUrl(settings.base_url));
   } catch (error) {
     if (!(error instanceof OutgoingError)) throw error;
-    throw unprocessable('/llm/base_url', `cannot be used. ${error.message}`);
+    throw unprocessable(`${pointer}/base_url`, `cannot be used. ${error.message}`);
   }
   if (settings.secret !== null) {
     requireScope(caller, 'admin');
     if (secretKeys === null)
       throw unprocessable(
-        '/llm/secret',
+        `${pointer}/secret`,
         'cannot be read: the operator of this service has set no FINEGRAIN_SECRET_KEY.',
       );
     if (!(await selectSealedSecret(tx, caller.projectId, settings.secret)))
       throw unprocessable(
-        '/llm/secret',
+        `${pointer}/secret`,
         `names no secret of this project: PUT /v1/secrets/${settings.secret} sets it.`,
       );
   }
-  checkLimits(limits ?? {}, price !== null, '/llm/limits');
-  await db.insertLlmEditor(tx, {
-    projectId: caller.projectId,
-    requestId,
-    settings,
-    price,
-    limits: limits ?? {},
-  });
+  checkLimits(limits ?? {}, price !== null, { limits: `${pointer}/limits`, price: `${pointer}/price` });
+  const { projectId } = caller;
+  await db.insertLlmWork(tx, { ...work, projectId, settings, price, limits: limits ?? {} });
 }
 
-function checkLimits(limits: db.Limits, hasPrice: boolean, pointer: string): void {
+function checkLimits(
+  limits: db.Limits,
+  hasPrice: boolean,
+  pointers: { limits: string; price: string },
+): void {
   if (typeof limits.max_cost === 'number' && !hasPrice)
     throw unprocessable(
-      `${pointer}/max_cost`,
-      'needs /llm/price: without it the service cannot know what a call costs.',
+      `${pointers.limits}/max_cost`,
+      `needs ${pointers.price}: without it the service cannot know what a call costs.`,
     );
 }
 
-/** @throws Problem conflict, unprocessable, missing_scope */
-export async function resumeLlmEditor(
+/**
+ * @param pointer to the settings in the body that asked for the work
+ * @throws Problem conflict, unprocessable, missing_scope
+ */
+export async function resumeLlmWork(
   tx: Transaction,
   caller: Caller,
-  requestId: string,
+  id: string,
   limits: db.Limits | null,
+  pointer: string,
 ): Promise<void> {
-  const row = await db.selectLlmEditor(tx, requestId);
+  const row = await db.selectLlmWork(tx, id);
   if (!row) throw new Problem('conflict', 'Only the work of an `llm` is stopped and resumed.');
   if (limits !== null) {
     if ((row.settings as LlmSettings).secret !== null) requireScope(caller, 'admin');
-    checkLimits(limits, row.input_price !== null, '/limits');
+    checkLimits(limits, row.input_price !== null, { limits: '/limits', price: `${pointer}/price` });
   }
-  await db.resumeLlmEditor(tx, requestId, limits);
+  await db.resumeLlmWork(tx, id, limits);
 }
 
-/** As outsiders see it; nulls for a request that is for others. */
-export function renderLlmEditor(row: db.LlmEditorRow | undefined): {
-  llm: LlmEditor | null;
+export interface RenderedLlmWork<Settings extends LlmSettings = LlmSettings> {
+  llm: Llm<Settings> | null;
   usage: LlmUsage | null;
   stopped: Stopped | null;
-} {
+}
+
+/** As outsiders see it; nulls where no language model works. */
+export function renderLlmWork<Settings extends LlmSettings = LlmSettings>(
+  row: db.LlmWorkRow | undefined,
+): RenderedLlmWork<Settings> {
   if (!row) return { llm: null, usage: null, stopped: null };
   const { input_price, output_price, input_tokens, output_tokens } = row;
   const price =
@@ -147,7 +164,7 @@ export function renderLlmEditor(row: db.LlmEditorRow | undefined): {
       : { input_per_million: input_price, output_per_million: output_price };
   return {
     llm: {
-      ...(row.settings as LlmSettings),
+      ...(row.settings as Settings),
       price,
       limits: { max_total_tokens: row.max_total_tokens, max_cost: row.max_cost },
     },
