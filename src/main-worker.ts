@@ -8,6 +8,7 @@ import * as deleting from './jobs/delete-old-deliveries.ts';
 import { deliverWebhookTask } from './jobs/deliver-webhook.ts';
 import { editWithLlmTask } from './jobs/edit-with-llm.ts';
 import * as forgetting from './jobs/forget-answers.ts';
+import { judgeWithLlmTask } from './jobs/judge-with-llm.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
 import * as trimming from './jobs/trim-runs.ts';
 import { workOnScoreJobTask } from './jobs/work-on-score-job.ts';
@@ -17,6 +18,7 @@ import { openScoringEngine } from './scoring/engine.ts';
 import { collectArtifacts } from './services/artifact-collection.ts';
 import { forgetAnswers } from './services/idempotency.ts';
 import { editSlice } from './services/llm-editing.ts';
+import { judgeSlice } from './services/llm-judging.ts';
 import { modelServerAccess } from './services/model-servers.ts';
 import { reapLostAttempts } from './services/run-execution.ts';
 import { trimRuns } from './services/run-retention.ts';
@@ -88,11 +90,14 @@ async function main(): Promise<void> {
       logger,
     });
     // beside the others, which would wait for a slice of half a minute to end
-    const editor = await run({
+    const models = await run({
       pgPool: pool,
       concurrency: 4,
       noHandleSignals: true,
-      taskList: { 'edit-with-llm': editWithLlmTask((key, signal) => editSlice(calling, key, signal)) },
+      taskList: {
+        'edit-with-llm': editWithLlmTask((key, signal) => editSlice(calling, key, signal)),
+        'judge-with-llm': judgeWithLlmTask((key, signal) => judgeSlice(calling, key, signal)),
+      },
       parsedCronItems: [],
       logger,
     });
@@ -107,7 +112,7 @@ async function main(): Promise<void> {
       parsedCronItems: [],
       logger,
     });
-    const all = [worker, editor, scorer];
+    const all = [worker, models, scorer];
     log.info('the worker takes jobs');
     const ended = Promise.race(all.map(({ promise }) => promise)).then(() => {
       throw new Error('The worker ended by itself.'); // and not with 0: whoever watches must start it again

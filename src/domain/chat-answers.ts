@@ -60,6 +60,26 @@ export function lastBetweenTags(text: string, tag: string): { inside: string; be
   return start < 0 ? null : { inside: text.slice(start + opening.length, end), before: text.slice(0, start) };
 }
 
+/** As far as they are read; nothing of them is known to be so. */
+interface Logprobs {
+  content?: { top_logprobs?: unknown }[] | null;
+}
+
+const topLogprobs = ({ logprobs }: ChatChoice): unknown =>
+  (logprobs as Logprobs | null | undefined)?.content?.[0]?.top_logprobs;
+
+/** The answer is there, and nothing says how likely its tokens were. */
+export const lacksLogprobs = (choice: ChatChoice): boolean =>
+  Boolean(textOf(choice.content)?.trim()) && !Array.isArray(topLogprobs(choice));
+
+/** What the first token could have been, as far as the endpoint says it. */
+export function likelyFirstTokens(choice: ChatChoice): { token: string; logprob: number }[] {
+  const tokens = topLogprobs(choice);
+  return (Array.isArray(tokens) ? tokens : []).filter(
+    (one) => typeof one?.token === 'string' && typeof one.logprob === 'number',
+  );
+}
+
 /** What of an answer is kept for a person to look at: as much as the database can hold of it. */
 export function keptOutput(content: unknown, maxLength: number): string | null {
   const text =

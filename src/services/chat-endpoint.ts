@@ -1,6 +1,6 @@
 // One call of a chat endpoint that speaks OpenAI's protocol (POST …/chat/completions), and what its answer means for the
 // work: an answer, a moment that may pass, a request that it does not want, or an endpoint that serves nobody.
-import type { ChatChoice } from '../domain/chat-answers.ts';
+import { type ChatChoice, lacksLogprobs } from '../domain/chat-answers.ts';
 import { readRetryAfter } from '../domain/retry-after.ts';
 import type { OutgoingAnswer, OutgoingClient } from '../outgoing/client.ts';
 import { excerptOf, routeOf, withoutKey } from '../outgoing/endpoint.ts';
@@ -33,7 +33,7 @@ export type ChatOutcome =
   | { kind: 'trouble'; detail: string; retryAfterSeconds: number | null; charged: boolean }
   /** of this request, perhaps: others may be taken */
   | { kind: 'refused'; detail: string; otherLimitName: boolean }
-  | { kind: 'unusable'; reason: 'credentials' | 'endpoint'; detail: string };
+  | { kind: 'unusable'; reason: 'credentials' | 'endpoint'; detail: string; charged: boolean };
 
 const maxAnswerBytes = 4_000_000;
 
@@ -60,7 +60,7 @@ export async function callChat(outgoing: OutgoingClient, call: ChatCall): Promis
       maxAnswerBytes,
       signal,
     });
-    return judge(answer, key, limitName);
+    return judge(answer, call);
   } catch (error) {
     if (!(error instanceof OutgoingError)) throw error;
     return judgeError(error.code);
@@ -70,19 +70,22 @@ export async function callChat(outgoing: OutgoingClient, call: ChatCall): Promis
 /** Only the code: the message may name addresses inside the operator's network. */
 function judgeError(code: OutgoingErrorCode): ChatOutcome {
   const detail = `${code}: ${outgoingErrors[code]}.`;
-  if (code === 'refused_address') return { kind: 'unusable', reason: 'endpoint', detail };
+  if (code === 'refused_address') return { kind: 'unusable', reason: 'endpoint', detail, charged: false };
   const charged = ['timed_out', 'broken_answer', 'too_large'].includes(code);
   return { kind: 'trouble', detail, retryAfterSeconds: null, charged };
 }
 
 function judge(
   { status, headers, body }: OutgoingAnswer,
-  key: string | null,
-  limitName: string,
+  { key, limitName, topLogprobs }: ChatCall,
 ): ChatOutcome {
   const text = withoutKey(body.toString('utf8'), key);
   if (status >= 200 && status < 300) {
     const answer = readCompletion(text);
+    if (answer && topLogprobs !== null && lacksLogprobs(answer.choice)) {
+      const detail = 'The endpoint answers no log probabilities (`top_logprobs`).';
+      return { kind: 'unusable', reason: 'endpoint', detail, charged: true };
+    }
     if (answer) return { kind: 'answer', ...answer };
     const detail = `The endpoint does not answer as a chat completion endpoint: ${excerptOf(text, key)}`;
     return { kind: 'trouble', detail, retryAfterSeconds: null, charged: true };
@@ -96,8 +99,9 @@ function judge(
     const otherLimitName = limitName === 'max_tokens' && text.includes('max_completion_tokens');
     return { kind: 'refused', detail, otherLimitName };
   }
-  if (status === 401 || status === 403) return { kind: 'unusable', reason: 'credentials', detail };
-  return { kind: 'unusable', reason: 'endpoint', detail };
+  if (status === 401 || status === 403)
+    return { kind: 'unusable', reason: 'credentials', detail, charged: false };
+  return { kind: 'unusable', reason: 'endpoint', detail, charged: false };
 }
 
 function readCompletion(

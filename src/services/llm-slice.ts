@@ -275,8 +275,13 @@ async function askAndTake(work: Work, item: Item, signal: AbortSignal): Promise<
 }
 
 /** Why an item is given up whose call did not come to an answer. */
+const endpointReasons = { refused: 'endpoint_refused', trouble: 'endpoint_failed' } as const;
+
+export const isEndpointReason = (reason: string): boolean =>
+  Object.values<string>(endpointReasons).includes(reason);
+
 const endpointFault = ({ kind, detail }: { kind: 'trouble' | 'refused'; detail: string }): Fault => ({
-  reason: kind === 'refused' ? 'endpoint_refused' : 'endpoint_failed',
+  reason: endpointReasons[kind],
   detail,
 });
 
@@ -421,7 +426,7 @@ async function callAndSettle(
       signal,
     });
     if (outcome.kind === 'answer') spent = outcome.usage ?? most;
-    else if (!(outcome.kind === 'trouble' && outcome.charged)) spent = { input: 0, output: 0 };
+    else if (!('charged' in outcome && outcome.charged)) spent = { input: 0, output: 0 };
     return outcome;
   } finally {
     await services.db.transaction(slice.projectId, (tx) => db.settleCall(tx, slice, { most, spent }));

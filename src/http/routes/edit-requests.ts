@@ -1,9 +1,8 @@
 // /v1/edit-requests: ask for edits of the pairs of a dataset, see how far they are, cancel.
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
-import { type TSchema, Type } from 'typebox';
+import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as requests from '../../services/edit-requests.ts';
-import { stopReasons } from '../../services/llm-work.ts';
 import {
   IfMatch,
   ifNoneMatchHeaders,
@@ -13,11 +12,11 @@ import {
   Tagged,
   tagged,
 } from '../etags.ts';
+import { LlmLimits, LlmStopped, LlmUsage, llmSettings, MaxTokens, Temperature } from '../llm-schemas.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
-import { describeCodes, Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
+import { Id, Nullable, Page, PageQuery, problemResponses, Timestamp } from '../schemas.ts';
 import { datasetExample, Editor } from './edits.ts';
 import { pairFilterFields } from './pairs.ts';
-import { SecretName } from './secrets.ts';
 
 export const requestExample = 'ereq_019356f0c8f17a2b9c3d4e5f6a7b8c9d';
 
@@ -59,70 +58,11 @@ const Deadline = Nullable(
   },
 );
 
-const limit = (description: string, schema: TSchema) => Type.Optional(Nullable(schema, { description }));
-const Limits = Type.Object(
-  {
-    max_total_tokens: limit(
-      'Input and output tokens together, of all calls',
-      Type.Integer({ minimum: 1, maximum: 1_000_000_000_000 }),
-    ),
-    max_cost: limit(
-      'Of all calls, in the currency of `price`, which it needs',
-      Type.Number({ minimum: 0, maximum: 1_000_000_000 }),
-    ),
-  },
-  {
-    additionalProperties: false,
-    $id: 'LlmLimits',
-    description:
-      'Checked before each call against the most that it and the calls under way can take: a byte of the messages is at most a token, an answer at most `max_tokens`. When there is no room for a call the work stops with the reason `budget`.',
-    examples: [{ max_total_tokens: 2_000_000, max_cost: 5 }],
-  },
-);
-const price = Type.Number({ minimum: 0, maximum: 1_000_000 });
 const settings = {
-  base_url: Type.String({
-    minLength: 1,
-    maxLength: 2000,
-    description:
-      'Of an OpenAI-compatible endpoint; `/chat/completions` is added to its path. Everybody who may read the project sees it: put no key in it',
-    examples: ['https://llm.example/v1'],
-  }),
-  model: Type.String({
-    minLength: 1,
-    maxLength: 190,
-    description: 'As the endpoint calls it; the edits carry it as the name of their editor',
-    examples: ['qwen3-8b'],
-  }),
-  secret: Type.Optional(
-    Nullable(SecretName, {
-      description: 'The secret that holds the key of the endpoint. Naming one needs the scope `admin`',
-    }),
-  ),
-  temperature: Type.Optional(
-    Nullable(Type.Number({ minimum: 0, maximum: 2 }), { description: 'Left to the endpoint unless given' }),
-  ),
-  max_tokens: Type.Optional(
-    Nullable(Type.Integer({ minimum: 16, maximum: 1_000_000 }), {
-      description: 'Of an answer, thoughts included; unless given as many as the response can have, and 1024',
-    }),
-  ),
-  concurrency: Type.Optional(
-    Type.Integer({ minimum: 1, maximum: 16, default: 4, description: 'Calls at a time' }),
-  ),
-  requests_per_minute: Type.Optional(
-    Nullable(Type.Integer({ minimum: 1, maximum: 60_000 }), {
-      description: 'Calls begin at even distances, retries too',
-    }),
-  ),
-  price: Type.Optional(
-    Nullable(
-      Type.Object({ input_per_million: price, output_per_million: price }, { additionalProperties: false }),
-      {
-        description: 'Of a million tokens, in any currency; for `usage.cost` and `limits.max_cost`',
-        examples: [{ input_per_million: 0.2, output_per_million: 0.8 }],
-      },
-    ),
+  ...llmSettings,
+  temperature: Temperature('Left to the endpoint unless given'),
+  max_tokens: MaxTokens(
+    'Of an answer, thoughts included; unless given as many as the response can have, and 1024',
   ),
 };
 const llmExample = {
@@ -140,48 +80,6 @@ const NewLlmEditor = Type.Object(
 const LlmEditor = Type.Object(
   { ...settings, limits: Type.Ref('LlmLimits') },
   { $id: 'LlmEditor', description: 'The service’s own editor, as it was asked for', examples: [llmExample] },
-);
-
-const Usage = Type.Object(
-  {
-    requests: Type.Integer({ description: 'Calls of the endpoint' }),
-    retries: Type.Integer({ description: 'Calls among them that repeated a failed one' }),
-    refused: Type.Integer({ description: 'Answers that were no minimal edit' }),
-    input_tokens: Type.Integer({
-      description:
-        'As the endpoint counts. A call that broke off, or an answer that does not say, counts with the most that it can have taken',
-    }),
-    output_tokens: Type.Integer(),
-    cost: Nullable(Type.Number(), { description: 'By `price`; null without one' }),
-  },
-  {
-    $id: 'LlmUsage',
-    examples: [
-      {
-        requests: 3720,
-        retries: 40,
-        refused: 96,
-        input_tokens: 1_480_000,
-        output_tokens: 610_000,
-        cost: 0.784,
-      },
-    ],
-  },
-);
-
-const Stopped = Type.Object(
-  {
-    reason: Type.Enum(Object.keys(stopReasons), {
-      description: describeCodes(stopReasons),
-      examples: ['credentials'],
-    }),
-    detail: Type.String({
-      description: 'What happened, as far as the endpoint said it',
-      examples: ['The endpoint answered 401: Incorrect API key'],
-    }),
-    at: Timestamp,
-  },
-  { $id: 'LlmStopped' },
 );
 
 const summary = {
@@ -270,11 +168,11 @@ export const editRequestRoutes: FastifyPluginAsyncTypebox<{ services: Services }
 ) => {
   for (const schema of [
     EditFilter,
-    Limits,
+    LlmLimits,
     NewLlmEditor,
     LlmEditor,
-    Usage,
-    Stopped,
+    LlmUsage,
+    LlmStopped,
     EditRequestSummary,
     EditRequest,
   ])

@@ -3,14 +3,9 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import * as secrets from '../../services/secrets.ts';
+import { SecretName } from '../llm-schemas.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import { problemResponses, Timestamp } from '../schemas.ts';
-
-export const SecretName = Type.String({
-  pattern: '^[a-z0-9][a-z0-9_-]{0,62}$',
-  description: 'Small letters, digits, `_` and `-`',
-  examples: ['llm-api-key'],
-});
 
 const Secret = Type.Object(
   { name: SecretName, created_at: Timestamp, updated_at: Timestamp },
