@@ -77,48 +77,15 @@ const letters = (tokens: unknown) =>
   readLetters(choiceOf('A', { finishReason: 'length', logprobs: { content: [{ top_logprobs: tokens }] } }));
 
 t.test('letters: the share is P(A) / (P(A) + P(B)), over all spellings of a letter', async (t) => {
-  const close = (tokens: [string, number][], share: number) => {
-    const answer = letters(tokens.map(([token, p]) => ({ token, logprob: Math.log(p) })));
+  const close = (tokens: Record<string, number>, share: number) => {
+    const answer = letters(Object.entries(tokens).map(([token, p]) => ({ token, logprob: Math.log(p) })));
     t.ok('first' in answer && Math.abs(answer.first - share) < 1e-12, `${JSON.stringify(tokens)}: ${share}`);
   };
-  close(
-    [
-      ['A', 0.6],
-      ['B', 0.2],
-    ],
-    0.75,
-  );
-  close(
-    [
-      ['B', 0.6],
-      ['A', 0.2],
-      ['The', 0.1],
-    ],
-    0.25,
-  );
-  close(
-    [
-      ['A', 0.3],
-      [' A', 0.3],
-      ['\u2581B', 0.1],
-      ['\u0120B', 0.1],
-    ],
-    0.75,
-  );
-  close(
-    [
-      ['A', 0.9],
-      ['The', 0.1],
-    ],
-    1,
-  );
-  close(
-    [
-      ['B', 0.9],
-      ['a', 0.1],
-    ],
-    0,
-  );
+  close({ A: 0.6, B: 0.2 }, 0.75);
+  close({ B: 0.6, A: 0.2, The: 0.1 }, 0.25);
+  close({ A: 0.3, ' A': 0.3, '\u2581B': 0.1, '\u0120B': 0.1 }, 0.75);
+  close({ A: 0.9, The: 0.1 }, 1);
+  close({ B: 0.9, a: 0.1 }, 0);
   t.match(letters([{ token: 'A', logprob: Math.log(0.5) }]), {
     logprobs: { first: Math.log(0.5), second: null },
   });
