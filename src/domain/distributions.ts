@@ -1,4 +1,4 @@
-// Quantiles for intervals: of the standard normal and of Student's t distribution.
+// For intervals: the standard normal and Student's t distribution.
 
 /** Quantile of the standard normal, 0 < p < 1; relative error about 1e-9 (Acklam 2003). */
 export function normalQuantile(p: number): number {
@@ -23,6 +23,18 @@ export function normalQuantile(p: number): number {
     -1.328068155288572e1, 1,
   ];
   return (q * polynomial(numerator, r)) / polynomial(denominator, r);
+}
+
+/** P(Z ≤ z), absolute error about 1e-15 (Marsaglia 2004, Evaluating the Normal Distribution). */
+export function normalDistribution(z: number): number {
+  if (Math.abs(z) > 8) return z > 0 ? 1 : 0;
+  let term = z;
+  let sum = z;
+  for (let k = 3; Math.abs(term) > 1e-17; k += 2) {
+    term *= (z * z) / k;
+    sum += term;
+  }
+  return 0.5 + (sum * Math.exp((-z * z) / 2)) / Math.sqrt(2 * Math.PI);
 }
 
 /** Quantile of Student's t, 0 < p < 1, any degrees of freedom ≥ 1; by bisection on its distribution function. */
