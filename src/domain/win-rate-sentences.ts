@@ -9,7 +9,7 @@ const tolerableNulls = 0.05;
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 
 const counted = (count: number, noun: string): string =>
-  `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
+  `${String(count).replace(/\B(?=(\d{3})+$)/g, ',')} ${noun}${count === 1 ? '' : 's'}`;
 
 export function summarise(figures: Figures, level: number): string {
   const { win_rate, n, clusters, candidates, length_controlled, nulls } = figures;
