@@ -34,6 +34,7 @@ import { datasetRoutes } from './http/routes/datasets.ts';
 import { editRequestRoutes } from './http/routes/edit-requests.ts';
 import { editTaskRoutes } from './http/routes/edit-tasks.ts';
 import { editRoutes } from './http/routes/edits.ts';
+import { evaluationRoutes } from './http/routes/evaluations.ts';
 import { keyRoutes } from './http/routes/keys.ts';
 import { modelRoutes } from './http/routes/models.ts';
 import { pairRoutes } from './http/routes/pairs.ts';
@@ -155,6 +156,7 @@ export async function buildApp({
     runRoutes,
     runnerRoutes,
     winRateRoutes,
+    evaluationRoutes,
     webhookRoutes,
     secretRoutes,
     serviceRoutes,

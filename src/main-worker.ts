@@ -11,11 +11,13 @@ import * as forgetting from './jobs/forget-answers.ts';
 import { judgeWithLlmTask } from './jobs/judge-with-llm.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
 import * as trimming from './jobs/trim-runs.ts';
+import { workOnEvaluationTask } from './jobs/work-on-evaluation.ts';
 import { workOnScoreJobTask } from './jobs/work-on-score-job.ts';
 import { openOutgoingClient } from './outgoing/client.ts';
 import { createLogger, runMain, untilStopped } from './process.ts';
 import { openScoringEngine } from './scoring/engine.ts';
 import { collectArtifacts } from './services/artifact-collection.ts';
+import { evaluationSlice } from './services/evaluation-work.ts';
 import { forgetAnswers } from './services/idempotency.ts';
 import { editSlice } from './services/llm-editing.ts';
 import { judgeSlice } from './services/llm-judging.ts';
@@ -108,6 +110,7 @@ async function main(): Promise<void> {
       noHandleSignals: true,
       taskList: {
         'work-on-score-job': workOnScoreJobTask((key, signal) => scoreSlice(scorers, key, signal)),
+        'work-on-evaluation': workOnEvaluationTask((key, signal) => evaluationSlice(scorers, key, signal)),
       },
       parsedCronItems: [],
       logger,

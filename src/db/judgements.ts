@@ -173,13 +173,19 @@ export interface JudgedRow {
   length_baseline: number | null;
 }
 
-export function selectJudged(tx: Transaction, evaluationId: string): Promise<JudgedRow[]> {
+/** Of all items, or of those with a number in after + 1..until. */
+export function selectJudged(
+  tx: Transaction,
+  evaluationId: string,
+  { after, until }: { after: number; until: number | null } = { after: 0, until: null },
+): Promise<JudgedRow[]> {
   return tx.query<JudgedRow>(
     `select j.number, i.item_id, j.candidate, j.judge_kind, j.judge_name, j.candidate_first, j.outcome, j.null_reason,
        length(i.responses[j.candidate + 1]) as length_candidate, length(i.responses[1]) as length_baseline
      from ${withItems}
-     where j.evaluation_id = $1 and j.state = 'judged' order by j.number, j.candidate, j.id`,
-    [evaluationId],
+     where j.evaluation_id = $1 and j.state = 'judged' and j.number > $2 and ($3::int is null or j.number <= $3)
+     order by j.number, j.candidate, j.id`,
+    [evaluationId, after, until],
   );
 }
 

@@ -1,30 +1,60 @@
 // Win rate of a candidate against a baseline with its uncertainty, as AlpacaEval 2 defines it: the mean of the outcomes, its
 // standard error from sd with n − 1 over √n, an outcome of exactly one half a draw. What cannot be computed is null, never NaN.
-import { normalQuantile, studentQuantile } from './distributions.ts';
-import { type LengthControlled, lengthControlledWinRate } from './length-control.ts';
+// docs/win-rates.md has each figure, its formula and its source.
+import { type BootstrapInterval, type BootstrapOptions, bootstrapMean } from './bootstrap.ts';
+import { bradleyTerry, type Strength } from './bradley-terry.ts';
+import {
+  type AgreementOptions,
+  type JudgeAgreement,
+  judgeAgreement,
+  judgedItems,
+  type PredictionPowered,
+  predictionPowered,
+} from './judge-agreement.ts';
+import {
+  type Counted,
+  groupBy,
+  isCounted,
+  type Judgement,
+  mean,
+  sumClusters,
+  verdictOf,
+} from './judgements.ts';
+import {
+  estimateItemDifficulty,
+  type LengthControlled,
+  type LengthControlMethod,
+  type LengthControlRow,
+  lengthControlledWinRate,
+} from './length-control.ts';
+import {
+  type ConfidenceInterval,
+  clusteredVariance,
+  detectableDifference,
+  type MeanEstimate,
+  meanInterval,
+  total,
+} from './mean-interval.ts';
+import { outcomesByItem, type PairedDifference, pairedDifference } from './paired-difference.ts';
+import { type TrainingVariance, trainingVariance } from './training-variance.ts';
+import { notesOn, summarise } from './win-rate-sentences.ts';
 
-export interface Judgement {
-  item_id: string;
-  /** The candidate's share, 0..1; null when the judge failed. */
-  outcome: number | null;
-  length_candidate?: number;
-  length_baseline?: number;
-  difficulty?: number;
-  judge?: string;
-  /** In which order the judge saw the responses; any name, the same for the same order. */
-  order?: string | number;
-}
+export type { Judgement } from './judgements.ts';
+export type { ConfidenceInterval } from './mean-interval.ts';
 
-export interface ConfidenceInterval {
-  low: number;
-  high: number;
-  level: number;
-  /**
-   * `wilson`: score interval, for wins and losses only, one judgement per item; also where there is no spread to measure
-   * (for any outcomes in 0..1 it is then wide enough). `student_t`: mean ± t · standard error, cut to 0..1.
-   * `cluster_robust_t`: the same with items as clusters.
-   */
-  method: 'wilson' | 'student_t' | 'cluster_robust_t';
+export interface WinRateOptions {
+  confidence_level?: number;
+  /** None when left out. */
+  bootstrap?: BootstrapOptions;
+  length_control?: {
+    method?: LengthControlMethod;
+    /** Candidates that are versions of the baseline told to be long or short: they count nowhere but in `alpaca_eval`. */
+    gamed_baselines?: readonly string[];
+  };
+  imputation_bounds?: boolean;
+  /** The candidate came out of training, which would come out otherwise another time. */
+  trained_policies?: boolean;
+  agreement?: AgreementOptions;
 }
 
 export interface WinRate {
@@ -48,127 +78,264 @@ export interface WinRate {
   position_consistency: number | null;
   /** Share of agreeing verdicts among all pairs of judges of the same item; null when there are none. */
   judge_agreement: number | null;
+  /** Distance from ½ that a test at this level finds with 80 % power. */
+  minimal_detectable_difference: number | null;
+  nulls: Nulls;
+  imputation_bounds: { all_lost: Bound; all_won: Bound } | null;
+  bootstrap: BootstrapInterval | null;
+  training: TrainingVariance | null;
   /** Why a main figure is null. */
   reason: string | null;
 }
 
-type Counted = Judgement & { outcome: number };
+export interface Nulls {
+  /** Of all judgements; null without any. */
+  share: number | null;
+  /** Most frequent first; the reason is null where none was given. */
+  by_reason: { reason: string | null; count: number; share: number }[];
+}
+
+interface Bound {
+  win_rate: number;
+  confidence_interval: ConfidenceInterval;
+}
+
+export interface CandidateWinRate extends WinRate {
+  candidate: string | null;
+}
+
+export interface Comparison extends PairedDifference {
+  candidates: [first: string | null, second: string | null];
+}
+
+export interface Ranked extends Strength {
+  /** null for the baseline, and for judgements that name no candidate */
+  candidate: string | null;
+  is_baseline: boolean;
+}
+
+/** Of all candidates together, and of each when there are several. */
+export interface WinRateReport extends WinRate {
+  candidates: CandidateWinRate[] | null;
+  comparisons: Comparison[] | null;
+  /** Strongest first; the baseline is one of the players. */
+  ranking: Ranked[] | null;
+  agreement: JudgeAgreement | null;
+  prediction_powered: PredictionPowered | null;
+  /** The result in one or two plain sentences. */
+  summary: string;
+  /** What one should know before one relies on it. */
+  notes: string[];
+}
+
+const defaultLevel = 0.95;
 
 /** Several judgements of an item make it the cluster of the uncertainty; each judgement has the same weight in the mean. */
 export function computeWinRate(
   judgements: readonly Judgement[],
-  options: { confidence_level?: number } = {},
-): WinRate {
-  const failed = judgements.filter(({ outcome }) => outcome === null).length;
-  const counted = judgements.filter(
-    (one): one is Counted => one.outcome !== null && one.outcome >= 0 && one.outcome <= 1,
-  );
+  options: WinRateOptions = {},
+): WinRateReport {
+  const level = options.confidence_level ?? defaultLevel;
+  const gamedNames = new Set(options.length_control?.gamed_baselines);
+  const isGamed = ({ candidate }: Judgement) => candidate !== undefined && gamedNames.has(candidate);
+  const judged = gamedNames.size === 0 ? judgements : judgements.filter((one) => !isGamed(one));
+  const counted = judged.filter(isCounted);
+  const shared: Shared = {
+    options,
+    level,
+    difficulty: estimateItemDifficulty(lengthRows(counted)),
+    gamed: lengthRows(judgements.filter((one) => isGamed(one)).filter(isCounted)),
+  };
+  const pooled = figuresOf(judged, shared);
+  const figures = {
+    ...pooled,
+    ...severalCandidates(judged, shared),
+    ...checkedByPeople(counted, options.agreement, level),
+  };
+  return { ...figures, summary: summarise(figures, level), notes: notesOn(figures, options) };
+}
+
+/** What the figures of all candidates have in common. */
+interface Shared {
+  options: WinRateOptions;
+  level: number;
+  difficulty: ReadonlyMap<string, number> | null;
+  gamed: LengthControlRow[];
+}
+
+function figuresOf(judgements: readonly Judgement[], shared: Shared): WinRate {
+  const { options, level } = shared;
+  const counted = judgements.filter(isCounted);
+  const failed = judgements.filter(({ outcome }) => outcome === null);
   const n = counted.length;
-  const outcomes = counted.map(({ outcome }) => outcome);
-  const count = (verdict: number) => outcomes.filter((outcome) => verdictOf(outcome) === verdict).length;
+  const count = (verdict: number) => counted.filter(({ outcome }) => verdictOf(outcome) === verdict).length;
   const [wins, losses, ties] = [count(1), count(0), count(0.5)];
-  const items = groupBy(counted, ({ item_id }) => item_id);
-  const winRate = n === 0 ? null : mean(outcomes);
-  const standardError = winRate === null ? null : clusteredError(items, winRate, n);
+  const sums = sumClusters(groupBy(counted, ({ item_id }) => item_id));
+  const estimate = n === 0 ? null : estimateMean(counted, sums);
   return {
-    win_rate: winRate,
-    standard_error: standardError,
-    confidence_interval:
-      winRate === null
-        ? null
-        : interval(
-            winRate,
-            standardError,
-            { clusters: items.size, n, onlyWinsAndLosses: outcomes.every(Number.isInteger) },
-            options.confidence_level ?? 0.95,
-          ),
+    win_rate: estimate?.mean ?? null,
+    standard_error: estimate?.standardError ?? null,
+    confidence_interval: estimate && meanInterval(estimate, level),
     n,
     wins,
     losses,
     ties,
-    dropped: { null: failed, out_of_range: judgements.length - failed - n },
+    dropped: { null: failed.length, out_of_range: judgements.length - failed.length - n },
     discrete_win_rate: n === 0 ? null : (wins + ties / 2) / n,
-    clusters: items.size,
-    length_controlled: controlLength(counted),
-    position_consistency: positionConsistency(items),
-    judge_agreement: judgeAgreement(items),
+    clusters: sums.sums.length,
+    length_controlled: controlLength(counted, shared),
+    position_consistency: positionConsistency(counted),
+    judge_agreement: agreementOfJudges(counted),
+    minimal_detectable_difference:
+      estimate && detectableDifference(estimate.standardError, estimate.clusters, level),
+    nulls: nullsOf(failed, judgements.length),
+    imputation_bounds: options.imputation_bounds ? imputationBounds(judgements, level) : null,
+    bootstrap: options.bootstrap ? bootstrapMean(sums, options.bootstrap, level) : null,
+    training: severalNames(counted) ? null : trainingVariance(counted, level),
     reason:
-      n === 0
+      estimate === null
         ? 'No judgement has an outcome between 0 and 1.'
-        : standardError === null
+        : estimate.standardError === null
           ? 'One item has no spread: judge at least two items for a standard error.'
           : null,
   };
 }
 
-/** 1 a win, 0 a loss, ½ a tie: of exactly one half. */
-const verdictOf = (outcome: number): number => (outcome > 0.5 ? 1 : outcome < 0.5 ? 0 : 0.5);
-
-const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
-
-function groupBy<Value>(values: Value[], key: (value: Value) => string): Map<string, Value[]> {
-  const groups = new Map<string, Value[]>();
-  for (const value of values) {
-    const group = groups.get(key(value));
-    if (group) group.push(value);
-    else groups.set(key(value), [value]);
-  }
-  return groups;
-}
-
-/** Cluster-robust standard error of the mean; with one judgement per item it is sd (n − 1) over √n. */
-function clusteredError(items: Map<string, Counted[]>, winRate: number, n: number): number | null {
-  if (items.size < 2) return null;
-  let squares = 0;
-  for (const members of items.values())
-    squares += members.reduce((sum, { outcome }) => sum + outcome - winRate, 0) ** 2;
-  return Math.sqrt((items.size / (items.size - 1)) * squares) / n;
-}
-
-function interval(
-  winRate: number,
-  standardError: number | null,
-  { clusters, n, onlyWinsAndLosses }: { clusters: number; n: number; onlyWinsAndLosses: boolean },
-  level: number,
-): ConfidenceInterval {
-  const tail = (1 - level) / 2;
-  const clustered = clusters < n;
-  if ((onlyWinsAndLosses && !clustered) || !standardError) {
-    const z2 = normalQuantile(tail) ** 2;
-    const center = (winRate + z2 / (2 * clusters)) / (1 + z2 / clusters);
-    const half =
-      Math.sqrt(z2 * ((winRate * (1 - winRate)) / clusters + z2 / (4 * clusters ** 2))) / (1 + z2 / clusters);
-    return { ...cut(center - half, center + half), level, method: 'wilson' };
-  }
-  const half = -studentQuantile(tail, clusters - 1) * standardError;
+function estimateMean(
+  counted: readonly Counted[],
+  sums = sumClusters(groupBy(counted, ({ item_id }) => item_id)),
+): MeanEstimate {
+  const variance = clusteredVariance(sums);
   return {
-    ...cut(winRate - half, winRate + half),
-    level,
-    method: clustered ? 'cluster_robust_t' : 'student_t',
+    mean: total(sums.sums) / counted.length,
+    standardError: variance === null ? null : Math.sqrt(variance),
+    clusters: sums.sums.length,
+    n: counted.length,
+    onlyWinsAndLosses: counted.every(({ outcome }) => Number.isInteger(outcome)),
   };
 }
 
-const cut = (low: number, high: number) => ({ low: Math.max(0, low), high: Math.min(1, high) });
+function nullsOf(failed: readonly Judgement[], judgements: number): Nulls {
+  const byReason = [...groupBy(failed, ({ null_reason }) => null_reason ?? null)];
+  return {
+    share: judgements === 0 ? null : failed.length / judgements,
+    by_reason: byReason
+      .map(([reason, { length }]) => ({ reason, count: length, share: length / judgements }))
+      .sort((a, b) => b.count - a.count),
+  };
+}
 
-function controlLength(counted: Counted[]): LengthControlled | null {
-  const rows = counted.flatMap(({ item_id, outcome, length_candidate, length_baseline, difficulty }) =>
+/** As if every judgement that does not count had been lost, and won. */
+function imputationBounds(judgements: readonly Judgement[], level: number): WinRate['imputation_bounds'] {
+  if (judgements.length === 0) return null;
+  const imputed = (outcome: number): Bound => {
+    const all = judgements.map((one) => (isCounted(one) ? one : { ...one, outcome }));
+    const estimate = estimateMean(all);
+    return { win_rate: estimate.mean, confidence_interval: meanInterval(estimate, level) };
+  };
+  return { all_lost: imputed(0), all_won: imputed(1) };
+}
+
+const lengthRows = (counted: readonly Counted[]): LengthControlRow[] =>
+  counted.flatMap(({ item_id, candidate, outcome, length_candidate, length_baseline, difficulty }) =>
     length_candidate === undefined || length_baseline === undefined
       ? []
-      : [{ cluster: item_id, outcome, lengthDifference: length_candidate - length_baseline, difficulty }],
+      : [
+          {
+            item: item_id,
+            candidate: candidate ?? null,
+            outcome,
+            lengthDifference: length_candidate - length_baseline,
+            difficulty,
+          },
+        ],
   );
-  return rows.length === 0 ? null : lengthControlledWinRate(rows);
+
+function controlLength(counted: readonly Counted[], shared: Shared): LengthControlled | null {
+  const rows = lengthRows(counted);
+  if (rows.length === 0) return null;
+  const method = shared.options.length_control?.method ?? 'regression';
+  return lengthControlledWinRate(rows, {
+    method,
+    level: shared.level,
+    estimated: shared.difficulty,
+    gamed: method === 'alpaca_eval' ? shared.gamed : [],
+  });
 }
+
+const severalNames = (judgements: readonly Judgement[]): boolean =>
+  judgements.some(({ candidate }) => candidate !== judgements[0]!.candidate);
+
+function severalCandidates(
+  judgements: readonly Judgement[],
+  shared: Shared,
+): Pick<WinRateReport, 'candidates' | 'comparisons' | 'ranking'> {
+  if (!severalNames(judgements)) return { candidates: null, comparisons: null, ranking: null };
+  const byName = groupBy(judgements, ({ candidate }) => candidate ?? null);
+  const counted = [...byName].map(([name, members]) => [name, members.filter(isCounted)] as const);
+  const outcomes = counted.map(([name, members]) => [name, outcomesByItem(members)] as const);
+  return {
+    candidates: [...byName].map(([candidate, members]) => ({ candidate, ...figuresOf(members, shared) })),
+    comparisons: outcomes.flatMap(([first, ofFirst], k) =>
+      outcomes.slice(k + 1).map(
+        ([second, ofSecond]): Comparison => ({
+          candidates: [first, second],
+          ...pairedDifference(ofFirst, ofSecond, shared.level),
+        }),
+      ),
+    ),
+    ranking: rank(counted, shared.level),
+  };
+}
+
+/** Candidates without a judgement that counts are left out. */
+function rank(byName: (readonly [string | null, Counted[]])[], level: number): Ranked[] | null {
+  const players = byName.filter(([, members]) => members.length > 0);
+  if (players.length === 0) return null;
+  const games = players.flatMap(([, members], k) =>
+    members.map(({ outcome, item_id }) => ({ first: k + 1, second: 0, share: outcome, item: item_id })),
+  );
+  const strengths = bradleyTerry(games, players.length + 1, level);
+  if (strengths === null) return null;
+  return strengths
+    .map((strength, k) => ({
+      candidate: k === 0 ? null : players[k - 1]![0],
+      is_baseline: k === 0,
+      ...strength,
+    }))
+    .sort((a, b) => a.rank - b.rank);
+}
+
+function checkedByPeople(
+  counted: readonly Counted[],
+  agreement: AgreementOptions | undefined,
+  level: number,
+): Pick<WinRateReport, 'agreement' | 'prediction_powered'> {
+  if (!agreement) return { agreement: null, prediction_powered: null };
+  const items = judgedItems(counted, agreement);
+  return {
+    agreement: judgeAgreement(items, agreement, level),
+    prediction_powered: predictionPowered(items, level),
+  };
+}
+
+/** The judgements of each item of each candidate. */
+const itemsOfCandidates = (counted: readonly Counted[]): Counted[][] =>
+  [...groupBy(counted, ({ candidate }) => candidate).values()].flatMap((members) => [
+    ...groupBy(members, ({ item_id }) => item_id).values(),
+  ]);
 
 /** Verdict of the mean outcome of each group. */
 function verdictsBy(members: Counted[], key: (one: Counted) => string | undefined): number[] {
   const named = members.filter((one) => key(one) !== undefined);
-  return [...groupBy(named, (one) => key(one)!).values()].map((group) =>
+  return [...groupBy(named, key).values()].map((group) =>
     verdictOf(mean(group.map(({ outcome }) => outcome))),
   );
 }
 
-function positionConsistency(items: Map<string, Counted[]>): number | null {
-  const verdicts = [...items.values()]
+function positionConsistency(counted: readonly Counted[]): number | null {
+  const ordered = counted.filter(({ order }) => order !== undefined);
+  const verdicts = itemsOfCandidates(ordered)
     .flatMap((members) => [...groupBy(members, ({ judge }) => judge ?? '').values()])
     .map((ofJudge) => verdictsBy(ofJudge, ({ order }) => order?.toString()))
     .filter((ofOrders) => ofOrders.length > 1);
@@ -176,10 +343,10 @@ function positionConsistency(items: Map<string, Counted[]>): number | null {
   return verdicts.filter((ofOrders) => new Set(ofOrders).size === 1).length / verdicts.length;
 }
 
-function judgeAgreement(items: Map<string, Counted[]>): number | null {
+function agreementOfJudges(counted: readonly Counted[]): number | null {
   let pairs = 0;
   let agreeing = 0;
-  for (const members of items.values()) {
+  for (const members of itemsOfCandidates(counted.filter(({ judge }) => judge !== undefined))) {
     const verdicts = verdictsBy(members, ({ judge }) => judge);
     pairs += (verdicts.length * (verdicts.length - 1)) / 2;
     for (const verdict of [0, 0.5, 1]) {

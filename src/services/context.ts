@@ -29,6 +29,8 @@ export const scopes = {
   'snapshots:write': 'Create snapshots',
   'models:write': 'Upload artifacts; register and delete models, set aliases',
   score: 'Score responses',
+  'evaluations:write': 'Create and cancel evaluations',
+  'evaluations:judge': 'Judge in evaluations: claim pairs of responses, submit judgements',
   'runs:write': 'Create and steer runs',
   admin: 'Everything in the project, API keys included',
   operator: 'Create and list projects: the bootstrap key only',

@@ -136,8 +136,7 @@ export async function readItems(
     items.set(id, item);
     return item;
   };
-  const where = (responder: number): string =>
-    responder === 0 ? 'The baseline' : `Candidate ${responder}`;
+  const where = (responder: number): string => (responder === 0 ? 'The baseline' : `Candidate ${responder}`);
   try {
     if (prompts !== null)
       for await (const { id, prompt } of promptsOf(artifacts, prompts)) itemOf(id, prompt);
@@ -148,7 +147,9 @@ export async function readItems(
         if (prompts !== null && !items.has(row.id)) continue; // the prompts say what is compared
         bytes += 2 * row.response.length;
         if (bytes > maxResponseBytes)
-          throw new BadResponses(`The responses take more than ${maxResponseBytes} bytes; make several evaluations of them.`);
+          throw new BadResponses(
+            `The responses take more than ${maxResponseBytes} bytes; make several evaluations of them.`,
+          );
         const item = itemOf(row.id, row.prompt);
         item.prompt ??= row.prompt;
         if (item.responses[responder] !== null)

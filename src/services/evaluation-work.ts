@@ -134,7 +134,11 @@ async function prepare(work: Work): Promise<Rest | null> {
   const failed = runs.find(({ state }) => state === 'failed' || state === 'cancelled');
   if (failed) {
     const { name } = [request.baseline, ...request.candidates][failed.responder]!;
-    await giveUp(work, 'run_failed', `The run that was to write the responses of ${name} has ${failed.state}.`);
+    await giveUp(
+      work,
+      'run_failed',
+      `The run that was to write the responses of ${name} has ${failed.state}.`,
+    );
     return null;
   }
   if (runs.some(({ state }) => state !== 'succeeded')) return { restSeconds: null }; // the end of the last one wakes it
@@ -150,7 +154,8 @@ async function prepare(work: Work): Promise<Rest | null> {
       wanted: wantedOf(request.judge, inputs),
     });
     const due = request.judge.kind === 'reward';
-    if (!(await db.startJudging(tx, slice, { items: items.length, due }))) throw new Error('The slice was lost.');
+    if (!(await db.startJudging(tx, slice, { items: items.length, due })))
+      throw new Error('The slice was lost.');
     await db.settleEvaluation(tx, slice); // where there is nothing to judge
   });
   return null;
@@ -216,7 +221,9 @@ type Score = RewardedItem | FailedItem;
 function verdictOf(candidate: Score, baseline: Score, margin: number): judgements.Verdict {
   const failed = [candidate, baseline].find((score): score is FailedItem => 'status' in score);
   if (failed) return { outcome: null, nullReason: failed.code, detail: { detail: failed.detail } };
-  const [reward_candidate, reward_baseline] = [candidate, baseline].map((score) => total(score as RewardedItem));
+  const [reward_candidate, reward_baseline] = [candidate, baseline].map((score) =>
+    total(score as RewardedItem),
+  );
   const difference = reward_candidate! - reward_baseline!;
   const outcome = Math.abs(difference) <= margin ? 0.5 : difference > 0 ? 1 : 0;
   return { outcome, nullReason: null, detail: { reward_candidate, reward_baseline } };

@@ -6,6 +6,7 @@ import { countJudgements, type JudgementCounts } from '../db/judgements.ts';
 import { joinTransaction, type Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { hasEnded, type RunState } from '../domain/run-states.ts';
+import type { WinRateOptions } from '../domain/win-rate.ts';
 import { notFound, Problem, type ProblemDetail, unprocessable } from '../errors.ts';
 import type { ModelFile } from '../storage/model-folder.ts';
 import { putArtifact } from './artifacts.ts';
@@ -14,11 +15,10 @@ import {
   checkForm,
   checkRowFile,
   findGenerateRun,
-  type ResponseSource,
   type Responder,
+  type ResponseSource,
   responderPointer,
 } from './evaluation-responses.ts';
-import type { WinRateOptions } from './evaluation-results.ts';
 import { ArtifactsGone, holdArtifacts } from './named-artifacts.ts';
 import { writeNdjson } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
@@ -75,8 +75,11 @@ export interface NewEvaluation {
   baseline: Omit<Responder, 'name'> & { name?: string };
   prompts?: PromptSource;
   judge: Judge;
-  options?: WinRateOptions;
+  options?: EvaluationOptions;
 }
+
+/** What an evaluation does not choose itself. */
+export type EvaluationOptions = Omit<WinRateOptions, 'trained_policies' | 'agreement'>;
 
 /** As it was asked for, with the defaults of then; posted texts are left out, as they are in files. */
 export interface EvaluationRequest {
@@ -84,7 +87,7 @@ export interface EvaluationRequest {
   baseline: ResponderSummary;
   prompts: Omit<PromptSource, 'items'> | null;
   judge: Judge;
-  options: WinRateOptions;
+  options: EvaluationOptions;
 }
 
 export type ResponderSummary = Omit<Responder, 'responses'>;
@@ -110,7 +113,7 @@ export interface Evaluation {
   baseline: ResponderSummary;
   prompts: EvaluationRequest['prompts'];
   judge: Judge & { circular: string[]; scored_by: NamedModel | null };
-  options: WinRateOptions;
+  options: EvaluationOptions;
   runs: { responder: string; run_id: string; own: boolean; state: string; progress: RunProgress | null }[];
   progress: {
     items: number | null;
@@ -204,7 +207,7 @@ export function createEvaluation(
     const places: Place[] = [];
     for (const [index, responder] of responders.entries())
       places.push(await resolveResponder(within, tx, caller, responder, responderPointer(index), prompts));
-    const judge = await resolveJudge(services, tx, caller, asked.judge);
+    const judge = await resolveJudge(services, tx, asked.judge);
     await holdFiles(services, tx, prompts, places, judge);
     const lineages: (PolicyLineage | null)[] = [];
     for (const { run } of places.slice(1)) lineages.push(run && (await lineageOf(tx, run.runId)));
@@ -361,17 +364,12 @@ interface ResolvedJudge {
   model: EvaluationInputs['model'];
 }
 
-async function resolveJudge(
-  services: Services,
-  tx: Transaction,
-  caller: Caller,
-  judge: Judge,
-): Promise<ResolvedJudge> {
+async function resolveJudge(services: Services, tx: Transaction, judge: Judge): Promise<ResolvedJudge> {
   if (judge.kind !== 'reward') {
-    const asked = judge.kind === 'person' ? { instructions: null, per_item: 1, ...judge } : { per_item: 1, ...judge };
+    const asked =
+      judge.kind === 'person' ? { instructions: null, per_item: 1, ...judge } : { per_item: 1, ...judge };
     return { asked, model: null };
   }
-  requireScope(caller, 'score');
   const model = await findScoringModel(services, tx, judge.model).catch((error) => {
     throw error instanceof Problem ? moved(error, { '/model': '/judge/model' }) : error;
   });
@@ -430,11 +428,7 @@ export async function findEvaluation(
 }
 
 /** @throws Problem not_found */
-export function getEvaluation(
-  { db: database }: Services,
-  caller: Caller,
-  id: string,
-): Promise<Evaluation> {
+export function getEvaluation({ db: database }: Services, caller: Caller, id: string): Promise<Evaluation> {
   return database.transaction(
     caller.projectId,
     async (tx) => (await renderAll(tx, [await findEvaluation(tx, id)]))[0]!,

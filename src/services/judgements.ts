@@ -4,7 +4,7 @@ import * as db from '../db/judgements.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
 import { notFound, Problem, unprocessable } from '../errors.ts';
-import { ascendingUuids } from './ascending-uuid.ts';
+import { ascendingUuid } from './ascending-uuid.ts';
 import type { Caller, Services } from './context.ts';
 import { type EvaluationRequest, findEvaluation, type ResponderSummary } from './evaluations.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
@@ -105,11 +105,10 @@ export function addJudgements(
         `The evaluation is ${evaluation.state} and has no items yet. GET /v1/evaluations/${id} says when it has.`,
       );
     const key = { projectId: caller.projectId, evaluationId: evaluation.id };
-    const nextId = ascendingUuids();
     let created = 0;
     for (const [index, one] of posted.entries()) {
       const pointer = `/judgements/${index}`;
-      const judgement = readPosted(evaluation, one, nextId(), pointer);
+      const judgement = readPosted(evaluation, one, ascendingUuid(), pointer);
       if (await store(tx, key, evaluation, judgement, pointer)) created++;
     }
     await evaluations.settleEvaluation(tx, key);
@@ -153,7 +152,9 @@ function findCandidate(
       : [],
   );
   if (fits.length === 1) return fits[0]!;
-  const names = candidates.map((one) => JSON.stringify([one.name, one.training_seed].filter(Boolean).join(', ')));
+  const names = candidates.map((one) =>
+    JSON.stringify([one.name, one.training_seed].filter(Boolean).join(', ')),
+  );
   throw unprocessable(
     `${pointer}/candidate`,
     fits.length === 0

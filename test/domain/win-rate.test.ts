@@ -190,7 +190,9 @@ t.test('the length-controlled rate takes out what length alone has won', async (
 function lengthControlOracle(rows: Judgement[]): { rate: number; error: number } {
   const differences = rows.map((row) => row.length_candidate! - row.length_baseline!);
   const mean = differences.reduce((a, b) => a + b) / rows.length;
-  const spread = Math.sqrt(differences.reduce((sum, value) => sum + (value - mean) ** 2, 0) / rows.length);
+  const spread = Math.sqrt(
+    differences.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (rows.length - 1),
+  );
   const x = differences.map((value) => Math.tanh(value / spread));
   let [a, b] = [0, 0];
   const p = (k: number) => 1 / (1 + Math.exp(-(a + b * x[k]!)));

@@ -24,7 +24,10 @@ export const tags = [
   { name: 'runs', description: 'Work for a runner: `sft`, `reward`, `ppo`, `generate`' },
   { name: 'models', description: 'Registered models and the aliases that name them' },
   { name: 'scoring', description: 'Rewards token by token' },
-  { name: 'evaluation', description: 'Win rates with their uncertainty' },
+  {
+    name: 'evaluation',
+    description: 'Candidates against a baseline under a judge, and win rates with their uncertainty',
+  },
   { name: 'artifacts', description: 'Content-addressed files: demonstrations in, generated responses out' },
   { name: 'webhooks', description: 'Be told what happens, at a URL of yours' },
   { name: 'secrets', description: 'Values that the service uses for the project and never shows' },

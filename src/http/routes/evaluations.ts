@@ -1,0 +1,655 @@
+// /v1/evaluations: candidates against a baseline under a judge; their items, judgements, figures and table.
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
+import { Type } from 'typebox';
+import type { Services } from '../../services/context.ts';
+import { maxCandidates } from '../../services/evaluation-responses.ts';
+import * as results from '../../services/evaluation-results.ts';
+import * as evaluations from '../../services/evaluations.ts';
+import * as judgements from '../../services/judgements.ts';
+import { maxTextLength } from '../../services/pair-rows.ts';
+import { GenerateSpec } from '../../services/run-specs.ts';
+import { splits } from '../../services/snapshot-content.ts';
+import {
+  IfMatch,
+  ifNoneMatchHeaders,
+  notModified,
+  preconditionOf,
+  sendTagged,
+  Tagged,
+  tagged,
+} from '../etags.ts';
+import { answerOnce } from '../plugins/idempotency.ts';
+import {
+  Digest,
+  describeCodes,
+  Id,
+  Nullable,
+  Page,
+  PageQuery,
+  problemResponses,
+  Timestamp,
+} from '../schemas.ts';
+import { ndjsonType, sendStream } from '../streams.ts';
+import { NamedModel } from './score.ts';
+
+const evaluationExample = 'eval_019356f0f1a27b3c8d4e5f6a7b8c9d0e';
+const judgementExample = 'judg_019356f0f1a27b3c8d4e5f6a7b8c9d0e';
+const snapshotExample = 'snap_019356f0d1a27b3c8d4e5f6a7b8c9d0e';
+const runExample = 'run_019356f0c1a27b3c8d4e5f6a7b8c9d0e';
+const closed = { additionalProperties: false };
+const keysOf = <T extends object>(table: T) => Object.keys(table) as (keyof T & string)[];
+
+const winRateOptions = Type.Object(
+  {
+    confidence_level: Type.Optional(Type.Number({ exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.95 })),
+  },
+  closed,
+);
+
+const State = Type.Enum(keysOf(evaluations.evaluationStates), {
+  description: describeCodes(evaluations.evaluationStates),
+});
+const Name = Type.String({ minLength: 1, maxLength: 200 });
+const ItemId = Type.String({ minLength: 1, maxLength: 500, examples: ['prompt-1'] });
+const TrainingSeed = Type.Union([Type.String({ minLength: 1, maxLength: 200 }), Type.Integer()], {
+  description:
+    'Candidates of one name that were trained with different seeds are one candidate, whose interval then includes the training',
+});
+const Text = Type.String({ maxLength: maxTextLength });
+
+const responderFields = {
+  name: Type.Optional(
+    Type.String({ ...Name, description: '`baseline`, `candidate` or `candidate 1` unless given' }),
+  ),
+  training_seed: Type.Optional(TrainingSeed),
+  model: Type.Optional(GenerateSpec.properties.model),
+  seed: Type.Optional(
+    Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1, description: 'With `model`: of the sampling' }),
+  ),
+  hyperparameters: Type.Optional(GenerateSpec.properties.hyperparameters),
+  generate_run_id: Type.Optional(
+    Id(runExample, 'A `generate` run, whose responses these are; it may still be under way'),
+  ),
+  artifact: Type.Optional(
+    Type.String({
+      pattern: '^sha256:[0-9a-f]{64}$',
+      description: 'An NDJSON artifact with rows `{id, prompt?, response}`; further columns are left alone',
+      examples: [`sha256:${'3f'.repeat(32)}`],
+    }),
+  ),
+  responses: Type.Optional(
+    Type.Array(
+      Type.Object({ id: ItemId, prompt: Type.Optional(Type.Ref('Prompt')), response: Text }, closed),
+      { minItems: 1, maxItems: 5000, description: 'The responses themselves' },
+    ),
+  ),
+};
+
+const Responder = Type.Object(responderFields, {
+  $id: 'Responder',
+  ...closed,
+  description:
+    'Whose responses: exactly one of `model` (a policy; the evaluation queues a `generate` run, which needs the scope `runs:write`), `generate_run_id`, `artifact`, `responses`',
+  examples: [{ name: 'policy', model: { alias: 'policy' } }],
+});
+
+const { responses: _, ...summaryFields } = responderFields;
+const ResponderSummary = Type.Object(
+  { ...summaryFields, name: Name },
+  { $id: 'ResponderSummary', description: 'As it was asked for; posted responses are left out' },
+);
+
+const promptFields = {
+  snapshot_id: Type.Optional(Id(snapshotExample, 'The prompts of a snapshot, each once')),
+  split: Type.Optional(Type.Enum([...splits], { description: 'With `snapshot_id`; `test` unless given' })),
+  prompts: Type.Optional({ ...Digest, description: 'An NDJSON artifact with rows `{id, prompt}`' }),
+};
+
+const Prompts = Type.Object(
+  {
+    ...promptFields,
+    items: Type.Optional(
+      Type.Array(Type.Object({ id: ItemId, prompt: Type.Ref('Prompt') }, closed), {
+        minItems: 1,
+        maxItems: 5000,
+      }),
+    ),
+  },
+  {
+    $id: 'EvaluationPrompts',
+    ...closed,
+    description:
+      'Exactly one of `snapshot_id`, `prompts`, `items`. Needed where a model writes responses; else the prompts are those of the response sets, and if given they say what is compared.',
+    examples: [{ snapshot_id: snapshotExample, split: 'test' }],
+  },
+);
+
+const PerItem = Type.Optional(
+  Type.Integer({ minimum: 1, maximum: 9, default: 1, description: 'Judgements of each pair of responses' }),
+);
+
+const judgeForms = {
+  reward: Type.Object(
+    {
+      kind: Type.Literal('reward'),
+      model: Type.Optional(
+        Type.String({
+          maxLength: 200,
+          description: 'A token reward model, by id or alias; `token-reward` unless given',
+        }),
+      ),
+      tie_margin: Type.Optional(
+        Type.Number({ minimum: 0, default: 0, description: 'Totals no further apart than this are a tie' }),
+      ),
+    },
+    closed,
+  ),
+  person: Type.Object(
+    {
+      kind: Type.Literal('person'),
+      per_item: PerItem,
+      instructions: Type.Optional(
+        Nullable(Type.String({ maxLength: 20_000, description: 'What judges are shown with each pair' })),
+      ),
+    },
+    closed,
+  ),
+  external: Type.Object({ kind: Type.Literal('external'), per_item: PerItem }, closed),
+};
+
+const Judge = Type.Union(Object.values(judgeForms), {
+  $id: 'Judge',
+  description: describeCodes(evaluations.judgeKinds),
+  examples: [{ kind: 'reward', model: 'token-reward' }],
+});
+
+const NewEvaluation = Type.Object(
+  {
+    name: Type.Optional(Nullable(Name)),
+    candidates: Type.Array(Type.Ref('Responder'), { minItems: 1, maxItems: maxCandidates }),
+    baseline: Type.Ref('Responder'),
+    prompts: Type.Optional(Type.Ref('EvaluationPrompts')),
+    judge: Type.Ref('Judge'),
+    options: Type.Optional(winRateOptions),
+  },
+  {
+    $id: 'NewEvaluation',
+    ...closed,
+    examples: [
+      {
+        name: 'letters',
+        candidates: [
+          {
+            name: 'tuned',
+            responses: [
+              {
+                id: 'prompt-1',
+                prompt: 'Write a letter to Anna about the harbor.',
+                response: 'Dear Anna, this letter is about the harbor.',
+              },
+            ],
+          },
+        ],
+        baseline: {
+          name: 'before',
+          responses: [{ id: 'prompt-1', response: 'Dear Anna, this damn letter is about the garden.' }],
+        },
+        judge: { kind: 'reward' },
+      },
+      {
+        candidates: [{ name: 'policy', model: { alias: 'policy' } }],
+        baseline: { name: 'before', model: { model_id: 'model_019356f0e1a27b3c8d4e5f6a7b8c9d0e' } },
+        prompts: { snapshot_id: snapshotExample, split: 'test' },
+        judge: { kind: 'person', per_item: 2, instructions: 'Which letter does what the prompt asks for?' },
+      },
+    ],
+  },
+);
+
+const Evaluation = Type.Object(
+  {
+    id: Id(evaluationExample),
+    name: Nullable(Type.String()),
+    state: State,
+    candidates: Type.Array(Type.Ref('ResponderSummary')),
+    baseline: Type.Ref('ResponderSummary'),
+    prompts: Nullable(Type.Object(promptFields)),
+    judge: Type.Object(
+      {
+        kind: Type.Enum(keysOf(judgeForms)),
+        model: Type.Optional(Type.String()),
+        tie_margin: Type.Optional(Type.Number()),
+        per_item: Type.Optional(Type.Integer()),
+        instructions: Type.Optional(Nullable(Type.String())),
+        circular: Type.Array(Type.String(), {
+          description: 'Candidates that the judge trained: what it says of them is no evidence',
+        }),
+        scored_by: Nullable(NamedModel, {
+          description: 'The model that a `reward` judge stood for when it was asked for',
+        }),
+      },
+      { description: 'As it was asked for, with defaults' },
+    ),
+    options: winRateOptions,
+    runs: Type.Array(
+      Type.Object({
+        responder: Type.String(),
+        run_id: Id(runExample),
+        own: Type.Boolean({ description: 'Made for this evaluation, and cancelled with it' }),
+        state: Type.String(),
+        progress: Nullable(
+          Type.Object({
+            step: Type.Integer(),
+            total_steps: Type.Integer(),
+            fraction: Type.Number(),
+            eta_seconds: Nullable(Type.Number()),
+            stage: Type.String(),
+          }),
+        ),
+      }),
+      { description: 'Runs whose responses it waits for, or has waited for' },
+    ),
+    progress: Type.Object({
+      items: Nullable(Type.Integer(), { description: 'Prompts; null until they are known' }),
+      judged: Type.Integer({
+        description: 'Judgements that are there, `nulls` and those of further judges included',
+      }),
+      nulls: Type.Integer({ description: 'Those among them without an outcome' }),
+      leased: Type.Integer({ description: 'Somebody is at them' }),
+      total: Nullable(Type.Integer(), { description: 'Judgements in all; null until the items are known' }),
+      fraction: Type.Number(),
+    }),
+    failure: Nullable(
+      Type.Object({
+        reason: Type.Enum(keysOf(evaluations.failureReasons), {
+          description: describeCodes(evaluations.failureReasons),
+        }),
+        detail: Type.String(),
+      }),
+    ),
+    created_at: Timestamp,
+    finished_at: Nullable(Timestamp),
+  },
+  { $id: 'Evaluation' },
+);
+
+const Order = Nullable(Type.Enum([...judgements.orders]), {
+  description: 'Which response the judge saw first; null: it saw no order',
+});
+const Outcome = Nullable(Type.Number({ minimum: 0, maximum: 1 }), {
+  description: 'Share of the candidate: 1 won, 0 lost, 0.5 a tie; null: there is none, see `null_reason`',
+  examples: [1],
+});
+const JudgedBy = Type.Object({
+  kind: Type.Enum(['reward', 'llm', 'person', 'external']),
+  name: Nullable(Type.String(), { description: 'Null while nobody has taken it' }),
+});
+
+const EvaluationJudgement = Type.Object(
+  {
+    id: Id(judgementExample),
+    item_id: ItemId,
+    candidate: Type.String(),
+    training_seed: Nullable(TrainingSeed),
+    state: Type.Enum(['open', 'leased', 'judged', 'cancelled'], {
+      description:
+        '`open`: wanted. `leased`: somebody is at it. `judged`: done. `cancelled`: its evaluation ended before.',
+    }),
+    judge: JudgedBy,
+    order: Order,
+    outcome: Outcome,
+    null_reason: Nullable(Type.String(), {
+      description: `Why there is no outcome; the service’s own reasons: ${describeCodes(judgements.nullReasons)}`,
+    }),
+    detail: Nullable(Type.Object({}, { additionalProperties: true }), {
+      description: 'What the judge gave beside the outcome, such as both rewards or a comment',
+    }),
+    judged_at: Nullable(Timestamp),
+  },
+  { $id: 'EvaluationJudgement' },
+);
+
+const NewJudgement = Type.Object(
+  {
+    item_id: ItemId,
+    candidate: Type.Optional(Type.String({ maxLength: 200, description: 'Needed where there are several' })),
+    training_seed: Type.Optional(TrainingSeed),
+    outcome: Outcome,
+    null_reason: Type.Optional(
+      Nullable(Type.String({ minLength: 1, maxLength: 200, description: 'Needed with an outcome of null' })),
+    ),
+    judge: Type.Optional(
+      Type.Object(
+        {
+          kind: Type.Optional(
+            Type.Enum(['person', 'llm', 'external'], {
+              description: '`person` in evaluations by people, `external` in all others, unless given',
+            }),
+          ),
+          name: Name,
+        },
+        closed,
+      ),
+    ),
+    order: Type.Optional(Order),
+    comment: Type.Optional(Nullable(Type.String({ maxLength: 20_000 }))),
+  },
+  { $id: 'NewJudgement', ...closed },
+);
+
+const EvaluationResult = Type.Object(
+  {
+    evaluation_id: Id(evaluationExample),
+    state: State,
+    running: Type.Boolean({ description: 'Judgements are still to come: a running estimate' }),
+    figures: Type.Ref('WinRate'),
+  },
+  { $id: 'EvaluationResult' },
+);
+
+const EvaluationItem = Type.Object(
+  {
+    number: Type.Integer({ examples: [1] }),
+    item_id: ItemId,
+    prompt: Type.Ref('Prompt'),
+    responses: Type.Array(
+      Type.Object({
+        name: Type.String(),
+        training_seed: Nullable(TrainingSeed),
+        response: Nullable(Type.String(), { description: 'null where there is none' }),
+      }),
+      { description: 'Of the baseline, then of the candidates' },
+    ),
+  },
+  { $id: 'EvaluationItem' },
+);
+
+const params = Type.Object({ evaluation_id: Id(evaluationExample) });
+const exportTypes = { ndjson: ndjsonType, csv: 'text/csv; charset=utf-8', alpaca_eval: 'application/json' };
+
+export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (
+  app,
+  { services },
+) => {
+  for (const schema of [
+    Responder,
+    ResponderSummary,
+    Prompts,
+    Judge,
+    NewEvaluation,
+    Evaluation,
+    EvaluationJudgement,
+    NewJudgement,
+    EvaluationResult,
+    EvaluationItem,
+  ])
+    app.addSchema(schema);
+
+  app.post(
+    '/v1/evaluations',
+    {
+      config: { scope: 'evaluations:write', idempotency: 'accepted' },
+      bodyLimit: 64 * 1024 * 1024,
+      schema: {
+        operationId: 'createEvaluation',
+        tags: ['evaluation'],
+        summary: 'Compare candidates with a baseline',
+        description: `Takes up to ${maxCandidates} candidates and a baseline: policies, which write their responses in \`generate\` runs of the evaluation, stored response sets, or responses in the request; items are joined by their \`id\`. A judge then says of each item which response is better, and \`/result\` has the win rate with its uncertainty, a running one at first. A response that is missing stays in the table, as a judgement without an outcome. Each item is judged once in each order, whatever dies meanwhile. 429: ${evaluations.maxUnfinishedEvaluations} evaluations of the project have not ended yet.`,
+        body: Type.Ref('NewEvaluation'),
+        response: { 202: Tagged(Type.Ref('Evaluation')), ...problemResponses(404, 413, 415) },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          202,
+          await evaluations.createEvaluation(
+            services,
+            request.caller,
+            request.body as evaluations.NewEvaluation,
+          ),
+        ),
+      ),
+  );
+
+  app.get(
+    '/v1/evaluations',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listEvaluations',
+        tags: ['evaluation'],
+        summary: 'List evaluations, the newest first',
+        description: 'All of the project, or those in one state.',
+        querystring: Type.Object({ ...PageQuery, state: Type.Optional(State) }, closed),
+        response: { 200: Page(Type.Ref('Evaluation')), ...problemResponses() },
+      },
+    },
+    (request) => evaluations.listEvaluations(services, request.caller, request.query),
+  );
+
+  app.get(
+    '/v1/evaluations/:evaluation_id',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getEvaluation',
+        tags: ['evaluation'],
+        summary: 'How far an evaluation is',
+        description: 'What it compares, its runs, and how many judgements are there.',
+        params,
+        headers: ifNoneMatchHeaders,
+        response: { 200: Tagged(Type.Ref('Evaluation')), ...notModified, ...problemResponses(404) },
+      },
+    },
+    async (request, reply) =>
+      sendTagged(
+        request,
+        reply,
+        await evaluations.getEvaluation(services, request.caller, request.params.evaluation_id),
+      ),
+  );
+
+  app.get(
+    '/v1/evaluations/:evaluation_id/result',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'getEvaluationResult',
+        tags: ['evaluation'],
+        summary: 'The win rates of an evaluation',
+        description:
+          'Computed from the judgements that are there, as `POST /v1/win-rates` does, with the options of the evaluation. Judgements by people in an evaluation by a reward model or an LLM say how far that judge agrees with them, and correct its estimate.',
+        params,
+        response: { 200: Type.Ref('EvaluationResult'), ...problemResponses(404) },
+      },
+    },
+    (request) => results.getResult(services, request.caller, request.params.evaluation_id),
+  );
+
+  app.get(
+    '/v1/evaluations/:evaluation_id/items',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listEvaluationItems',
+        tags: ['evaluation'],
+        summary: 'List the items of an evaluation',
+        description:
+          'In their order, with all responses: what a judge of yours reads. Empty while it prepares.',
+        params,
+        querystring: Type.Object(
+          {
+            after: Type.Optional(
+              Type.Integer({ minimum: 0, description: '`next_after` of the page before' }),
+            ),
+            limit: Type.Optional(
+              Type.Integer({ minimum: 1, maximum: 500, default: 50, description: 'Items of a page' }),
+            ),
+          },
+          closed,
+        ),
+        response: {
+          200: Type.Object({
+            items: Type.Array(Type.Ref('EvaluationItem')),
+            next_after: Nullable(Type.Integer(), {
+              description: 'Give it as `after` for the next page; null on the last',
+              examples: [null],
+            }),
+          }),
+          ...problemResponses(404),
+        },
+      },
+    },
+    (request) => results.listItems(services, request.caller, request.params.evaluation_id, request.query),
+  );
+
+  app.get(
+    '/v1/evaluations/:evaluation_id/judgements',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'listJudgements',
+        tags: ['evaluation'],
+        summary: 'List the judgements of an evaluation',
+        description: 'Those that are wanted and those that are there, in the order of the work.',
+        params,
+        querystring: Type.Object(
+          { ...PageQuery, state: Type.Optional(EvaluationJudgement.properties.state) },
+          closed,
+        ),
+        response: { 200: Page(Type.Ref('EvaluationJudgement')), ...problemResponses(404) },
+      },
+    },
+    (request) =>
+      judgements.listJudgements(services, request.caller, request.params.evaluation_id, request.query),
+  );
+
+  app.post(
+    '/v1/evaluations/:evaluation_id/judgements',
+    {
+      config: { scope: 'evaluations:judge', idempotency: 'accepted' },
+      schema: {
+        operationId: 'addJudgements',
+        tags: ['evaluation'],
+        summary: 'Post judgements of your own',
+        description:
+          'All or none, 1 to 1000. In an `external` evaluation they fill the places that are wanted, and the last one ends it; so do judgements by people in one by people. Others come on top: people’s, in an evaluation by a reward model or an LLM, say how far that judge agrees with them. A judge judges a pair of responses once in an order: the same again changes nothing, another outcome is a 409. They may come after the evaluation has ended.',
+        params,
+        body: Type.Object(
+          {
+            judgements: Type.Array(Type.Ref('NewJudgement'), {
+              minItems: 1,
+              maxItems: 1000,
+            }),
+          },
+          {
+            ...closed,
+            examples: [
+              {
+                judgements: [
+                  {
+                    item_id: 'prompt-1',
+                    outcome: 1,
+                    judge: { kind: 'person', name: 'ann' },
+                    order: 'baseline_first',
+                  },
+                ],
+              },
+            ],
+          },
+        ),
+        response: {
+          200: Type.Object({ created: Type.Integer(), unchanged: Type.Integer() }),
+          ...problemResponses(404, 409, 413, 415),
+        },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) => ({
+        status: 200,
+        body: await judgements.addJudgements(
+          services,
+          request.caller,
+          request.params.evaluation_id,
+          request.body.judgements as judgements.NewJudgement[],
+        ),
+      })),
+  );
+
+  app.get(
+    '/v1/evaluations/:evaluation_id/export',
+    {
+      config: { scope: 'read' },
+      schema: {
+        operationId: 'exportEvaluation',
+        tags: ['evaluation'],
+        summary: 'Export items and judgements',
+        description: `A stream of what is judged so far. ${describeCodes(results.exportFormats)}`,
+        params,
+        querystring: Type.Object(
+          {
+            format: Type.Optional(
+              Type.Enum(keysOf(results.exportFormats), {
+                default: 'ndjson',
+                description: 'Unless given `ndjson`',
+              }),
+            ),
+          },
+          closed,
+        ),
+        response: {
+          200: {
+            description: 'In the format that was asked for',
+            content: Object.fromEntries(
+              Object.values(exportTypes).map((mediaType) => [
+                mediaType.split(';')[0],
+                { schema: { type: 'string' as const } },
+              ]),
+            ),
+          },
+          ...problemResponses(404),
+        },
+      },
+    },
+    async (request, reply) => {
+      const format = request.query.format ?? 'ndjson';
+      const parts = await results.exportEvaluation(
+        services,
+        request.caller,
+        request.params.evaluation_id,
+        format,
+      );
+      return sendStream(reply, exportTypes[format], parts);
+    },
+  );
+
+  app.post(
+    '/v1/evaluations/:evaluation_id/cancel',
+    {
+      config: { scope: 'evaluations:write', idempotency: 'accepted' },
+      schema: {
+        operationId: 'cancelEvaluation',
+        tags: ['evaluation'],
+        summary: 'Cancel an evaluation',
+        description:
+          'Ends it at once, with its own runs; judgements that are there stay and count. Repeated, or on one that has ended, it changes nothing.',
+        params,
+        headers: Type.Object(IfMatch),
+        response: { 200: Tagged(Type.Ref('Evaluation')), ...problemResponses(404, 412) },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await evaluations.cancelEvaluation(
+            services,
+            request.caller,
+            request.params.evaluation_id,
+            preconditionOf(request),
+          ),
+        ),
+      ),
+  );
+};

@@ -1,0 +1,272 @@
+// What comes of an evaluation: its figures, computed from the judgements that are there, and its table in several formats.
+import { selectEvaluation, selectItems } from '../db/evaluations.ts';
+import * as db from '../db/judgements.ts';
+import { toAlpacaEval } from '../domain/alpaca-eval.ts';
+import type { Judgement as JudgedOutcome } from '../domain/judgements.ts';
+import { computeWinRate, type WinRateReport } from '../domain/win-rate.ts';
+import type { Caller, Services } from './context.ts';
+import {
+  type EvaluationInputs,
+  type EvaluationRequest,
+  findEvaluation,
+  type ResponderSummary,
+} from './evaluations.ts';
+import { orderOf } from './judgements.ts';
+import type { Prompt } from './pair-rows.ts';
+
+export interface EvaluationResult {
+  evaluation_id: string;
+  state: string;
+  /** judgements are still to come */
+  running: boolean;
+  figures: WinRateReport;
+}
+
+/** @throws Problem not_found */
+export async function getResult(services: Services, caller: Caller, id: string): Promise<EvaluationResult> {
+  const { row, judged } = await services.db.transaction(caller.projectId, async (tx) => {
+    const row = await findEvaluation(tx, id);
+    return { row, judged: await db.selectJudged(tx, row.id) };
+  });
+  const { candidates, options } = row.request as EvaluationRequest;
+  const { trained, circular } = row.inputs as EvaluationInputs;
+  const own = judged.filter(({ judge_kind }) => judge_kind === row.judge);
+  const people = judged.filter(({ judge_kind }) => judge_kind === 'person' && row.judge !== 'person');
+  const outcomes = own.map((one) => outcomeOf(candidates, one));
+  const report = await computeWinRate(outcomes, { ...options, trained_policies: trained });
+  const judge = own[0]?.judge_name;
+  const beside =
+    judge === undefined || people.length === 0
+      ? null
+      : await computeWinRate([...outcomes, ...people.map((one) => outcomeOf(candidates, one))], {
+          ...(options.confidence_level && { confidence_level: options.confidence_level }),
+          agreement: { judge, people: [...new Set(people.map(({ judge_name }) => judge_name))] },
+        });
+  const running = row.finished_at === null;
+  return {
+    evaluation_id: id,
+    state: row.state,
+    running,
+    figures: {
+      ...report,
+      agreement: beside?.agreement ?? null,
+      prediction_powered: beside?.prediction_powered ?? null,
+      notes: [...report.notes, ...notesOn({ running, state: row.state, circular })],
+    },
+  };
+}
+
+function notesOn({
+  running,
+  state,
+  circular,
+}: {
+  running: boolean;
+  state: string;
+  circular: string[];
+}): string[] {
+  return [
+    ...(running
+      ? [
+          'Judgements are still to come. Whoever looks again and again, and stops where the figure pleases, is wrong more often than the interval says.',
+        ]
+      : []),
+    ...(state === 'cancelled' || state === 'failed'
+      ? [
+          `The evaluation has ${state} before every judgement was there; those that are there may not be a fair sample.`,
+        ]
+      : []),
+    ...(circular.length > 0
+      ? [
+          `Circular: the judge is a reward model that ${circular.join(' and ')} was trained by, so that it says how well training has pleased it, not how good the responses are.`,
+        ]
+      : []),
+  ];
+}
+
+function outcomeOf(candidates: ResponderSummary[], row: db.JudgedRow): JudgedOutcome {
+  const { name, training_seed } = candidates[row.candidate - 1]!;
+  const order = orderOf(row.candidate_first);
+  return {
+    item_id: row.item_id,
+    candidate: name,
+    ...(training_seed !== undefined && { training_seed }),
+    outcome: row.outcome,
+    ...(row.null_reason !== null && { null_reason: row.null_reason }),
+    ...(row.length_candidate !== null && { length_candidate: row.length_candidate }),
+    ...(row.length_baseline !== null && { length_baseline: row.length_baseline }),
+    judge: row.judge_name,
+    ...(order !== null && { order }),
+  };
+}
+
+export const exportFormats = {
+  ndjson: 'a line for each item: its prompt, the responses, and its judgements',
+  csv: 'a line for each judgement, without texts',
+  alpaca_eval: 'the annotations file of AlpacaEval, a JSON array',
+} as const;
+
+export type ExportFormat = keyof typeof exportFormats;
+
+/** @throws Problem not_found */
+export async function exportEvaluation(
+  services: Services,
+  caller: Caller,
+  id: string,
+  format: ExportFormat,
+): Promise<AsyncIterable<string>> {
+  const row = await services.db.transaction(caller.projectId, (tx) => findEvaluation(tx, id));
+  return parts(services, caller, row.id, row.request as EvaluationRequest, format);
+}
+
+async function* parts(
+  services: Services,
+  caller: Caller,
+  evaluationId: string,
+  request: EvaluationRequest,
+  format: ExportFormat,
+): AsyncGenerator<string> {
+  const { candidates, baseline } = request;
+  if (format === 'csv') {
+    yield csvLine(csvColumns);
+    for await (const { judgements } of itemsWithJudgements(services, caller, evaluationId))
+      for (const one of judgements) yield csvLine(csvValues(candidates[one.candidate - 1]!, one));
+    return;
+  }
+  let first = true;
+  if (format === 'alpaca_eval') yield '[';
+  for await (const { item, judgements } of itemsWithJudgements(services, caller, evaluationId)) {
+    if (format === 'ndjson') {
+      yield `${JSON.stringify(exportedItem(request, item, judgements))}\n`;
+      continue;
+    }
+    for (const judged of judgements) {
+      const [response_baseline, response_candidate] = [item.responses[0], item.responses[judged.candidate]];
+      if (response_baseline == null || response_candidate == null) continue; // AlpacaEval knows no missing response
+      const outcome = outcomeOf(candidates, judged);
+      const texts = { prompt: plainPrompt(item.prompt as Prompt), response_candidate, response_baseline };
+      yield `${first ? '' : ','}\n${JSON.stringify(toAlpacaEval({ ...outcome, ...texts, baseline: baseline.name }))}`;
+      first = false;
+    }
+  }
+  if (format === 'alpaca_eval') yield '\n]\n';
+}
+
+/** AlpacaEval's instructions are texts; a conversation is kept as JSON. */
+const plainPrompt = (prompt: Prompt): string =>
+  typeof prompt === 'string' ? prompt : JSON.stringify(prompt);
+
+interface ExportedItem {
+  item: Awaited<ReturnType<typeof selectItems>>[number];
+  judgements: db.JudgedRow[];
+}
+
+const itemPage = 200;
+
+/** Page by page, each in a transaction of its own. */
+async function* itemsWithJudgements(
+  { db: database }: Services,
+  { projectId }: Caller,
+  evaluationId: string,
+): AsyncGenerator<ExportedItem> {
+  for (let after = 0; ; after += itemPage) {
+    const { items, judged } = await database.transaction(projectId, async (tx) => ({
+      items: await selectItems(tx, evaluationId, { after, limit: itemPage }),
+      judged: await db.selectJudged(tx, evaluationId, { after, until: after + itemPage }),
+    }));
+    for (const item of items)
+      yield { item, judgements: judged.filter(({ number }) => number === item.number) };
+    if (items.length < itemPage) return;
+  }
+}
+
+function exportedItem(
+  { candidates, baseline }: EvaluationRequest,
+  { item_id, prompt, responses }: ExportedItem['item'],
+  judgements: db.JudgedRow[],
+): object {
+  return {
+    item_id,
+    prompt,
+    responses: [baseline, ...candidates].map(({ name, training_seed }, responder) => ({
+      name,
+      ...(training_seed !== undefined && { training_seed }),
+      response: responses[responder],
+    })),
+    judgements: judgements.map(({ number: _, item_id: __, candidate, candidate_first, ...judged }) => ({
+      candidate: candidates[candidate - 1]!.name,
+      training_seed: candidates[candidate - 1]!.training_seed ?? null,
+      order: orderOf(candidate_first),
+      ...judged,
+    })),
+  };
+}
+
+const csvColumns = [
+  'item_id',
+  'candidate',
+  'training_seed',
+  'judge_kind',
+  'judge',
+  'order',
+  'outcome',
+  'null_reason',
+  'length_candidate',
+  'length_baseline',
+];
+
+const csvValues = ({ name, training_seed }: ResponderSummary, row: db.JudgedRow) => [
+  row.item_id,
+  name,
+  training_seed ?? null,
+  row.judge_kind,
+  row.judge_name,
+  orderOf(row.candidate_first),
+  row.outcome,
+  row.null_reason,
+  row.length_candidate,
+  row.length_baseline,
+];
+
+/** RFC 4180. */
+function csvLine(values: (string | number | null)[]): string {
+  const quoted = values.map((value) => {
+    const text = value === null ? '' : String(value);
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  });
+  return `${quoted.join(',')}\r\n`;
+}
+
+export interface EvaluationItem {
+  number: number;
+  item_id: string;
+  prompt: Prompt;
+  responses: { name: string; training_seed: string | number | null; response: string | null }[];
+}
+
+/** In their order, after a number; `next_after` goes into the next request, null on the last page. @throws Problem not_found */
+export function listItems(
+  { db: database }: Services,
+  caller: Caller,
+  id: string,
+  { after = 0, limit = 50 }: { after?: number; limit?: number },
+): Promise<{ items: EvaluationItem[]; next_after: number | null }> {
+  return database.transaction(caller.projectId, async (tx) => {
+    const { id: uuid, request } = await findEvaluation(tx, id, selectEvaluation);
+    const { candidates, baseline } = request as EvaluationRequest;
+    const rows = await selectItems(tx, uuid, { after, limit });
+    return {
+      items: rows.map(({ number, item_id, prompt, responses }) => ({
+        number,
+        item_id,
+        prompt: prompt as Prompt,
+        responses: [baseline, ...candidates].map(({ name, training_seed }, responder) => ({
+          name,
+          training_seed: training_seed ?? null,
+          response: responses[responder]!,
+        })),
+      })),
+      next_after: rows.length < limit ? null : rows.at(-1)!.number,
+    };
+  });
+}

@@ -1,0 +1,524 @@
+// Evaluations: what they compare, who judges, and what comes of it. Slices are worked on here, one by one;
+// test/jobs/evaluations.test.ts has the worker itself.
+import t, { type Test } from 'tap';
+import { parseId } from '../../src/domain/ids.ts';
+import { evaluationSlice, type SliceTimes } from '../../src/services/evaluation-work.ts';
+import { defaultProjectId as project } from '../../src/services/keys.ts';
+import { registerTinyModel } from '../support/models.ts';
+import { startTestServer } from '../support/server.ts';
+
+t.setTimeout(180_000);
+
+const times: SliceTimes = { sliceMs: 60_000, heartbeatMs: 200, leaseSeconds: 30, troubleSeconds: 15 };
+
+async function setUp(t: Test) {
+  const server = await startTestServer(t);
+  const { call, database, services } = server;
+  const system = database.open('finegrain_system');
+  const uuidOf = (id: string) => parseId('evaluation', id)!;
+  const sql = <Row extends object>(text: string, values: unknown[] = []) =>
+    system.transaction(null, (tx) => tx.query<Row & Record<string, unknown>>(text, values));
+  /** One slice, as if the time until it had passed. */
+  const slice = async (
+    { id }: { id: string },
+    changed: Partial<SliceTimes> = {},
+    signal = new AbortController().signal,
+  ) => {
+    await sql(
+      'update finegrain.evaluations set due_at = clock_timestamp() where id = $1 and due_at is not null',
+      [uuidOf(id)],
+    );
+    const key = { projectId: project, evaluationId: uuidOf(id) };
+    return evaluationSlice(
+      { db: system, artifacts: services.artifacts, scoring: services.scoring },
+      key,
+      signal,
+      {
+        ...times,
+        ...changed,
+      },
+    );
+  };
+  const create = async (json: object) => {
+    const answer = await call('POST', '/v1/evaluations', { json });
+    if (answer.status !== 202) throw new Error(answer.text);
+    return answer.body;
+  };
+  const get = async ({ id }: { id: string }) => (await call('GET', `/v1/evaluations/${id}`)).body;
+  const resultOf = async ({ id }: { id: string }) => (await call('GET', `/v1/evaluations/${id}/result`)).body;
+  const judge = (id: string, judgements: object[], options: object = {}) =>
+    call('POST', `/v1/evaluations/${id}/judgements`, { json: { judgements }, ...options });
+  const upload = async (rows: object[]): Promise<string> => {
+    const body = rows.map((row) => `${JSON.stringify(row)}\n`).join('');
+    const headers = { 'content-type': 'application/x-ndjson' };
+    return (await call('POST', '/v1/artifacts', { body, headers })).body.digest;
+  };
+  return { server, call, sql, slice, create, get, resultOf, judge, upload, uuidOf };
+}
+
+const responses = (count: number, text: (n: number) => string) =>
+  Array.from({ length: count }, (_, n) => ({ id: `item-${n}`, prompt: `Say ${n}.`, response: text(n) }));
+
+const external = (count: number, options: object = {}) => ({
+  candidates: [{ responses: responses(count, (n) => `I say ${n}.`) }],
+  baseline: { responses: responses(count, (n) => `Well, ${n}.`) },
+  judge: { kind: 'external', ...options },
+});
+
+t.test('judgements of a program of mine, from the items to the win rate', async (t) => {
+  const { call, create, slice, get, resultOf, judge } = await setUp(t);
+  const made = await create({ name: 'mine', ...external(4), options: { confidence_level: 0.9 } });
+  t.match(made, {
+    id: /^eval_/,
+    name: 'mine',
+    state: 'preparing',
+    candidates: [{ name: 'candidate' }],
+    baseline: { name: 'baseline' },
+    judge: { kind: 'external', per_item: 1, circular: [], scored_by: null },
+    options: { confidence_level: 0.9 },
+    runs: [],
+    progress: { items: null, judged: 0, total: null, fraction: 0 },
+  });
+  t.notOk('responses' in made.candidates[0], 'texts are not repeated');
+  t.match(
+    await judge(made.id, [{ item_id: 'item-0', outcome: 1 }]),
+    { status: 409 },
+    'there are no items yet',
+  );
+  t.match(await resultOf(made), { running: true, figures: { win_rate: null, n: 0 } });
+
+  t.equal(await slice(made), null);
+  t.match(await get(made), { state: 'judging', progress: { items: 4, judged: 0, total: 4 } });
+  const { items, next_after } = (await call('GET', `/v1/evaluations/${made.id}/items?limit=3`)).body;
+  t.equal(next_after, 3);
+  t.same(items[0], {
+    number: 1,
+    item_id: 'item-0',
+    prompt: 'Say 0.',
+    responses: [
+      { name: 'baseline', training_seed: null, response: 'Well, 0.' },
+      { name: 'candidate', training_seed: null, response: 'I say 0.' },
+    ],
+  });
+  t.match((await call('GET', `/v1/evaluations/${made.id}/items?after=3`)).body, {
+    items: [{ item_id: 'item-3' }],
+    next_after: null,
+  });
+
+  const first = [
+    { item_id: 'item-0', outcome: 1, order: 'candidate_first' },
+    { item_id: 'item-1', outcome: 0 },
+  ];
+  t.match(await judge(made.id, first), { status: 200, body: { created: 2, unchanged: 0 } });
+  t.match(await judge(made.id, first), { status: 200, body: { created: 0, unchanged: 2 } }, 'sent again');
+  t.match(await resultOf(made), { running: true, figures: { win_rate: 0.5, n: 2 } });
+  t.match(
+    (await resultOf(made)).figures.notes.join(' '),
+    /still to come/,
+    'a running estimate is called one',
+  );
+  const last = [
+    { item_id: 'item-2', outcome: 0.5, judge: { name: 'other' } },
+    { item_id: 'item-3', outcome: null, null_reason: 'timed_out' },
+  ];
+  t.match(await judge(made.id, last), { status: 200 });
+  t.match(await get(made), {
+    state: 'succeeded',
+    progress: { judged: 4, nulls: 1, total: 4, fraction: 1 },
+    finished_at: String,
+  });
+  const result = await resultOf(made);
+  t.match(result, {
+    evaluation_id: made.id,
+    state: 'succeeded',
+    running: false,
+    figures: { win_rate: 0.5, n: 3, wins: 1, losses: 1, ties: 1, dropped: { null: 1 }, clusters: 3 },
+  });
+  t.match(result.figures, { confidence_interval: { level: 0.9 }, length_controlled: { n: 3 } });
+});
+
+t.test('what is judged once is judged once, and wrong judgements store nothing', async (t) => {
+  const { create, slice, judge, get, call } = await setUp(t);
+  const made = await create({
+    ...external(2),
+    candidates: [
+      { name: 'a', training_seed: 1, responses: responses(2, () => 'one') },
+      { name: 'a', training_seed: 2, responses: responses(2, () => 'two') },
+      { name: 'b', responses: responses(1, () => 'three') },
+    ],
+  });
+  await slice(made);
+  t.match(
+    await get(made),
+    { progress: { items: 2, total: 6, judged: 1, nulls: 1 } },
+    'b says nothing to item-1',
+  );
+  const refused: [object, number, string][] = [
+    [{ item_id: 'item-9', candidate: 'b', outcome: 1 }, 404, '/judgements/1/item_id'],
+    [{ item_id: 'item-0', outcome: 1 }, 422, '/judgements/1/candidate'],
+    [{ item_id: 'item-0', candidate: 'a', outcome: 1 }, 422, '/judgements/1/candidate'],
+    [{ item_id: 'item-0', candidate: 'c', outcome: 1 }, 422, '/judgements/1/candidate'],
+    [{ item_id: 'item-0', candidate: 'b', outcome: null }, 422, '/judgements/1/null_reason'],
+    [{ item_id: 'item-0', candidate: 'b', outcome: 1, null_reason: 'x' }, 422, '/judgements/1/null_reason'],
+    [{ item_id: 'item-0', candidate: 'b', outcome: 1.0000001 }, 400, '/judgements/1/outcome'],
+    [{ item_id: 'item-0', candidate: 'b', outcome: 'NaN' }, 400, '/judgements/1/outcome'],
+    [{ item_id: 'item-0', candidate: 'a', training_seed: 1, outcome: 0.25 }, 409, '/judgements/1'],
+  ];
+  const good = { item_id: 'item-0', candidate: 'a', training_seed: 1, outcome: 1 };
+  for (const [bad, status, pointer] of refused)
+    t.match(
+      await judge(made.id, [good, bad]),
+      { status, body: { errors: [{ pointer }] } },
+      JSON.stringify(bad),
+    );
+  t.match(await get(made), { progress: { judged: 1 } }, 'all or none');
+  t.match(await judge(made.id, [good, { ...good, order: 'baseline_first' }]), { body: { created: 2 } });
+  t.match(await judge(made.id, [{ ...good, outcome: 0 }]), { status: 409, body: { code: 'conflict' } });
+  const { items } = (await call('GET', `/v1/evaluations/${made.id}/judgements?state=judged&limit=2`)).body;
+  t.match(items, [
+    { candidate: 'a', training_seed: 1, outcome: 1, judge: { kind: 'external', name: 'external' } },
+    {},
+  ]);
+});
+
+t.test('two people at the last two judgements end it once', async (t) => {
+  const { create, slice, judge, get } = await setUp(t);
+  const made = await create(external(20, { per_item: 2 }));
+  await slice(made);
+  const all = (name: string) =>
+    Array.from({ length: 20 }, (_, n) =>
+      judge(made.id, [{ item_id: `item-${n}`, outcome: n % 2, judge: { name } }]),
+    );
+  const answers = await Promise.all([...all('ann'), ...all('bob')]);
+  t.ok(answers.every(({ status }) => status === 200));
+  t.match(await get(made), { state: 'succeeded', progress: { judged: 40, total: 40 } });
+  t.match(await judge(made.id, [{ item_id: 'item-0', outcome: 1, judge: { name: 'eve' } }]), {
+    status: 200,
+    body: { created: 1 },
+  });
+  t.match(await get(made), { state: 'succeeded', progress: { judged: 41, total: 41 } }, 'a late one is kept');
+});
+
+t.test('a reward model judges, in slices, each pair once', async (t) => {
+  const { server, create, slice, get, resultOf, call, judge, sql, uuidOf } = await setUp(t);
+  const model = await registerTinyModel(server, { alias: 'token-reward' });
+  const made = await create({
+    candidates: [
+      { name: 'short', responses: responses(40, (n) => `Say ${n}.`) },
+      { name: 'same', responses: responses(40, () => 'The harbor is nice.') },
+    ],
+    baseline: { responses: responses(40, () => 'The harbor is nice.') },
+    judge: { kind: 'reward' },
+  });
+  t.match(made.judge, { scored_by: { id: model, alias: 'token-reward' }, circular: [], tie_margin: 0 });
+  await slice(made);
+  t.match(await get(made), { state: 'judging' });
+  await slice(made, { sliceMs: 0 });
+  const { progress } = await get(made);
+  t.equal(progress.judged, 32, 'a slice ends after a batch');
+  const broken = new AbortController();
+  broken.abort();
+  await slice(made, {}, broken.signal);
+  t.match(
+    await get(made),
+    { state: 'judging', progress: { judged: 32 } },
+    'a worker that is to stop judges nothing',
+  );
+  await slice(made);
+  t.match(await get(made), { state: 'succeeded', progress: { judged: 80, nulls: 0, total: 80 } });
+  const { figures } = await resultOf(made);
+  t.match(figures, {
+    n: 80,
+    candidates: [{ candidate: 'short' }, { candidate: 'same', win_rate: 0.5, ties: 40 }],
+  });
+  const { items } = (await call('GET', `/v1/evaluations/${made.id}/judgements?limit=1`)).body;
+  const { reward_candidate, reward_baseline } = items[0].detail;
+  const scored = (
+    await call('POST', '/v1/score', {
+      json: { prompt: 'Say 0.', responses: ['Say 0.', 'The harbor is nice.'], include_eos: true },
+    })
+  ).body.results;
+  t.equal(reward_candidate, scored[0].reward, 'as POST /v1/score has it');
+  t.equal(reward_baseline, scored[1].reward);
+  t.equal(items[0].outcome, reward_candidate > reward_baseline ? 1 : 0);
+
+  const people = Array.from({ length: 10 }, (_, n) => ({
+    item_id: `item-${n}`,
+    candidate: 'short',
+    outcome: n % 2,
+    judge: { kind: 'person', name: 'ann' },
+  }));
+  t.match(await judge(made.id, people), { body: { created: 10 } });
+  const after = (await resultOf(made)).figures;
+  t.equal(after.n, 80, 'people beside a reward model do not change its figure');
+  t.match(after, { agreement: { items: 10 }, prediction_powered: { people_items: 10 } });
+
+  const again = await create({ ...external(3), judge: { kind: 'reward', tie_margin: 1e9 } });
+  await slice(again);
+  await sql(
+    "update finegrain.evaluations set inputs = jsonb_set(inputs, '{model,files}', '[]') where id = $1",
+    [uuidOf(again.id)],
+  );
+  t.match(await slice(again), /given up|rests/, 'a model that cannot be served');
+});
+
+t.test('candidates of a run to come, and of files', async (t) => {
+  const { server, call, create, slice, get, upload, sql } = await setUp(t);
+  const policy = await registerTinyModel(server, { role: 'policy', alias: 'policy' });
+  const baseline = { artifact: await upload(responses(3, (n) => `file ${n}`)) };
+  const prompts = {
+    items: [
+      { id: 'item-1', prompt: 'Say 1.' },
+      { id: 'item-7', prompt: 'Say 7.' },
+    ],
+  };
+  const made = await create({
+    candidates: [{ model: { model_id: policy }, seed: 3, hyperparameters: { max_new_tokens: 5 } }],
+    baseline,
+    prompts,
+    judge: { kind: 'external' },
+  });
+  t.match(made, {
+    state: 'preparing',
+    runs: [{ responder: 'candidate', own: true, state: 'queued' }],
+    prompts: { prompts: /^sha256:/ },
+  });
+  const runId = made.runs[0].run_id;
+  t.match((await call('GET', `/v1/runs/${runId}`)).body, {
+    kind: 'generate',
+    spec: { seed: 3, hyperparameters: { max_new_tokens: 5 }, prompts: { prompts: made.prompts.prompts } },
+  });
+  t.equal(await slice(made), null);
+  t.match(await get(made), { state: 'preparing' }, 'nothing to do before the run ends');
+
+  const output = await upload([{ id: 'item-1', prompt: 'Say 1.', response: 'run 1' }]);
+  const finish = (state: string) =>
+    sql(`update finegrain.runs set state = 'starting' where id = $1`, [parseId('run', runId)!])
+      .then(() => sql(`update finegrain.runs set state = 'running' where id = $1`, [parseId('run', runId)!]))
+      .then(() =>
+        sql(`update finegrain.runs set state = $2, finished_at = now(), artifacts = $3 where id = $1`, [
+          parseId('run', runId)!,
+          state,
+          JSON.stringify([{ name: 'responses.ndjson', digest: output, bytes: 9, media_type: 'x' }]),
+        ]),
+      );
+  await finish('succeeded');
+  const [{ due_at }] = (await sql<{ due_at: Date | null }>('select due_at from finegrain.evaluations')) as [
+    { due_at: Date | null },
+  ];
+  t.ok(due_at, 'the end of the run wakes it');
+  await slice(made);
+  t.match(await get(made), { state: 'judging', progress: { items: 2, judged: 1, nulls: 1 } });
+  const { items } = (await call('GET', `/v1/evaluations/${made.id}/items`)).body;
+  t.match(items, [
+    { item_id: 'item-1', responses: [{ response: 'file 1' }, { response: 'run 1' }] },
+    { item_id: 'item-7', prompt: 'Say 7.', responses: [{ response: null }, { response: null }] },
+  ]);
+
+  const next = await create({
+    candidates: [{ generate_run_id: runId }],
+    baseline,
+    judge: { kind: 'external' },
+  });
+  await slice(next);
+  t.match(await get(next), {
+    state: 'judging',
+    runs: [{ own: false, state: 'succeeded' }],
+    progress: { items: 3 },
+  });
+
+  const cancelled = await create({
+    candidates: [{ model: { alias: 'policy' } }],
+    baseline,
+    prompts,
+    judge: { kind: 'external' },
+  });
+  const cancel = () => call('POST', `/v1/evaluations/${cancelled.id}/cancel`);
+  t.match(await cancel(), { status: 200, body: { state: 'cancelled', runs: [{ state: 'cancelled' }] } });
+  t.match(await cancel(), { status: 200, body: { state: 'cancelled' } });
+
+  const failing = await create({
+    candidates: [{ model: { alias: 'policy' } }],
+    baseline,
+    prompts,
+    judge: { kind: 'external' },
+  });
+  await call('POST', `/v1/runs/${failing.runs[0].run_id}/cancel`);
+  t.match(await slice(failing), /given up/);
+  t.match(await get(failing), { state: 'failed', failure: { reason: 'run_failed' } });
+});
+
+t.test('cancelling keeps what is judged', async (t) => {
+  const { create, slice, judge, get, resultOf, call } = await setUp(t);
+  const made = await create(external(3));
+  await slice(made);
+  await judge(made.id, [{ item_id: 'item-0', outcome: 1 }]);
+  const { headers } = await call('GET', `/v1/evaluations/${made.id}`);
+  t.match(await call('POST', `/v1/evaluations/${made.id}/cancel`, { headers: { 'if-match': '"x"' } }), {
+    status: 412,
+  });
+  t.match(
+    await call('POST', `/v1/evaluations/${made.id}/cancel`, {
+      headers: { 'if-match': headers.get('etag')! },
+    }),
+    { status: 200, body: { state: 'cancelled' } },
+  );
+  t.match(await get(made), { state: 'cancelled', progress: { judged: 1, total: 3 } });
+  const { figures, running } = await resultOf(made);
+  t.match({ figures, running }, { figures: { n: 1, win_rate: 1 }, running: false });
+  t.match(figures.notes.join(' '), /cancelled before every judgement/);
+});
+
+t.test('exports', async (t) => {
+  const { create, slice, judge, call } = await setUp(t);
+  const made = await create({
+    candidates: [{ name: 'a "quoted", name', responses: responses(2, (n) => `I say ${n}.`) }],
+    baseline: { responses: [responses(2, () => 'Well.')[0]] },
+    judge: { kind: 'external' },
+  });
+  await slice(made);
+  await judge(made.id, [
+    { item_id: 'item-0', outcome: 0.75, judge: { name: 'gpt' }, order: 'candidate_first' },
+  ]);
+  const lines = (await call('GET', `/v1/evaluations/${made.id}/export`)).text.trimEnd().split('\n');
+  t.match(
+    lines.map((line) => JSON.parse(line)),
+    [
+      { item_id: 'item-0', prompt: 'Say 0.', judgements: [{ outcome: 0.75, judge_name: 'gpt' }] },
+      {
+        item_id: 'item-1',
+        responses: [{ response: null }, {}],
+        judgements: [{ null_reason: 'no_response' }],
+      },
+    ],
+  );
+  const csv = (await call('GET', `/v1/evaluations/${made.id}/export?format=csv`)).text.split('\r\n');
+  t.equal(csv.length, 4);
+  t.equal(csv[1], 'item-0,"a ""quoted"", name",,external,gpt,candidate_first,0.75,,8,5');
+  t.same((await call('GET', `/v1/evaluations/${made.id}/export?format=alpaca_eval`)).body, [
+    {
+      instruction: 'Say 0.',
+      output_1: 'Well.',
+      generator_1: 'baseline',
+      output_2: 'I say 0.',
+      generator_2: 'a "quoted", name',
+      annotator: 'gpt',
+      preference: 1.75,
+    },
+  ]);
+});
+
+t.test('what cannot be compared is told where it stands', async (t) => {
+  const { server, call, create, slice, get, upload } = await setUp(t);
+  await registerTinyModel(server, { role: 'policy', alias: 'policy' });
+  const one = { responses: responses(1, () => 'x') };
+  const judge = { kind: 'external' };
+  const refused: [object, number, string][] = [
+    [{ candidates: [{}], baseline: one, judge }, 422, '/candidates/0'],
+    [
+      { candidates: [{ ...one, artifact: `sha256:${'00'.repeat(32)}` }], baseline: one, judge },
+      422,
+      '/candidates/0',
+    ],
+    [{ candidates: [one, { ...one, name: 'candidate 1' }], baseline: one, judge }, 422, '/candidates/1/name'],
+    [{ candidates: [{ ...one, name: 'baseline' }], baseline: one, judge }, 422, '/candidates/0/name'],
+    [{ candidates: [{ ...one, seed: 1 }], baseline: one, judge }, 422, '/candidates/0/seed'],
+    [
+      { candidates: [{ artifact: `sha256:${'00'.repeat(32)}` }], baseline: one, judge },
+      404,
+      '/candidates/0/artifact',
+    ],
+    [
+      { candidates: [one], baseline: { generate_run_id: `run_${'0'.repeat(32)}` }, judge },
+      404,
+      '/baseline/generate_run_id',
+    ],
+    [{ candidates: [{ model: { alias: 'policy' } }], baseline: one, judge }, 422, '/prompts'],
+    [
+      {
+        candidates: [{ model: { alias: 'none' } }],
+        baseline: one,
+        judge,
+        prompts: { items: [{ id: 'a', prompt: 'b' }] },
+      },
+      422,
+      '/candidates/0/model/alias',
+    ],
+    [{ candidates: [one], baseline: one, judge, prompts: {} }, 422, '/prompts'],
+    [
+      { candidates: [one], baseline: one, judge, prompts: { snapshot_id: `snap_${'0'.repeat(32)}` } },
+      404,
+      '/prompts/snapshot_id',
+    ],
+    [{ candidates: [one], baseline: one, judge: { kind: 'reward', model: 'none' } }, 404, '/judge/model'],
+    [{ candidates: [one], baseline: one, judge: { kind: 'reward', model: 'policy' } }, 422, '/judge/model'],
+    [
+      { candidates: [{ responses: [...one.responses, ...one.responses] }], baseline: one, judge },
+      422,
+      '/candidates/0/responses/1/id',
+    ],
+    [{ candidates: [], baseline: one, judge }, 400, '/candidates'],
+    [{ candidates: [one], baseline: one, judge, further: 1 }, 400, '/further'],
+  ];
+  for (const [json, status, pointer] of refused)
+    t.match(
+      await call('POST', '/v1/evaluations', { json }),
+      { status, body: { errors: [{ pointer }] } },
+      `${status} ${pointer}`,
+    );
+  t.equal((await call('GET', '/v1/evaluations')).body.items.length, 0, 'nothing is left of them');
+  t.equal((await call('GET', '/v1/runs')).body.items.length, 0, 'nor of their runs');
+
+  const twice = await upload([...one.responses, ...one.responses]);
+  const late: [object, RegExp][] = [
+    [{ candidates: [{ artifact: twice }], baseline: one, judge }, /two responses to "item-0"/],
+    [{ candidates: [{ responses: [{ id: 'a', response: 'b' }] }], baseline: one, judge }, /prompt of "a"/],
+  ];
+  for (const [json, detail] of late) {
+    const made = await create(json);
+    await slice(made);
+    t.match(await get(made), { state: 'failed', failure: { reason: 'bad_responses', detail } });
+  }
+});
+
+t.test('a judge that trained the candidate is circular, and trained policies say so', async (t) => {
+  const { server, create, sql, slice, resultOf } = await setUp(t);
+  const reward = await registerTinyModel(server, { alias: 'token-reward' });
+  const policy = await registerTinyModel(server, {
+    role: 'policy',
+    alias: 'policy',
+    changes: { 'config.json': (text) => `${text} ` },
+  });
+  const files: object[] = [];
+  await sql(
+    `insert into finegrain.runs (project_id, id, kind, spec, inputs, state, finished_at) values
+       ($1, gen_random_uuid(), 'ppo', '{}', $2, 'succeeded', now())`,
+    [
+      project,
+      JSON.stringify({ model: { scratch: {} }, reward_model: { model_id: reward, digest: 'x', files } }),
+    ],
+  );
+  await sql(
+    "update finegrain.models set run_id = (select id from finegrain.runs where kind = 'ppo') where id = $1",
+    [parseId('model', policy)!],
+  );
+  const made = await create({
+    candidates: [{ name: 'tuned', model: { model_id: policy } }],
+    baseline: { responses: responses(1, () => 'x') },
+    prompts: { items: [{ id: 'item-0', prompt: 'Say 0.' }] },
+    judge: { kind: 'reward' },
+  });
+  t.same(made.judge.circular, ['tuned']);
+  await slice(made);
+  const { figures } = await resultOf(made);
+  t.match(figures.notes.join(' '), /Circular: the judge is a reward model that tuned was trained by/);
+});
+
+t.test('of another project nothing is seen', async (t) => {
+  const { server, create, call } = await setUp(t);
+  const made = await create(external(1));
+  const key = await server.otherProjectKey();
+  for (const path of ['', '/items', '/judgements', '/result', '/export'])
+    t.equal((await call('GET', `/v1/evaluations/${made.id}${path}`, { key })).status, 404, path);
+  t.same((await call('GET', '/v1/evaluations', { key })).body.items, []);
+});
