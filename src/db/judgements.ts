@@ -225,7 +225,7 @@ export async function fillOpen(
        null_reason = $8, detail = $9, judged_at = clock_timestamp()
      where (project_id, id) = (
        select j.project_id, j.id from ${withItems}
-       where j.evaluation_id = $1 and i.item_id = $2 and j.candidate = $3 and j.judge_kind = $4 and j.state = 'open'
+       where j.evaluation_id = $1 and i.item_id = $2 and j.candidate = $3 and j.judge_kind = $4 and j.judge_name is null and j.state = 'open'
        order by j.id limit 1)
      returning id`,
     [evaluationId, posted.itemId, posted.candidate, posted.judgeKind, posted.judgeName, ...verdictOf(posted)],

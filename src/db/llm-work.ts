@@ -3,6 +3,8 @@
 import type { Transaction } from './pool.ts';
 
 export interface LlmWorkRow {
+  /** of the edit request or evaluation */
+  id: string;
   settings: unknown;
   input_price: number | null;
   output_price: number | null;
@@ -62,15 +64,14 @@ export async function insertLlmWork(
   );
 }
 
-export async function selectLlmWork(tx: Transaction, id: string): Promise<LlmWorkRow | undefined> {
-  return (
-    await tx.query<LlmWorkRow>(
-      `select settings, input_price, output_price, max_total_tokens, max_cost, requests, retries, refused,
-         input_tokens, output_tokens, stopped
-       from finegrain.llm_work where id = $1`,
-      [id],
-    )
-  )[0];
+/** Of some edit requests or evaluations; for one that has none a row is missing. */
+export function selectLlmWork(tx: Transaction, ids: string[]): Promise<LlmWorkRow[]> {
+  return tx.query<LlmWorkRow>(
+    `select id, settings, input_price, output_price, max_total_tokens, max_cost, requests, retries, refused,
+       input_tokens, output_tokens, stopped
+     from finegrain.llm_work where id = any ($1::uuid[])`,
+    [ids],
+  );
 }
 
 /** Begins work that waited. */

@@ -82,7 +82,7 @@ async function readEditRequest(tx: Transaction, uuid: string): Promise<EditReque
     ...renderSummary((await db.selectEditRequest(tx, uuid))!),
     progress: await db.selectEditProgress(tx, uuid),
     editors: await db.selectEditorProgress(tx, uuid),
-    ...renderLlmWork(await selectLlmWork(tx, uuid)),
+    ...renderLlmWork((await selectLlmWork(tx, [uuid]))[0]),
   };
 }
 

@@ -9,7 +9,8 @@ import { Problem } from '../errors.ts';
 import type { ServedModel } from '../scoring/engine.ts';
 import type { Services } from './context.ts';
 import { BadResponses, readItems } from './evaluation-responses.ts';
-import type { EvaluationFailure, EvaluationInputs, EvaluationRequest, Judge } from './evaluations.ts';
+import type { AskedJudge, EvaluationFailure, EvaluationInputs, EvaluationRequest } from './evaluations.ts';
+import { startLlmJudge, wantedOfLlm } from './llm-judges.ts';
 import type { Prompt } from './pair-rows.ts';
 import { type FailedItem, type RewardedItem, type ScoreItem, scoreItems } from './scoring.ts';
 
@@ -151,11 +152,15 @@ async function prepare(work: Work): Promise<Rest | null> {
     await judgements.insertWanted(tx, slice, {
       first: uuidv7(),
       candidates: request.candidates.length,
-      wanted: wantedOf(request.judge, inputs),
+      wanted:
+        request.judge.kind === 'llm'
+          ? await wantedOfLlm(tx, slice.evaluationId)
+          : wantedOf(request.judge, inputs),
     });
     const due = request.judge.kind === 'reward';
     if (!(await db.startJudging(tx, slice, { items: items.length, due })))
       throw new Error('The slice was lost.');
+    if (request.judge.kind === 'llm') await startLlmJudge(tx, slice);
     await db.settleEvaluation(tx, slice); // where there is nothing to judge
   });
   return null;
@@ -163,7 +168,10 @@ async function prepare(work: Work): Promise<Rest | null> {
 
 const itemBatch = 500;
 
-function wantedOf(judge: Judge, { model }: EvaluationInputs): judgements.Wanted[] {
+function wantedOf(
+  judge: Exclude<AskedJudge, { kind: 'llm' }>,
+  { model }: EvaluationInputs,
+): judgements.Wanted[] {
   if (judge.kind === 'reward') return [{ judgeKind: 'reward', judgeName: model!.id, candidateFirst: null }];
   const one: judgements.Wanted = {
     judgeKind: judge.kind,

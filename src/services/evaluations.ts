@@ -3,6 +3,7 @@
 import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/evaluations.ts';
 import { countJudgements, type JudgementCounts } from '../db/judgements.ts';
+import { type Limits, type LlmWorkRow, selectLlmWork } from '../db/llm-work.ts';
 import { joinTransaction, type Transaction } from '../db/pool.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { hasEnded, type RunState } from '../domain/run-states.ts';
@@ -19,6 +20,15 @@ import {
   type ResponseSource,
   responderPointer,
 } from './evaluation-responses.ts';
+import {
+  addLlmJudge,
+  cancelLlmJudge,
+  type LlmJudgeSettings,
+  type NewLlmJudge,
+  renderLlmJudge,
+  resumeLlmJudge,
+} from './llm-judges.ts';
+import type { Llm, LlmUsage, Stopped } from './llm-work.ts';
 import { ArtifactsGone, holdArtifacts } from './named-artifacts.ts';
 import { writeNdjson } from './ndjson.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
@@ -52,12 +62,14 @@ export type EvaluationFailure = { reason: keyof typeof failureReasons; detail: s
 
 export const judgeKinds = {
   reward: 'a token reward model; the response with the higher total wins',
+  llm: 'a language model behind a chat endpoint of yours says which response is better; docs/llm-judge.md',
   person: 'people claim pairs of responses and say which is better, without knowing whose they are',
   external: 'programs of yours read the items and post judgements',
 } as const;
 
 export type Judge =
   | { kind: 'reward'; model?: string; tie_margin?: number }
+  | ({ kind: 'llm' } & NewLlmJudge)
   | { kind: 'person'; per_item?: number; instructions?: string | null }
   | { kind: 'external'; per_item?: number };
 
@@ -81,12 +93,15 @@ export interface NewEvaluation {
 /** What an evaluation does not choose itself. */
 export type EvaluationOptions = Omit<WinRateOptions, 'trained_policies' | 'agreement'>;
 
+/** An `llm` has its settings beside it (services/llm-judges.ts). */
+export type AskedJudge = Exclude<Judge, { kind: 'llm' }> | { kind: 'llm' };
+
 /** As it was asked for, with the defaults of then; posted texts are left out, as they are in files. */
 export interface EvaluationRequest {
   candidates: ResponderSummary[];
   baseline: ResponderSummary;
   prompts: Omit<PromptSource, 'items'> | null;
-  judge: Judge;
+  judge: AskedJudge;
   options: EvaluationOptions;
 }
 
@@ -112,7 +127,10 @@ export interface Evaluation {
   candidates: ResponderSummary[];
   baseline: ResponderSummary;
   prompts: EvaluationRequest['prompts'];
-  judge: Judge & { circular: string[]; scored_by: NamedModel | null };
+  judge: (Exclude<AskedJudge, { kind: 'llm' }> | ({ kind: 'llm' } & Llm<LlmJudgeSettings>)) & {
+    circular: string[];
+    scored_by: NamedModel | null;
+  };
   options: EvaluationOptions;
   runs: { responder: string; run_id: string; own: boolean; state: string; progress: RunProgress | null }[];
   progress: {
@@ -124,6 +142,9 @@ export interface Evaluation {
     fraction: number;
   };
   failure: EvaluationFailure | null;
+  /** of an `llm`; null for others */
+  usage: LlmUsage | null;
+  stopped: Stopped | null;
   created_at: string;
   finished_at: string | null;
 }
@@ -133,11 +154,13 @@ const noJudgements = { open: 0, leased: 0, judged: 0, nulls: 0, cancelled: 0 };
 function render(
   row: db.EvaluationRow,
   runs: db.EvaluationRunRow[],
+  llmWork: LlmWorkRow | undefined,
   counts: Omit<JudgementCounts, 'evaluation_id'> = noJudgements,
 ): Evaluation {
   const request = row.request as EvaluationRequest;
   const inputs = row.inputs as EvaluationInputs;
   const { files: _, ...model } = inputs.model ?? { files: [] };
+  const { llm, usage, stopped } = renderLlmJudge(llmWork);
   const total = counts.open + counts.leased + counts.judged + counts.cancelled;
   return {
     id: formatId('evaluation', row.id),
@@ -147,7 +170,7 @@ function render(
     baseline: request.baseline,
     prompts: request.prompts,
     judge: {
-      ...request.judge,
+      ...(request.judge.kind === 'llm' ? { kind: 'llm' as const, ...llm! } : request.judge),
       circular: inputs.circular,
       scored_by: inputs.model && (model as NamedModel),
     },
@@ -170,6 +193,8 @@ function render(
       fraction: total === 0 ? (row.items === 0 ? 1 : 0) : counts.judged / total,
     },
     failure: row.failure as EvaluationFailure | null,
+    usage,
+    stopped,
     created_at: row.created_at.toISOString(),
     finished_at: row.finished_at?.toISOString() ?? null,
   };
@@ -179,7 +204,8 @@ async function renderAll(tx: Transaction, rows: db.EvaluationRow[]): Promise<Eva
   const ids = rows.map(({ id }) => id);
   const runs = await db.selectEvaluationRuns(tx, ids);
   const counts = new Map((await countJudgements(tx, ids)).map((one) => [one.evaluation_id, one]));
-  return rows.map((row) => render(row, runs, counts.get(row.id)));
+  const llmWork = new Map((await selectLlmWork(tx, ids)).map((one) => [one.id, one]));
+  return rows.map((row) => render(row, runs, llmWork.get(row.id), counts.get(row.id)));
 }
 
 /** Of a project. */
@@ -241,6 +267,7 @@ export function createEvaluation(
       due: runs.every(({ ended }) => ended),
     });
     for (const run of runs) await db.insertEvaluationRun(tx, key, run);
+    if (asked.judge.kind === 'llm') await addLlmJudge(services, tx, caller, id, asked.judge);
     return (await renderAll(tx, [row]))[0]!;
   });
 }
@@ -360,11 +387,12 @@ async function* rowsOf(rows: object[]): AsyncGenerator<Uint8Array> {
 }
 
 interface ResolvedJudge {
-  asked: Judge;
+  asked: AskedJudge;
   model: EvaluationInputs['model'];
 }
 
 async function resolveJudge(services: Services, tx: Transaction, judge: Judge): Promise<ResolvedJudge> {
+  if (judge.kind === 'llm') return { asked: { kind: 'llm' }, model: null };
   if (judge.kind !== 'reward') {
     const asked =
       judge.kind === 'person' ? { instructions: null, per_item: 1, ...judge } : { per_item: 1, ...judge };
@@ -449,11 +477,37 @@ export function cancelEvaluation(
     const row = await findEvaluation(tx, id, db.lockEvaluation);
     checkPrecondition(condition, (await renderAll(tx, [row]))[0]!);
     await db.cancelEvaluation(tx, row.id);
+    await cancelLlmJudge(tx, row.id);
     const within = { ...services, db: joinTransaction(tx, caller.projectId) };
     for (const { own, run_id, state } of await db.selectEvaluationRuns(tx, [row.id])) {
       if (own && !hasEnded(state as RunState))
         await steerRun(within, caller, formatId('run', run_id), 'cancel', {});
     }
     return (await renderAll(tx, [(await db.selectEvaluation(tx, row.id))!]))[0]!;
+  });
+}
+
+export interface EvaluationResumption {
+  limits?: Limits | null;
+}
+
+/**
+ * Lets an `llm` go on, under new limits where they are given. Where it has not stopped nothing changes but the limits.
+ * @throws Problem not_found, conflict, precondition_failed, unprocessable, missing_scope
+ */
+export function resumeEvaluation(
+  { db: database }: Services,
+  caller: Caller,
+  id: string,
+  { limits = null }: EvaluationResumption,
+  condition: Precondition,
+): Promise<Evaluation> {
+  return database.transaction(caller.projectId, async (tx) => {
+    const row = await findEvaluation(tx, id, db.lockEvaluation);
+    checkPrecondition(condition, (await renderAll(tx, [row]))[0]!);
+    if (row.finished_at !== null)
+      throw new Problem('conflict', `The evaluation has ended: it is ${row.state}.`);
+    await resumeLlmJudge(tx, caller, row.id, limits);
+    return (await renderAll(tx, [row]))[0]!;
   });
 }

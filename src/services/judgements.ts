@@ -15,6 +15,9 @@ export const nullReasons = {
   too_long: 'prompt and response do not fit the reward model',
   not_finite: 'the reward model gave no finite number',
   model_failed: 'the reward model failed at this item',
+  unreadable: 'the language model gave no verdict, asked twice; `detail` says what it gave',
+  endpoint_refused: 'the chat endpoint takes other requests, and not the one for this item',
+  endpoint_failed: 'the chat endpoint serves other requests, and failed at the one for this item each time',
 } as const;
 
 export const orders = ['candidate_first', 'baseline_first'] as const;

@@ -1,5 +1,6 @@
 // What an evaluation asks of its llm judge: a chat endpoint, and how it is to judge.
 import type { EvaluationKey } from '../db/evaluations.ts';
+import type { Wanted } from '../db/judgements.ts';
 import * as db from '../db/llm-work.ts';
 import type { Transaction } from '../db/pool.ts';
 import { unprocessable } from '../errors.ts';
@@ -70,6 +71,14 @@ function checkLogprobs({ ties, max_tokens }: NewLlmJudge): void {
       '/judge/max_tokens',
       'is for the mode "verdict": one token answers the mode "logprobs".',
     );
+}
+
+/** What it judges of each pair of responses. */
+export async function wantedOfLlm(tx: Transaction, evaluationId: string): Promise<Wanted[]> {
+  const [row] = await db.selectLlmWork(tx, [evaluationId]);
+  const { model, orders } = row!.settings as LlmJudgeSettings;
+  const places = orders === 'both' ? [true, false] : (['drawn'] as const);
+  return places.map((candidateFirst) => ({ judgeKind: 'llm', judgeName: model, candidateFirst }));
 }
 
 /** When the items and their judgements are there. */

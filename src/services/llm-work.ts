@@ -137,7 +137,7 @@ export async function resumeLlmWork(
   limits: db.Limits | null,
   pointer: string,
 ): Promise<void> {
-  const row = await db.selectLlmWork(tx, id);
+  const [row] = await db.selectLlmWork(tx, [id]);
   if (!row) throw new Problem('conflict', 'Only the work of an `llm` is stopped and resumed.');
   if (limits !== null) {
     if ((row.settings as LlmSettings).secret !== null) requireScope(caller, 'admin');

@@ -12,8 +12,13 @@ export interface Asked {
   max_tokens?: number;
   max_completion_tokens?: number;
   temperature?: number;
-  /** of the pair that is to be edited */
+  logprobs?: boolean;
+  top_logprobs?: number;
+  /** of what is to be edited or judged */
   prompt: string;
+  /** responses that are to be judged, in their order; empty when it is an edit */
+  first: string;
+  second: string;
   /** what the tags around texts end in */
   mark: string;
   /** times that this prompt was asked for before */
@@ -24,9 +29,11 @@ export interface Asked {
 export interface Reply {
   status?: number;
   headers?: Record<string, string>;
-  /** of a completion; `edited` stands between the tags that were asked for */
+  /** of a completion; `edited` and `verdict` stand between the tags that were asked for */
   content?: unknown;
   edited?: string;
+  verdict?: string;
+  logprobs?: unknown;
   message?: object;
   finish_reason?: string;
   /** null: the answer does not say; 10 and 5 tokens unless given */
@@ -96,14 +103,18 @@ export async function startChatServer(t: Test, reply: (asked: Asked) => Reply): 
 
 function read(text: string, authorization: string | undefined, all: Asked[]): Asked {
   const body = JSON.parse(text);
-  const [, mark = '', prompt = ''] =
-    /<prompt-(\w+)>\n([\s\S]*?)\n<\/prompt-\1>/.exec(body.messages[1].content) ?? [];
+  const { content } = body.messages[1];
+  const [, mark = '', prompt = ''] = /<prompt-(\w+)>\n([\s\S]*?)\n<\/prompt-\1>/.exec(content) ?? [];
+  const [, first = '', second = ''] =
+    /<response-A-\w+>\n([\s\S]*?)\n<\/response-A-\w+>\s+<response-B-\w+>\n([\s\S]*?)\n<\/response-B-/.exec(
+      content,
+    ) ?? [];
   const before = all.filter((other) => other.prompt === prompt).length;
-  return { ...body, authorization, prompt, mark, before, at: performance.now() };
+  return { ...body, authorization, prompt, first, second, mark, before, at: performance.now() };
 }
 
 async function send(response: ServerResponse, reply: Reply, { mark }: Asked): Promise<void> {
-  const { status = 200, headers = {}, edited, finish_reason = 'stop', usage, way } = reply;
+  const { status = 200, headers = {}, edited, verdict, finish_reason = 'stop', usage, way } = reply;
   await reply.after;
   if (reply.delayMs) await sleep(reply.delayMs);
   if (way === 'close') response.destroy();
@@ -118,9 +129,20 @@ async function send(response: ServerResponse, reply: Reply, { mark }: Asked): Pr
     setImmediate(() => response.destroy());
     return;
   }
-  const content = edited === undefined ? reply.content : `<edited-${mark}>${edited}</edited-${mark}>`;
+  const content =
+    edited !== undefined
+      ? `<edited-${mark}>${edited}</edited-${mark}>`
+      : verdict !== undefined
+        ? `Both say something. <verdict-${mark}>${verdict}</verdict-${mark}>`
+        : reply.content;
   const completion = {
-    choices: [{ message: reply.message ?? { role: 'assistant', content }, finish_reason }],
+    choices: [
+      {
+        message: reply.message ?? { role: 'assistant', content },
+        finish_reason,
+        ...(reply.logprobs === undefined ? {} : { logprobs: reply.logprobs }),
+      },
+    ],
     ...(usage === null ? {} : { usage: usage ?? { prompt_tokens: 10, completion_tokens: 5 } }),
   };
   response.end(reply.body ?? JSON.stringify(completion));

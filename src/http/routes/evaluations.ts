@@ -18,6 +18,7 @@ import {
   Tagged,
   tagged,
 } from '../etags.ts';
+import { llmJudgeSettings } from '../llm-schemas.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import {
   Digest,
@@ -144,6 +145,7 @@ const judgeForms = {
     },
     closed,
   ),
+  llm: Type.Object({ kind: Type.Literal('llm'), ...llmJudgeSettings }, closed),
   person: Type.Object(
     {
       kind: Type.Literal('person'),
@@ -206,6 +208,8 @@ const NewEvaluation = Type.Object(
   },
 );
 
+const { model: _model, instructions: _instructions, ...llmOnly } = llmJudgeSettings;
+
 const Evaluation = Type.Object(
   {
     id: Id(evaluationExample),
@@ -221,6 +225,7 @@ const Evaluation = Type.Object(
         tie_margin: Type.Optional(Type.Number()),
         per_item: Type.Optional(Type.Integer()),
         instructions: Type.Optional(Nullable(Type.String())),
+        ...Type.Partial(Type.Object(llmOnly)).properties,
         circular: Type.Array(Type.String(), {
           description: 'Candidates that the judge trained: what it says of them is no evidence',
         }),
@@ -267,6 +272,10 @@ const Evaluation = Type.Object(
         detail: Type.String(),
       }),
     ),
+    usage: Nullable(Type.Ref('LlmUsage'), { description: 'What an `llm` has used so far; null for others' }),
+    stopped: Nullable(Type.Ref('LlmStopped'), {
+      description: 'Why an `llm` does not go on before `/resume`; null while it does',
+    }),
     created_at: Timestamp,
     finished_at: Nullable(Timestamp),
   },
@@ -647,6 +656,40 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
             services,
             request.caller,
             request.params.evaluation_id,
+            preconditionOf(request),
+          ),
+        ),
+      ),
+  );
+
+  app.post(
+    '/v1/evaluations/:evaluation_id/resume',
+    {
+      config: { scope: 'evaluations:write', idempotency: 'accepted' },
+      schema: {
+        operationId: 'resumeEvaluation',
+        tags: ['evaluation'],
+        summary: 'Let the llm of an evaluation go on',
+        description: `After the cause of \`stopped\` is mended: a secret is set again, an endpoint is back, a limit is raised. \`limits\` take the place of the old ones,
+at any time (with a secret that needs the scope \`admin\`); without them they stay. 409 for an evaluation that has ended or has no \`llm\`.`,
+        params,
+        headers: Type.Object(IfMatch),
+        body: Type.Object(
+          { limits: Type.Optional(Nullable(Type.Ref('LlmLimits'))) },
+          { ...closed, examples: [{ limits: { max_cost: 10 } }] },
+        ),
+        response: { 200: Tagged(Type.Ref('Evaluation')), ...problemResponses(404, 409, 412, 413, 415) },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(
+          200,
+          await evaluations.resumeEvaluation(
+            services,
+            request.caller,
+            request.params.evaluation_id,
+            request.body as evaluations.EvaluationResumption,
             preconditionOf(request),
           ),
         ),
