@@ -200,7 +200,7 @@ t.test('two people at the last two judgements end it once', async (t) => {
 });
 
 t.test('a reward model judges, in slices, each pair once', async (t) => {
-  const { server, create, slice, get, resultOf, call, judge, sql, uuidOf } = await setUp(t);
+  const { server, create, slice, get, resultOf, call, judge } = await setUp(t);
   const model = await registerTinyModel(server, { alias: 'token-reward' });
   const made = await create({
     candidates: [
@@ -253,15 +253,16 @@ t.test('a reward model judges, in slices, each pair once', async (t) => {
   t.equal(after.n, 80, 'people beside a reward model do not change its figure');
   t.match(after, { agreement: { items: 10 }, prediction_powered: { people_items: 10 } });
 
-  const again = await create({ ...external(3), judge: { kind: 'reward', tie_margin: 1e9 } });
-  await slice(again);
-  await sql(
-    `update finegrain.evaluations
-     set inputs = jsonb_set(jsonb_set(inputs, '{model,files}', '[]'), '{model,digest}', '"sha256:none"') where id = $1`,
-    [uuidOf(again.id)],
-  );
-  t.match(await slice(again), /given up/, 'a model that cannot be served');
-  t.match(await get(again), { state: 'failed', failure: { reason: 'judge_refused' } });
+  const wide = await create({ ...external(3), judge: { kind: 'reward', tie_margin: 1e9 } });
+  await slice(wide);
+  await slice(wide);
+  t.match(await resultOf(wide), { figures: { ties: 3, win_rate: 0.5 } });
+  const refused = await registerTinyModel(server, { changes: { 'golden.json': null } });
+  const failing = await create({ ...external(3), judge: { kind: 'reward', model: refused } });
+  await slice(failing);
+  t.match(await slice(failing), /given up: The model cannot be served/);
+  t.match(await get(failing), { state: 'failed', failure: { reason: 'judge_refused' } });
+});
 });
 
 t.test('candidates of a run to come, and of files', async (t) => {
