@@ -3,7 +3,7 @@ import { selectEvaluation, selectItems } from '../db/evaluations.ts';
 import * as db from '../db/judgements.ts';
 import { toAlpacaEval } from '../domain/alpaca-eval.ts';
 import type { Judgement as JudgedOutcome } from '../domain/judgements.ts';
-import { computeWinRate, type WinRateReport } from '../domain/win-rate.ts';
+import type { WinRateReport } from '../domain/win-rate.ts';
 import type { Caller, Services } from './context.ts';
 import {
   type EvaluationInputs,
@@ -13,6 +13,7 @@ import {
 } from './evaluations.ts';
 import { orderOf } from './judgements.ts';
 import type { Prompt } from './pair-rows.ts';
+import { winRateOf } from './win-rates.ts';
 
 export interface EvaluationResult {
   evaluation_id: string;
@@ -23,7 +24,12 @@ export interface EvaluationResult {
 }
 
 /** @throws Problem not_found */
-export async function getResult(services: Services, caller: Caller, id: string): Promise<EvaluationResult> {
+export async function getResult(
+  services: Services,
+  caller: Caller,
+  id: string,
+  signal: AbortSignal,
+): Promise<EvaluationResult> {
   const { row, judged } = await services.db.transaction(caller.projectId, async (tx) => {
     const row = await findEvaluation(tx, id);
     return { row, judged: await db.selectJudged(tx, row.id) };
@@ -33,15 +39,19 @@ export async function getResult(services: Services, caller: Caller, id: string):
   const own = judged.filter(({ judge_kind }) => judge_kind === row.judge);
   const people = judged.filter(({ judge_kind }) => judge_kind === 'person' && row.judge !== 'person');
   const outcomes = own.map((one) => outcomeOf(candidates, one));
-  const report = await computeWinRate(outcomes, { ...options, trained_policies: trained });
+  const report = await winRateOf(outcomes, { ...options, trained_policies: trained }, signal);
   const judge = own[0]?.judge_name;
   const beside =
     judge === undefined || people.length === 0
       ? null
-      : await computeWinRate([...outcomes, ...people.map((one) => outcomeOf(candidates, one))], {
-          ...(options.confidence_level && { confidence_level: options.confidence_level }),
-          agreement: { judge, people: [...new Set(people.map(({ judge_name }) => judge_name))] },
-        });
+      : await winRateOf(
+          [...outcomes, ...people.map((one) => outcomeOf(candidates, one))],
+          {
+            ...(options.confidence_level && { confidence_level: options.confidence_level }),
+            agreement: { judge, people: [...new Set(people.map(({ judge_name }) => judge_name))] },
+          },
+          signal,
+        );
   const running = row.finished_at === null;
   return {
     evaluation_id: id,

@@ -73,11 +73,10 @@ export async function evaluationSlice(
   const beating = heartbeats(work, times, done.signal).catch(() => lost.abort()); // the lease runs out
   try {
     if (begun.troubles > troublesInRow)
-      return await giveUp(
-        work,
-        'no_progress',
-        'Slice after slice ended without any progress. The log of the service says more.',
-      );
+      return await giveUp(work, {
+        reason: 'no_progress',
+        detail: 'Slice after slice ended without any progress. The log of the service says more.',
+      });
     const rest = begun.state === 'preparing' ? await prepare(work) : await judge(work);
     if (rest) await endSlice(work, { ...rest, troubles: 0 });
     return null;
@@ -87,9 +86,8 @@ export async function evaluationSlice(
       await endSlice(work, { restSeconds: 0, troubles: begun.troubles - 1 });
       return null;
     }
-    if (error instanceof BadResponses) return await giveUp(work, 'bad_responses', error.message);
-    if (error instanceof Problem && error.code === 'unprocessable')
-      return await giveUp(work, 'judge_refused', error.message);
+    const failure = failureOf(error);
+    if (failure) return await giveUp(work, failure);
     const restSeconds = Math.min(longestTroubleSeconds, times.troubleSeconds * 2 ** (begun.troubles - 1));
     await endSlice(work, { restSeconds, troubles: begun.troubles });
     return `the evaluation ${key.evaluationId} rests for ${restSeconds} s: ${(error as Error).stack}`;
@@ -102,13 +100,21 @@ export async function evaluationSlice(
 const endSlice = ({ services, slice }: Work, end: Parameters<typeof db.endSlice>[2]): Promise<void> =>
   services.db.transaction(slice.projectId, (tx) => db.endSlice(tx, slice, end));
 
-async function giveUp(
-  { services, slice }: Work,
-  reason: EvaluationFailure['reason'],
-  detail: string,
-): Promise<string> {
-  await services.db.transaction(slice.projectId, (tx) => db.failEvaluation(tx, slice, { reason, detail }));
-  return `the evaluation ${slice.evaluationId} is given up: ${detail}`;
+/** A run that was to write responses has ended without them. */
+class RunFailed extends Error {}
+
+/** null: trouble that may pass */
+function failureOf(error: unknown): EvaluationFailure | null {
+  if (error instanceof RunFailed) return { reason: 'run_failed', detail: error.message };
+  if (error instanceof BadResponses) return { reason: 'bad_responses', detail: error.message };
+  if (error instanceof Problem && error.code === 'unprocessable')
+    return { reason: 'judge_refused', detail: error.message };
+  return null;
+}
+
+async function giveUp({ services, slice }: Work, failure: EvaluationFailure): Promise<string> {
+  await services.db.transaction(slice.projectId, (tx) => db.failEvaluation(tx, slice, failure));
+  return `the evaluation ${slice.evaluationId} is given up: ${failure.detail}`;
 }
 
 async function heartbeats(
@@ -126,7 +132,7 @@ async function heartbeats(
   }
 }
 
-/** Makes items and judgements, all or none. @throws BadResponses */
+/** Makes items and judgements, all or none. @throws RunFailed, BadResponses */
 async function prepare(work: Work): Promise<Rest | null> {
   const { services, slice, request, inputs } = work;
   const runs = await services.db.transaction(slice.projectId, (tx) =>
@@ -135,12 +141,7 @@ async function prepare(work: Work): Promise<Rest | null> {
   const failed = runs.find(({ state }) => state === 'failed' || state === 'cancelled');
   if (failed) {
     const { name } = [request.baseline, ...request.candidates][failed.responder]!;
-    await giveUp(
-      work,
-      'run_failed',
-      `The run that was to write the responses of ${name} has ${failed.state}.`,
-    );
-    return null;
+    throw new RunFailed(`The run that was to write the responses of ${name} has ended as ${failed.state}.`);
   }
   if (runs.some(({ state }) => state !== 'succeeded')) return { restSeconds: null }; // the end of the last one wakes it
   const items = await readItems(services.artifacts, { ...inputs, runs });

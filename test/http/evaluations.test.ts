@@ -200,7 +200,7 @@ t.test('two people at the last two judgements end it once', async (t) => {
 });
 
 t.test('a reward model judges, in slices, each pair once', async (t) => {
-  const { server, create, slice, get, resultOf, call, judge, sql, uuidOf } = await setUp(t);
+  const { server, create, slice, get, resultOf, call, judge } = await setUp(t);
   const model = await registerTinyModel(server, { alias: 'token-reward' });
   const made = await create({
     candidates: [
@@ -253,13 +253,16 @@ t.test('a reward model judges, in slices, each pair once', async (t) => {
   t.equal(after.n, 80, 'people beside a reward model do not change its figure');
   t.match(after, { agreement: { items: 10 }, prediction_powered: { people_items: 10 } });
 
-  const again = await create({ ...external(3), judge: { kind: 'reward', tie_margin: 1e9 } });
-  await slice(again);
-  await sql(
-    "update finegrain.evaluations set inputs = jsonb_set(inputs, '{model,files}', '[]') where id = $1",
-    [uuidOf(again.id)],
-  );
-  t.match(await slice(again), /given up|rests/, 'a model that cannot be served');
+  const wide = await create({ ...external(3), judge: { kind: 'reward', tie_margin: 1e9 } });
+  await slice(wide);
+  await slice(wide);
+  t.match(await resultOf(wide), { figures: { ties: 3, win_rate: 0.5 } });
+  const refused = await registerTinyModel(server, { changes: { 'golden.json': null } });
+  const failing = await create({ ...external(3), judge: { kind: 'reward', model: refused } });
+  await slice(failing);
+  t.match(await slice(failing), /given up: The model cannot be served/);
+  t.match(await get(failing), { state: 'failed', failure: { reason: 'judge_refused' } });
+});
 });
 
 t.test('candidates of a run to come, and of files', async (t) => {
@@ -292,17 +295,16 @@ t.test('candidates of a run to come, and of files', async (t) => {
   t.match(await get(made), { state: 'preparing' }, 'nothing to do before the run ends');
 
   const output = await upload([{ id: 'item-1', prompt: 'Say 1.', response: 'run 1' }]);
-  const finish = (state: string) =>
-    sql(`update finegrain.runs set state = 'starting' where id = $1`, [parseId('run', runId)!])
-      .then(() => sql(`update finegrain.runs set state = 'running' where id = $1`, [parseId('run', runId)!]))
-      .then(() =>
-        sql(`update finegrain.runs set state = $2, finished_at = now(), artifacts = $3 where id = $1`, [
-          parseId('run', runId)!,
-          state,
-          JSON.stringify([{ name: 'responses.ndjson', digest: output, bytes: 9, media_type: 'x' }]),
-        ]),
-      );
-  await finish('succeeded');
+  for (const [state, artifacts] of [
+    ['starting', '[]'],
+    ['running', '[]'],
+    ['succeeded', JSON.stringify([{ name: 'responses.ndjson', digest: output, bytes: 9, media_type: 'x' }])],
+  ])
+    await sql(
+      `update finegrain.runs set state = $2, artifacts = $3,
+         finished_at = case when $2 = 'succeeded' then now() end where id = $1`,
+      [parseId('run', runId)!, state, artifacts],
+    );
   const [{ due_at }] = (await sql<{ due_at: Date | null }>('select due_at from finegrain.evaluations')) as [
     { due_at: Date | null },
   ];
@@ -491,8 +493,8 @@ t.test('a judge that trained the candidate is circular, and trained policies say
   });
   const files: object[] = [];
   await sql(
-    `insert into finegrain.runs (project_id, id, kind, spec, inputs, state, finished_at) values
-       ($1, gen_random_uuid(), 'ppo', '{}', $2, 'succeeded', now())`,
+    `insert into finegrain.runs (project_id, id, kind, spec, inputs, hardware, max_attempts)
+     values ($1, gen_random_uuid(), 'ppo', '{}', $2, 'cpu', 3)`,
     [
       project,
       JSON.stringify({ model: { scratch: {} }, reward_model: { model_id: reward, digest: 'x', files } }),

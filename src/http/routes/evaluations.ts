@@ -6,9 +6,10 @@ import { maxCandidates } from '../../services/evaluation-responses.ts';
 import * as results from '../../services/evaluation-results.ts';
 import * as evaluations from '../../services/evaluations.ts';
 import * as judgements from '../../services/judgements.ts';
-import { maxTextLength } from '../../services/pair-rows.ts';
+import { Message, maxTextLength } from '../../services/pair-rows.ts';
 import { GenerateSpec } from '../../services/run-specs.ts';
 import { splits } from '../../services/snapshot-content.ts';
+import { clientGone } from '../disconnect.ts';
 import {
   IfMatch,
   ifNoneMatchHeaders,
@@ -31,7 +32,9 @@ import {
   Timestamp,
 } from '../schemas.ts';
 import { ndjsonType, sendStream } from '../streams.ts';
+import { Prompt } from './pairs.ts';
 import { NamedModel } from './score.ts';
+import { Options, WinRate } from './win-rates.ts';
 
 const evaluationExample = 'eval_019356f0f1a27b3c8d4e5f6a7b8c9d0e';
 const judgementExample = 'judg_019356f0f1a27b3c8d4e5f6a7b8c9d0e';
@@ -40,12 +43,12 @@ const runExample = 'run_019356f0c1a27b3c8d4e5f6a7b8c9d0e';
 const closed = { additionalProperties: false };
 const keysOf = <T extends object>(table: T) => Object.keys(table) as (keyof T & string)[];
 
-const winRateOptions = Type.Object(
-  {
-    confidence_level: Type.Optional(Type.Number({ exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.95 })),
-  },
-  closed,
-);
+const { trained_policies: __, agreement: ___, ...optionFields } = Options.properties;
+const EvaluationOptions = Type.Object(optionFields, {
+  $id: 'EvaluationOptions',
+  ...closed,
+  description: 'Of `POST /v1/win-rates`; whether policies were trained, and who judged, the evaluation knows',
+});
 
 const State = Type.Enum(keysOf(evaluations.evaluationStates), {
   description: describeCodes(evaluations.evaluationStates),
@@ -159,9 +162,16 @@ const judgeForms = {
   external: Type.Object({ kind: Type.Literal('external'), per_item: PerItem }, closed),
 };
 
-const Judge = Type.Union(Object.values(judgeForms), {
+// one branch by `kind`: its errors only are told
+const Judge = Type.Unsafe<evaluations.Judge>({
   $id: 'Judge',
-  description: describeCodes(evaluations.judgeKinds),
+  type: 'object',
+  required: ['kind'],
+  properties: {
+    kind: Type.Enum(keysOf(judgeForms), { description: describeCodes(evaluations.judgeKinds) }),
+  },
+  discriminator: { propertyName: 'kind' },
+  oneOf: Object.values(judgeForms),
   examples: [{ kind: 'reward', model: 'token-reward' }],
 });
 
@@ -172,7 +182,7 @@ const NewEvaluation = Type.Object(
     baseline: Type.Ref('Responder'),
     prompts: Type.Optional(Type.Ref('EvaluationPrompts')),
     judge: Type.Ref('Judge'),
-    options: Type.Optional(winRateOptions),
+    options: Type.Optional(Type.Ref('EvaluationOptions')),
   },
   {
     $id: 'NewEvaluation',
@@ -235,7 +245,7 @@ const Evaluation = Type.Object(
       },
       { description: 'As it was asked for, with defaults' },
     ),
-    options: winRateOptions,
+    options: Type.Ref('EvaluationOptions'),
     runs: Type.Array(
       Type.Object({
         responder: Type.String(),
@@ -381,6 +391,10 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
   { services },
 ) => {
   for (const schema of [
+    Message,
+    Prompt,
+    WinRate,
+    EvaluationOptions,
     Responder,
     ResponderSummary,
     Prompts,
@@ -473,7 +487,8 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
         response: { 200: Type.Ref('EvaluationResult'), ...problemResponses(404) },
       },
     },
-    (request) => results.getResult(services, request.caller, request.params.evaluation_id),
+    (request, reply) =>
+      results.getResult(services, request.caller, request.params.evaluation_id, clientGone(reply)),
   );
 
   app.get(
@@ -610,12 +625,17 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
         response: {
           200: {
             description: 'In the format that was asked for',
-            content: Object.fromEntries(
-              Object.values(exportTypes).map((mediaType) => [
-                mediaType.split(';')[0],
-                { schema: { type: 'string' as const } },
-              ]),
-            ),
+            content: {
+              [exportTypes.ndjson]: { schema: { type: 'string' as const } },
+              'text/csv': { schema: { type: 'string' as const } },
+              [exportTypes.alpaca_eval]: {
+                schema: {
+                  type: 'array' as const,
+                  items: { type: 'object' as const },
+                  description: 'Annotations of AlpacaEval',
+                },
+              },
+            },
           },
           ...problemResponses(404),
         },

@@ -63,7 +63,7 @@ const JudgementSchema = Type.Object(
   { $id: 'Judgement', additionalProperties: false },
 );
 
-const Options = Type.Object(
+export const Options = Type.Object(
   {
     confidence_level: Type.Optional(Type.Number({ exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.95 })),
     bootstrap: Type.Optional(
@@ -282,7 +282,7 @@ const rounded = (report: WinRateReport) =>
     typeof value === 'number' ? Number(value.toFixed(4)) : value,
   );
 
-const WinRate = Type.Object(
+export const WinRate = Type.Object(
   {
     ...Figures.properties,
     candidates: Nullable(Type.Array(Type.Object({ candidate: Candidate, ...Figures.properties })), {
