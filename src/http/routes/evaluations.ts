@@ -19,7 +19,7 @@ import {
   Tagged,
   tagged,
 } from '../etags.ts';
-import { llmJudgeSettings } from '../llm-schemas.ts';
+import { LlmLimits, llmJudgeSettings } from '../llm-schemas.ts';
 import { answerOnce } from '../plugins/idempotency.ts';
 import {
   Digest,
@@ -393,6 +393,7 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
   for (const schema of [
     Message,
     Prompt,
+    LlmLimits,
     WinRate,
     EvaluationOptions,
     Responder,
