@@ -137,7 +137,7 @@ export const llmJudgeSettings = {
     Type.Boolean({ description: 'Whether a verdict may be a tie; true unless given. Not for `logprobs`' }),
   ),
   instructions: Type.Optional(
-    Nullable(Type.String({ maxLength: 100_000 }), {
+    Nullable(Type.String({ maxLength: 20_000 }), {
       description: 'What you expect of a response, for the judge to go by',
       examples: ['Correct and short. An apology is worth nothing.'],
     }),
