@@ -115,6 +115,34 @@
 --   decided_at timestamp with time zone
 --   superseded_by uuid
 --   prompt_version text
+-- table finegrain.evaluation_items row-level security, forced
+--   project_id uuid not null
+--   evaluation_id uuid not null
+--   number integer not null
+--   item_id text not null
+--   prompt jsonb not null
+--   responses text[] not null
+-- table finegrain.evaluation_runs row-level security, forced
+--   project_id uuid not null
+--   evaluation_id uuid not null
+--   responder integer not null
+--   run_id uuid not null
+--   own boolean not null
+-- table finegrain.evaluations row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   name text
+--   state text not null default 'preparing'::text
+--   judge text not null
+--   request jsonb not null
+--   inputs jsonb not null
+--   items integer
+--   fence integer not null default 0
+--   troubles integer not null default 0
+--   due_at timestamp with time zone
+--   failure jsonb
+--   created_at timestamp with time zone not null default clock_timestamp()
+--   finished_at timestamp with time zone
 -- table finegrain.idempotency_keys row-level security, forced
 --   project_id uuid not null
 --   key text not null
@@ -126,6 +154,23 @@
 -- table finegrain.installation row-level security, forced
 --   only_row boolean not null default true
 --   cursor_secret bytea not null
+-- table finegrain.judgements row-level security, forced
+--   project_id uuid not null
+--   id uuid not null
+--   evaluation_id uuid not null
+--   number integer not null
+--   candidate integer not null
+--   state text not null default 'open'::text
+--   judge_kind text not null
+--   judge_name text
+--   candidate_first boolean
+--   outcome double precision
+--   null_reason text
+--   detail jsonb
+--   lease_sha256 bytea
+--   lease_seconds integer
+--   lease_expires_at timestamp with time zone
+--   judged_at timestamp with time zone
 -- table finegrain.llm_editors row-level security, forced
 --   project_id uuid not null
 --   edit_request_id uuid not null
@@ -409,6 +454,20 @@
 -- finegrain.edits edits_project_id_superseded_by_fkey: FOREIGN KEY (project_id, superseded_by) REFERENCES finegrain.edits(project_id, id) ON DELETE SET NULL (superseded_by)
 -- finegrain.edits edits_side_check: CHECK ((side = ANY (ARRAY['a'::text, 'b'::text])))
 -- finegrain.edits edits_status_check: CHECK ((status = ANY (ARRAY['pending'::text, 'accepted'::text, 'unchanged'::text, 'stale'::text, 'rejected'::text, 'superseded'::text])))
+-- finegrain.evaluation_items evaluation_items_pkey: PRIMARY KEY (project_id, evaluation_id, number)
+-- finegrain.evaluation_items evaluation_items_project_id_evaluation_id_fkey: FOREIGN KEY (project_id, evaluation_id) REFERENCES finegrain.evaluations(project_id, id)
+-- finegrain.evaluation_items evaluation_items_project_id_evaluation_id_item_id_key: UNIQUE (project_id, evaluation_id, item_id)
+-- finegrain.evaluation_runs evaluation_runs_pkey: PRIMARY KEY (project_id, evaluation_id, responder)
+-- finegrain.evaluation_runs evaluation_runs_project_id_evaluation_id_fkey: FOREIGN KEY (project_id, evaluation_id) REFERENCES finegrain.evaluations(project_id, id)
+-- finegrain.evaluation_runs evaluation_runs_project_id_run_id_fkey: FOREIGN KEY (project_id, run_id) REFERENCES finegrain.runs(project_id, id)
+-- finegrain.evaluations evaluations_check: CHECK (((state = ANY (ARRAY['preparing'::text, 'judging'::text])) = (finished_at IS NULL)))
+-- finegrain.evaluations evaluations_check1: CHECK (((due_at IS NULL) OR (finished_at IS NULL)))
+-- finegrain.evaluations evaluations_check2: CHECK (((state = 'failed'::text) = (failure IS NOT NULL)))
+-- finegrain.evaluations evaluations_check3: CHECK (((state <> ALL (ARRAY['judging'::text, 'succeeded'::text])) OR (items IS NOT NULL)))
+-- finegrain.evaluations evaluations_judge_check: CHECK ((judge = ANY (ARRAY['reward'::text, 'llm'::text, 'person'::text, 'external'::text])))
+-- finegrain.evaluations evaluations_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.evaluations evaluations_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
+-- finegrain.evaluations evaluations_state_check: CHECK ((state = ANY (ARRAY['preparing'::text, 'judging'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
 -- finegrain.idempotency_keys idempotency_keys_key_check: CHECK (((length(key) >= 1) AND (length(key) <= 255)))
 -- finegrain.idempotency_keys idempotency_keys_pkey: PRIMARY KEY (project_id, key)
 -- finegrain.idempotency_keys idempotency_keys_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
@@ -417,6 +476,17 @@
 -- finegrain.installation installation_cursor_secret_check: CHECK ((length(cursor_secret) = 32))
 -- finegrain.installation installation_only_row_check: CHECK (only_row)
 -- finegrain.installation installation_pkey: PRIMARY KEY (only_row)
+-- finegrain.judgements judgements_candidate_check: CHECK ((candidate > 0))
+-- finegrain.judgements judgements_check: CHECK (((state = 'judged'::text) = (num_nonnulls(outcome, null_reason) = 1)))
+-- finegrain.judgements judgements_check1: CHECK (((state = 'judged'::text) = (judged_at IS NOT NULL)))
+-- finegrain.judgements judgements_check2: CHECK (((state = 'judged'::text) OR (num_nonnulls(outcome, null_reason) = 0)))
+-- finegrain.judgements judgements_check3: CHECK (((state <> ALL (ARRAY['leased'::text, 'judged'::text])) OR (judge_name IS NOT NULL)))
+-- finegrain.judgements judgements_judge_kind_check: CHECK ((judge_kind = ANY (ARRAY['reward'::text, 'llm'::text, 'person'::text, 'external'::text])))
+-- finegrain.judgements judgements_lease_sha256_check: CHECK ((length(lease_sha256) = 32))
+-- finegrain.judgements judgements_outcome_check: CHECK (((outcome >= (0)::double precision) AND (outcome <= (1)::double precision)))
+-- finegrain.judgements judgements_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.judgements judgements_project_id_evaluation_id_number_fkey: FOREIGN KEY (project_id, evaluation_id, number) REFERENCES finegrain.evaluation_items(project_id, evaluation_id, number)
+-- finegrain.judgements judgements_state_check: CHECK ((state = ANY (ARRAY['open'::text, 'leased'::text, 'judged'::text, 'cancelled'::text])))
 -- finegrain.llm_editors llm_editors_check: CHECK ((num_nulls(input_price, output_price) = ANY (ARRAY[0, 2])))
 -- finegrain.llm_editors llm_editors_check1: CHECK (((max_cost IS NULL) OR (input_price IS NOT NULL)))
 -- finegrain.llm_editors llm_editors_check2: CHECK (((stopped IS NULL) OR (due_at IS NULL)))
@@ -504,7 +574,11 @@
 -- CREATE UNIQUE INDEX edits_of_task ON finegrain.edits USING btree (project_id, edit_task_id) WHERE (edit_task_id IS NOT NULL)
 -- CREATE INDEX edits_superseded_by ON finegrain.edits USING btree (project_id, superseded_by) WHERE (superseded_by IS NOT NULL)
 -- CREATE INDEX edits_to_review ON finegrain.edits USING btree (project_id, id) WHERE (status = 'pending'::text)
+-- CREATE INDEX evaluation_runs_of_run ON finegrain.evaluation_runs USING btree (project_id, run_id)
 -- CREATE INDEX idempotency_keys_by_age ON finegrain.idempotency_keys USING btree (created_at)
+-- CREATE INDEX judgements_of_evaluation ON finegrain.judgements USING btree (project_id, evaluation_id, id)
+-- CREATE UNIQUE INDEX judgements_once ON finegrain.judgements USING btree (project_id, evaluation_id, number, candidate, judge_kind, judge_name, COALESCE((candidate_first)::integer, 2)) WHERE (judge_name IS NOT NULL)
+-- CREATE INDEX judgements_to_do ON finegrain.judgements USING btree (project_id, evaluation_id, id) WHERE (state = ANY (ARRAY['open'::text, 'leased'::text]))
 -- CREATE UNIQUE INDEX models_of_run ON finegrain.models USING btree (project_id, run_id) WHERE (run_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_external_id ON finegrain.pairs USING btree (project_id, dataset_id, external_id) WHERE (external_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_identity ON finegrain.pairs USING btree (project_id, dataset_id, identity_sha256) WHERE (external_id IS NULL)
@@ -523,12 +597,15 @@
 -- ## Triggers
 -- CREATE CONSTRAINT TRIGGER task_deleted AFTER DELETE ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((old.state = ANY (ARRAY['open'::text, 'leased'::text]))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
 -- CREATE CONSTRAINT TRIGGER task_ended AFTER UPDATE OF state ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['submitted'::text, 'failed'::text])))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
+-- CREATE TRIGGER evaluation_ended AFTER UPDATE OF state ON finegrain.evaluations FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text])))) EXECUTE FUNCTION finegrain.on_evaluation_ended()
+-- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF due_at ON finegrain.evaluations FOR EACH ROW EXECUTE FUNCTION finegrain.keep_evaluation_job()
 -- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF due_at ON finegrain.llm_editors FOR EACH ROW EXECUTE FUNCTION finegrain.keep_llm_job()
 -- CREATE TRIGGER model_registered AFTER INSERT ON finegrain.models FOR EACH ROW EXECUTE FUNCTION finegrain.on_model_registered()
 -- CREATE TRIGGER run_begins BEFORE INSERT ON finegrain.runs FOR EACH ROW EXECUTE FUNCTION finegrain.check_run_move()
 -- CREATE TRIGGER run_ended AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.on_run_ended()
 -- CREATE TRIGGER run_moves BEFORE UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION finegrain.check_run_move()
 -- CREATE TRIGGER settle_dependents AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.settle_dependents()
+-- CREATE TRIGGER wake_evaluations AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.wake_evaluations()
 -- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF due_at ON finegrain.score_jobs FOR EACH ROW EXECUTE FUNCTION finegrain.keep_score_job()
 -- CREATE TRIGGER score_job_ended AFTER UPDATE OF state ON finegrain.score_jobs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text])))) EXECUTE FUNCTION finegrain.on_score_job_ended()
 -- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF state, due_at ON finegrain.webhook_deliveries FOR EACH ROW EXECUTE FUNCTION finegrain.keep_delivery_job()
@@ -558,9 +635,17 @@
 -- finegrain.edit_tasks: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.edits: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.edits: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.evaluation_items: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.evaluation_items: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.evaluation_runs: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.evaluation_runs: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.evaluations: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.evaluations: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.idempotency_keys: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.idempotency_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.installation: system_reads for SELECT to {finegrain_system} using true check -
+-- finegrain.judgements: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.judgements: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.llm_editors: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.llm_editors: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.models: every_project for ALL to {finegrain_system} using true check true
@@ -617,6 +702,7 @@
 -- finegrain.holds_run(project uuid, run uuid, as_fence bigint) returns boolean, owner finegrain_system
 -- finegrain.is_live(runner finegrain.runners) returns boolean, owner finegrain_system
 -- finegrain.keep_delivery_job() returns trigger security definer, owner finegrain_system
+-- finegrain.keep_evaluation_job() returns trigger security definer, owner finegrain_system
 -- finegrain.keep_llm_job() returns trigger security definer, owner finegrain_system
 -- finegrain.keep_score_job() returns trigger security definer, owner finegrain_system
 -- finegrain.key_state(revoked_at timestamp with time zone, expires_at timestamp with time zone) returns text, owner finegrain_owner
@@ -626,6 +712,7 @@
 -- finegrain.named_among(digests text[]) returns SETOF text, owner finegrain_system
 -- finegrain.numbered_uuid(first uuid, number bigint) returns uuid, owner finegrain_owner
 -- finegrain.on_edit_task_ended() returns trigger security definer, owner finegrain_system
+-- finegrain.on_evaluation_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.on_model_registered() returns trigger security definer, owner finegrain_system
 -- finegrain.on_run_ended() returns trigger security definer, owner finegrain_system
 -- finegrain.on_score_job_ended() returns trigger security definer, owner finegrain_system
@@ -647,6 +734,7 @@
 -- finegrain.runner_stop(runner_id uuid) returns void security definer, owner finegrain_system
 -- finegrain.settle_dependents() returns trigger security definer, owner finegrain_system
 -- finegrain.time_ordered_uuid() returns uuid, owner finegrain_system
+-- finegrain.wake_evaluations() returns trigger security definer, owner finegrain_system
 -- finegrain.with_alarms(alarms jsonb, new_events jsonb) returns jsonb, owner finegrain_system
 
 -- ## Privileges on tables
@@ -673,9 +761,17 @@
 -- edit_tasks: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_api
 -- edits: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- evaluation_items: INSERT, SELECT to finegrain_api
+-- evaluation_items: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- evaluation_runs: INSERT, SELECT to finegrain_api
+-- evaluation_runs: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- evaluations: INSERT, SELECT to finegrain_api
+-- evaluations: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- idempotency_keys: INSERT, SELECT to finegrain_api
 -- idempotency_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- installation: SELECT to finegrain_system
+-- judgements: INSERT, SELECT, UPDATE to finegrain_api
+-- judgements: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- llm_editors: INSERT, SELECT, UPDATE to finegrain_api
 -- llm_editors: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- models: DELETE, INSERT, SELECT to finegrain_api
@@ -722,6 +818,7 @@
 -- api_keys: UPDATE (expires_at, revoked_at) to finegrain_api
 -- audit_events: INSERT (action, address, detail, id, key_id, project_id, request_id, subject) to finegrain_api
 -- edit_requests: UPDATE (cancelled_at) to finegrain_api
+-- evaluations: UPDATE (due_at, finished_at, state) to finegrain_api
 -- runs: UPDATE (alarms, desired_state, failure, finished_at, last_event, priority, progress, restart_fence, result, retried_fence, state, waits_for) to finegrain_api
 -- score_jobs: UPDATE (due_at, finished_at, state) to finegrain_api
 -- webhook_deliveries: UPDATE (due_at, finished_at, state, tries) to finegrain_api
@@ -741,6 +838,7 @@
 -- holds_run: finegrain_system
 -- is_live: finegrain_api, finegrain_system
 -- keep_delivery_job: finegrain_system
+-- keep_evaluation_job: finegrain_system
 -- keep_llm_job: finegrain_system
 -- keep_score_job: finegrain_system
 -- key_state: PUBLIC
@@ -750,6 +848,7 @@
 -- named_among: finegrain_system
 -- numbered_uuid: PUBLIC
 -- on_edit_task_ended: finegrain_system
+-- on_evaluation_ended: finegrain_system
 -- on_model_registered: finegrain_system
 -- on_run_ended: finegrain_system
 -- on_score_job_ended: finegrain_system
@@ -770,4 +869,5 @@
 -- runner_stop: finegrain_runner, finegrain_system
 -- settle_dependents: finegrain_system
 -- time_ordered_uuid: finegrain_system
+-- wake_evaluations: finegrain_system
 -- with_alarms: finegrain_system
