@@ -28,7 +28,7 @@ create table finegrain.evaluations (
 );
 select finegrain.protect('finegrain.evaluations');
 grant select, insert on finegrain.evaluations to finegrain_api;
-grant update (state, due_at, finished_at) on finegrain.evaluations to finegrain_api;
+grant update (state, items, troubles, due_at, finished_at) on finegrain.evaluations to finegrain_api;
 
 -- Runs whose responses it waits for. responder: 0 the baseline, then the candidates in their order. own: made for it.
 create table finegrain.evaluation_runs (

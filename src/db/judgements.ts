@@ -258,6 +258,34 @@ export async function insertJudgement(
   return rows.length > 0;
 }
 
+/** Many at once, of an evaluation that has none yet. */
+export async function insertPosted(
+  tx: Transaction,
+  { projectId, evaluationId }: EvaluationKey,
+  posted: PostedJudgement[],
+): Promise<void> {
+  await tx.query(
+    `insert into finegrain.judgements (project_id, id, evaluation_id, number, candidate, state, judge_kind, judge_name,
+       candidate_first, outcome, null_reason, judged_at)
+     select $1, p.id, $2, i.number, p.candidate, 'judged', p.kind, p.name, p.first, p.outcome, p.reason, clock_timestamp()
+     from unnest($3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[], $8::boolean[], $9::double precision[], $10::text[])
+       as p (id, item_id, candidate, kind, name, first, outcome, reason)
+     join finegrain.evaluation_items i on i.project_id = $1 and i.evaluation_id = $2 and i.item_id = p.item_id`,
+    [
+      projectId,
+      evaluationId,
+      posted.map(({ id }) => id),
+      posted.map(({ itemId }) => itemId),
+      posted.map(({ candidate }) => candidate),
+      posted.map(({ judgeKind }) => judgeKind),
+      posted.map(({ judgeName }) => judgeName),
+      posted.map(({ candidateFirst }) => candidateFirst),
+      posted.map(({ outcome }) => outcome),
+      posted.map(({ nullReason }) => nullReason),
+    ],
+  );
+}
+
 const verdictOf = ({ candidateFirst, outcome, nullReason, detail }: PostedJudgement) => [
   candidateFirst,
   outcome,

@@ -455,6 +455,9 @@ export async function findEvaluation(
   return row;
 }
 
+export const readEvaluation = async (tx: Transaction, uuid: string): Promise<Evaluation> =>
+  (await renderAll(tx, [(await db.selectEvaluation(tx, uuid))!]))[0]!;
+
 /** @throws Problem not_found */
 export function getEvaluation({ db: database }: Services, caller: Caller, id: string): Promise<Evaluation> {
   return database.transaction(
@@ -483,7 +486,7 @@ export function cancelEvaluation(
       if (own && !hasEnded(state as RunState))
         await steerRun(within, caller, formatId('run', run_id), 'cancel', {});
     }
-    return (await renderAll(tx, [(await db.selectEvaluation(tx, row.id))!]))[0]!;
+    return readEvaluation(tx, row.id);
   });
 }
 

@@ -97,6 +97,11 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     bytes: 20_000_000,
   });
   const scoreJob = await call('POST', '/v1/score-jobs', { input: { snapshot_id: snapshot.id } });
+  const evaluation = await call('POST', '/v1/evaluations', {
+    candidates: [{ responses: [{ id: 'prompt-1', prompt: 'Prompt 1', response: 'A response.' }] }],
+    baseline: { responses: [{ id: 'prompt-1', response: 'Another.' }] },
+    judge: { kind: 'person' },
+  });
   const idsOf = (items: { id: string }[]): string[] => items.map(({ id }) => id);
   return {
     dataset_id: [dataset.id],
@@ -115,6 +120,7 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     digest: [((await artifact.json()) as { digest: string }).digest],
     upload_id: [upload.id],
     score_job_id: [scoreJob.id],
+    evaluation_id: [evaluation.id],
     part: ['1', '2'],
     path: ['config.json', 'reward.onnx'],
     step: ['5'],

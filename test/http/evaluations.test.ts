@@ -263,7 +263,6 @@ t.test('a reward model judges, in slices, each pair once', async (t) => {
   t.match(await slice(failing), /given up: The model cannot be served/);
   t.match(await get(failing), { state: 'failed', failure: { reason: 'judge_refused' } });
 });
-});
 
 t.test('candidates of a run to come, and of files', async (t) => {
   const { server, call, create, slice, get, upload, sql } = await setUp(t);
@@ -408,6 +407,63 @@ t.test('exports', async (t) => {
       preference: 1.75,
     },
   ]);
+});
+
+t.test('annotations of AlpacaEval, in and out', async (t) => {
+  const { call, resultOf, judge } = await setUp(t);
+  const annotations = Array.from({ length: 30 }, (_, n) => ({
+    instruction: `Instruction ${n % 15}`,
+    output_1: `baseline ${n % 15}`,
+    generator_1: 'gpt4_turbo',
+    output_2: `answer ${n}`,
+    generator_2: n < 15 ? 'one' : 'two',
+    annotator: 'weighted',
+    preference: n === 3 ? null : n === 4 ? 0 : 1 + (n % 5) / 4,
+    price_per_example: 0.01,
+  }));
+  const send = (json: object) => call('POST', '/v1/evaluations/import', { json });
+  const made = await send({ name: 'imported', annotations });
+  t.match(made, {
+    status: 201,
+    body: {
+      state: 'succeeded',
+      candidates: [{ name: 'one' }, { name: 'two' }],
+      baseline: { name: 'gpt4_turbo' },
+    },
+  });
+  t.match(made.body.progress, { items: 15, judged: 30, nulls: 1, total: 30 });
+  const { figures } = await resultOf(made.body);
+  t.match(figures, {
+    n: 29,
+    dropped: { null: 1 },
+    candidates: [
+      { candidate: 'one', n: 14 },
+      { candidate: 'two', n: 15 },
+    ],
+  });
+  const out = (await call('GET', `/v1/evaluations/${made.body.id}/export?format=alpaca_eval`)).body;
+  t.equal(out.length, 30);
+  const again = (await send({ annotations: out })).body;
+  t.same((await resultOf(again)).figures, figures, 'out and in again: the same figures');
+  const item = (await call('GET', `/v1/evaluations/${made.body.id}/items?limit=1`)).body.items[0].item_id;
+  t.match(
+    await judge(made.body.id, [
+      { item_id: item, candidate: 'one', outcome: 1, judge: { kind: 'person', name: 'ann' } },
+    ]),
+    {
+      status: 200,
+    },
+  );
+
+  const [first] = annotations;
+  for (const [bad, pointer] of [
+    [[first, { ...first, generator_1: 'other' }], '/annotations'],
+    [[first, first], '/annotations/1'],
+    [[first, { ...first, annotator: 'other', output_1: 'another' }], '/annotations/1'],
+    [[{ ...first, preference: 2.5 }], '/annotations/0/preference'],
+    [Array.from({ length: 9 }, (_, n) => ({ ...first, generator_2: `model ${n}` })), '/annotations'],
+  ] as const)
+    t.match(await send({ annotations: bad }), { status: 422, body: { errors: [{ pointer }] } }, pointer);
 });
 
 t.test('what cannot be compared is told where it stands', async (t) => {

@@ -2,6 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
+import { importEvaluation } from '../../services/evaluation-import.ts';
 import { maxCandidates } from '../../services/evaluation-responses.ts';
 import * as results from '../../services/evaluation-results.ts';
 import * as evaluations from '../../services/evaluations.ts';
@@ -289,7 +290,32 @@ const Evaluation = Type.Object(
     created_at: Timestamp,
     finished_at: Nullable(Timestamp),
   },
-  { $id: 'Evaluation' },
+  {
+    $id: 'Evaluation',
+    examples: [
+      {
+        id: evaluationExample,
+        name: 'letters',
+        state: 'judging',
+        candidates: [{ name: 'policy', model: { alias: 'policy' }, seed: 1 }],
+        baseline: { name: 'before' },
+        prompts: { snapshot_id: snapshotExample, split: 'test' },
+        judge: {
+          kind: 'person',
+          per_item: 2,
+          instructions: 'Which letter does what the prompt asks for?',
+          circular: [],
+          scored_by: null,
+        },
+        options: {},
+        runs: [{ responder: 'policy', run_id: runExample, own: true, state: 'succeeded', progress: null }],
+        progress: { items: 300, judged: 120, nulls: 2, leased: 3, total: 600, fraction: 0.2 },
+        failure: null,
+        created_at: '2026-11-23T09:00:00.000Z',
+        finished_at: null,
+      },
+    ],
+  },
 );
 
 const Order = Nullable(Type.Enum([...judgements.orders]), {
@@ -325,7 +351,24 @@ const EvaluationJudgement = Type.Object(
     }),
     judged_at: Nullable(Timestamp),
   },
-  { $id: 'EvaluationJudgement' },
+  {
+    $id: 'EvaluationJudgement',
+    examples: [
+      {
+        id: judgementExample,
+        item_id: 'prompt-1',
+        candidate: 'policy',
+        training_seed: null,
+        state: 'judged',
+        judge: { kind: 'reward', name: 'model_019356f0e1a27b3c8d4e5f6a7b8c9d0e' },
+        order: null,
+        outcome: 1,
+        null_reason: null,
+        detail: { reward_candidate: -0.4, reward_baseline: -2.1 },
+        judged_at: '2026-11-23T09:00:21.507Z',
+      },
+    ],
+  },
 );
 
 const NewJudgement = Type.Object(
@@ -353,7 +396,7 @@ const NewJudgement = Type.Object(
     order: Type.Optional(Order),
     comment: Type.Optional(Nullable(Type.String({ maxLength: 20_000 }))),
   },
-  { $id: 'NewJudgement', ...closed },
+  { $id: 'NewJudgement', ...closed, examples: [{ item_id: 'prompt-1', outcome: 1 }] },
 );
 
 const EvaluationResult = Type.Object(
@@ -380,8 +423,58 @@ const EvaluationItem = Type.Object(
       { description: 'Of the baseline, then of the candidates' },
     ),
   },
-  { $id: 'EvaluationItem' },
+  {
+    $id: 'EvaluationItem',
+    examples: [
+      {
+        number: 1,
+        item_id: 'prompt-1',
+        prompt: 'Write a letter to Anna about the harbor.',
+        responses: [
+          {
+            name: 'before',
+            training_seed: null,
+            response: 'Dear Anna, this damn letter is about the garden.',
+          },
+          { name: 'policy', training_seed: null, response: 'Dear Anna, this letter is about the harbor.' },
+        ],
+      },
+    ],
+  },
 );
+
+const annotationExample = {
+  instruction: 'Write a letter to Anna about the harbor.',
+  output_1: 'Dear Anna, this damn letter is about the garden.',
+  generator_1: 'before',
+  output_2: 'Dear Anna, this letter is about the harbor.',
+  generator_2: 'policy',
+  annotator: 'weighted_alpaca_eval_gpt4_turbo',
+  preference: 1.93,
+};
+
+// further columns are left alone, as AlpacaEval's files have many
+const Annotation = Type.Object({
+  instruction: Type.String({ minLength: 1, maxLength: maxTextLength }),
+  output_1: Type.String({ maxLength: maxTextLength, description: 'Of the baseline' }),
+  output_2: Type.String({ maxLength: maxTextLength, description: 'Of the model' }),
+  generator_1: Type.Optional(Nullable(Name)),
+  generator_2: Type.Optional(Nullable(Name)),
+  annotator: Type.Optional(Nullable(Name)),
+  preference: Type.Optional(
+    Nullable(Type.Number(), {
+      description:
+        '1: the baseline, 2: the model, between them: a share, 1.5 or 0: a tie; null: the annotator failed',
+    }),
+  ),
+});
+const Annotations = Type.Array(Annotation, {
+  $id: 'AlpacaEvalAnnotations',
+  examples: [[annotationExample]],
+});
+const exportExample = `${JSON.stringify({ item_id: 'prompt-1', prompt: annotationExample.instruction, responses: [], judgements: [] })}\n`;
+const csvExample =
+  'item_id,candidate,training_seed,judge_kind,judge,order,outcome,null_reason,length_candidate,length_baseline\r\n';
 
 const params = Type.Object({ evaluation_id: Id(evaluationExample) });
 const exportTypes = { ndjson: ndjsonType, csv: 'text/csv; charset=utf-8', alpaca_eval: 'application/json' };
@@ -406,6 +499,7 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
     NewJudgement,
     EvaluationResult,
     EvaluationItem,
+    Annotations,
   ])
     app.addSchema(schema);
 
@@ -433,6 +527,32 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
             request.body as evaluations.NewEvaluation,
           ),
         ),
+      ),
+  );
+
+  app.post(
+    '/v1/evaluations/import',
+    {
+      config: { scope: 'evaluations:write', idempotency: 'accepted' },
+      bodyLimit: 64 * 1024 * 1024,
+      schema: {
+        operationId: 'importEvaluation',
+        tags: ['evaluation'],
+        summary: 'Import annotations of AlpacaEval',
+        description: `Makes an evaluation of what AlpacaEval has judged, its annotations.json under \`annotations\`: one baseline (\`generator_1\`), up to ${maxCandidates} models (\`generator_2\`), 1 to 20,000 annotations. It has ended at once; \`/result\` has the figures, and people’s judgements may be added.`,
+        body: Type.Object(
+          {
+            name: Type.Optional(Nullable(Name)),
+            annotations: Type.Array(Annotation, { minItems: 1, maxItems: 20_000 }),
+          },
+          { ...closed, examples: [{ annotations: [annotationExample] }] },
+        ),
+        response: { 201: Tagged(Type.Ref('Evaluation')), ...problemResponses(413, 415) },
+      },
+    },
+    (request, reply) =>
+      answerOnce(services, request, reply, async (services) =>
+        tagged(201, await importEvaluation(services, request.caller, request.body)),
       ),
   );
 
@@ -585,7 +705,10 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
           },
         ),
         response: {
-          200: Type.Object({ created: Type.Integer(), unchanged: Type.Integer() }),
+          200: Type.Object(
+            { created: Type.Integer(), unchanged: Type.Integer() },
+            { examples: [{ created: 1, unchanged: 0 }] },
+          ),
           ...problemResponses(404, 409, 413, 415),
         },
       },
@@ -627,15 +750,9 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
           200: {
             description: 'In the format that was asked for',
             content: {
-              [exportTypes.ndjson]: { schema: { type: 'string' as const } },
-              'text/csv': { schema: { type: 'string' as const } },
-              [exportTypes.alpaca_eval]: {
-                schema: {
-                  type: 'array' as const,
-                  items: { type: 'object' as const },
-                  description: 'Annotations of AlpacaEval',
-                },
-              },
+              [exportTypes.ndjson]: { schema: { type: 'string' as const, examples: [exportExample] } },
+              'text/csv': { schema: { type: 'string' as const, examples: [csvExample] } },
+              [exportTypes.alpaca_eval]: { schema: Type.Ref('AlpacaEvalAnnotations') },
             },
           },
           ...problemResponses(404),
