@@ -311,6 +311,8 @@ const Evaluation = Type.Object(
         runs: [{ responder: 'policy', run_id: runExample, own: true, state: 'succeeded', progress: null }],
         progress: { items: 300, judged: 120, nulls: 2, leased: 3, total: 600, fraction: 0.2 },
         failure: null,
+        usage: null,
+        stopped: null,
         created_at: '2026-11-23T09:00:00.000Z',
         finished_at: null,
       },
