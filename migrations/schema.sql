@@ -154,6 +154,14 @@
 -- table finegrain.installation row-level security, forced
 --   only_row boolean not null default true
 --   cursor_secret bytea not null
+-- table finegrain.judgement_skips row-level security, forced
+--   project_id uuid not null
+--   evaluation_id uuid not null
+--   number integer not null
+--   candidate integer not null
+--   judge_name text not null
+--   reason text
+--   created_at timestamp with time zone not null default clock_timestamp()
 -- table finegrain.judgements row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -171,9 +179,9 @@
 --   lease_seconds integer
 --   lease_expires_at timestamp with time zone
 --   judged_at timestamp with time zone
--- table finegrain.llm_editors row-level security, forced
+-- table finegrain.llm_work row-level security, forced
 --   project_id uuid not null
---   edit_request_id uuid not null
+--   edit_request_id uuid
 --   settings jsonb not null
 --   input_price double precision
 --   output_price double precision
@@ -190,6 +198,8 @@
 --   troubles integer not null default 0
 --   due_at timestamp with time zone default clock_timestamp()
 --   stopped jsonb
+--   evaluation_id uuid
+--   id uuid not null default COALESCE(edit_request_id, evaluation_id)
 -- table finegrain.models row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -476,6 +486,8 @@
 -- finegrain.installation installation_cursor_secret_check: CHECK ((length(cursor_secret) = 32))
 -- finegrain.installation installation_only_row_check: CHECK (only_row)
 -- finegrain.installation installation_pkey: PRIMARY KEY (only_row)
+-- finegrain.judgement_skips judgement_skips_pkey: PRIMARY KEY (project_id, evaluation_id, number, candidate, judge_name)
+-- finegrain.judgement_skips judgement_skips_project_id_evaluation_id_number_fkey: FOREIGN KEY (project_id, evaluation_id, number) REFERENCES finegrain.evaluation_items(project_id, evaluation_id, number)
 -- finegrain.judgements judgements_candidate_check: CHECK ((candidate > 0))
 -- finegrain.judgements judgements_check: CHECK (((state = 'judged'::text) = (num_nonnulls(outcome, null_reason) = 1)))
 -- finegrain.judgements judgements_check1: CHECK (((state = 'judged'::text) = (judged_at IS NOT NULL)))
@@ -487,11 +499,13 @@
 -- finegrain.judgements judgements_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.judgements judgements_project_id_evaluation_id_number_fkey: FOREIGN KEY (project_id, evaluation_id, number) REFERENCES finegrain.evaluation_items(project_id, evaluation_id, number)
 -- finegrain.judgements judgements_state_check: CHECK ((state = ANY (ARRAY['open'::text, 'leased'::text, 'judged'::text, 'cancelled'::text])))
--- finegrain.llm_editors llm_editors_check: CHECK ((num_nulls(input_price, output_price) = ANY (ARRAY[0, 2])))
--- finegrain.llm_editors llm_editors_check1: CHECK (((max_cost IS NULL) OR (input_price IS NOT NULL)))
--- finegrain.llm_editors llm_editors_check2: CHECK (((stopped IS NULL) OR (due_at IS NULL)))
--- finegrain.llm_editors llm_editors_pkey: PRIMARY KEY (project_id, edit_request_id)
--- finegrain.llm_editors llm_editors_project_id_edit_request_id_fkey: FOREIGN KEY (project_id, edit_request_id) REFERENCES finegrain.edit_requests(project_id, id)
+-- finegrain.llm_work llm_editors_check: CHECK ((num_nulls(input_price, output_price) = ANY (ARRAY[0, 2])))
+-- finegrain.llm_work llm_editors_check1: CHECK (((max_cost IS NULL) OR (input_price IS NOT NULL)))
+-- finegrain.llm_work llm_editors_check2: CHECK (((stopped IS NULL) OR (due_at IS NULL)))
+-- finegrain.llm_work llm_editors_project_id_edit_request_id_fkey: FOREIGN KEY (project_id, edit_request_id) REFERENCES finegrain.edit_requests(project_id, id)
+-- finegrain.llm_work llm_work_for_one: CHECK ((num_nonnulls(edit_request_id, evaluation_id) = 1))
+-- finegrain.llm_work llm_work_pkey: PRIMARY KEY (project_id, id)
+-- finegrain.llm_work llm_work_project_id_evaluation_id_fkey: FOREIGN KEY (project_id, evaluation_id) REFERENCES finegrain.evaluations(project_id, id)
 -- finegrain.models models_pkey: PRIMARY KEY (project_id, id)
 -- finegrain.models models_project_id_fkey: FOREIGN KEY (project_id) REFERENCES finegrain.projects(id)
 -- finegrain.models models_role_check: CHECK ((role = ANY (ARRAY['policy'::text, 'token_reward'::text, 'sequence_reward'::text])))
@@ -578,6 +592,7 @@
 -- CREATE INDEX idempotency_keys_by_age ON finegrain.idempotency_keys USING btree (created_at)
 -- CREATE INDEX judgements_of_evaluation ON finegrain.judgements USING btree (project_id, evaluation_id, id)
 -- CREATE UNIQUE INDEX judgements_once ON finegrain.judgements USING btree (project_id, evaluation_id, number, candidate, judge_kind, judge_name, COALESCE((candidate_first)::integer, 2)) WHERE (judge_name IS NOT NULL)
+-- CREATE INDEX judgements_to_claim ON finegrain.judgements USING btree (project_id, evaluation_id, id) WHERE ((judge_kind = 'person'::text) AND (state = ANY (ARRAY['open'::text, 'leased'::text])))
 -- CREATE INDEX judgements_to_do ON finegrain.judgements USING btree (project_id, evaluation_id, id) WHERE (state = ANY (ARRAY['open'::text, 'leased'::text]))
 -- CREATE UNIQUE INDEX models_of_run ON finegrain.models USING btree (project_id, run_id) WHERE (run_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_external_id ON finegrain.pairs USING btree (project_id, dataset_id, external_id) WHERE (external_id IS NOT NULL)
@@ -599,7 +614,7 @@
 -- CREATE CONSTRAINT TRIGGER task_ended AFTER UPDATE OF state ON finegrain.edit_tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['submitted'::text, 'failed'::text])))) EXECUTE FUNCTION finegrain.on_edit_task_ended()
 -- CREATE TRIGGER evaluation_ended AFTER UPDATE OF state ON finegrain.evaluations FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text])))) EXECUTE FUNCTION finegrain.on_evaluation_ended()
 -- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF due_at ON finegrain.evaluations FOR EACH ROW EXECUTE FUNCTION finegrain.keep_evaluation_job()
--- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF due_at ON finegrain.llm_editors FOR EACH ROW EXECUTE FUNCTION finegrain.keep_llm_job()
+-- CREATE TRIGGER keep_job AFTER INSERT OR UPDATE OF due_at ON finegrain.llm_work FOR EACH ROW EXECUTE FUNCTION finegrain.keep_llm_job()
 -- CREATE TRIGGER model_registered AFTER INSERT ON finegrain.models FOR EACH ROW EXECUTE FUNCTION finegrain.on_model_registered()
 -- CREATE TRIGGER run_begins BEFORE INSERT ON finegrain.runs FOR EACH ROW EXECUTE FUNCTION finegrain.check_run_move()
 -- CREATE TRIGGER run_ended AFTER UPDATE OF state ON finegrain.runs FOR EACH ROW WHEN (((old.state <> new.state) AND (new.state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])))) EXECUTE FUNCTION finegrain.on_run_ended()
@@ -644,10 +659,12 @@
 -- finegrain.idempotency_keys: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.idempotency_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.installation: system_reads for SELECT to {finegrain_system} using true check -
+-- finegrain.judgement_skips: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.judgement_skips: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.judgements: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.judgements: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
--- finegrain.llm_editors: every_project for ALL to {finegrain_system} using true check true
--- finegrain.llm_editors: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
+-- finegrain.llm_work: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.llm_work: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.models: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.models: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.pair_votes: every_project for ALL to {finegrain_system} using true check true
@@ -770,10 +787,12 @@
 -- idempotency_keys: INSERT, SELECT to finegrain_api
 -- idempotency_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- installation: SELECT to finegrain_system
+-- judgement_skips: INSERT, SELECT to finegrain_api
+-- judgement_skips: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- judgements: INSERT, SELECT, UPDATE to finegrain_api
 -- judgements: DELETE, INSERT, SELECT, UPDATE to finegrain_system
--- llm_editors: INSERT, SELECT, UPDATE to finegrain_api
--- llm_editors: DELETE, INSERT, SELECT, UPDATE to finegrain_system
+-- llm_work: INSERT, SELECT, UPDATE to finegrain_api
+-- llm_work: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- models: DELETE, INSERT, SELECT to finegrain_api
 -- models: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- pair_votes: DELETE, INSERT, SELECT, UPDATE to finegrain_api
@@ -818,7 +837,7 @@
 -- api_keys: UPDATE (expires_at, revoked_at) to finegrain_api
 -- audit_events: INSERT (action, address, detail, id, key_id, project_id, request_id, subject) to finegrain_api
 -- edit_requests: UPDATE (cancelled_at) to finegrain_api
--- evaluations: UPDATE (due_at, finished_at, state) to finegrain_api
+-- evaluations: UPDATE (due_at, finished_at, items, state, troubles) to finegrain_api
 -- runs: UPDATE (alarms, desired_state, failure, finished_at, last_event, priority, progress, restart_fence, result, retried_fence, state, waits_for) to finegrain_api
 -- score_jobs: UPDATE (due_at, finished_at, state) to finegrain_api
 -- webhook_deliveries: UPDATE (due_at, finished_at, state, tries) to finegrain_api
