@@ -4,10 +4,10 @@ import type { Transaction } from './pool.ts';
 
 /** Holds what one judge claims and skips in order, until the transaction ends; other judges do not wait. */
 export async function lockJudge(tx: Transaction, projectId: string, name: string): Promise<void> {
-  await tx.query("select pg_advisory_xact_lock(hashtextextended('judge ' || $2, hashtextextended($1, 0)))", [
-    projectId,
-    name,
-  ]);
+  await tx.query(
+    "select pg_advisory_xact_lock(hashtextextended('judge ' || $2::text, hashtextextended($1, 0)))",
+    [projectId, name],
+  );
 }
 
 export interface ClaimedJudgementRow {
@@ -51,8 +51,8 @@ export async function claimJudgement(
        select j.project_id, j.id from finegrain.judgements j
        where ${mayGet} and (j.state = 'open' or j.lease_expires_at <= clock_timestamp())
        order by j.evaluation_id, j.id limit 1 for no key update of j skip locked)
-     update finegrain.judgements j set state = 'leased', judge_name = $1, lease_sha256 = $3, lease_seconds = $4,
-       lease_expires_at = clock_timestamp() + make_interval(secs => $4)
+     update finegrain.judgements j set state = 'leased', judge_name = $1, lease_sha256 = $3, lease_seconds = $4::int,
+       lease_expires_at = clock_timestamp() + make_interval(secs => $4::int)
      from free, finegrain.evaluation_items i, finegrain.evaluations e
      where j.project_id = free.project_id and j.id = free.id
        and i.project_id = j.project_id and i.evaluation_id = j.evaluation_id and i.number = j.number
@@ -64,11 +64,11 @@ export async function claimJudgement(
   return rows[0];
 }
 
-/** Pairs of responses that the judge may still get, free or held by others. */
+/** Pairs of responses that the judge may still get: free, held by others, or by a lease of the judge's own that is over. */
 export async function countLeft(tx: Transaction, { judgeName, evaluationId }: JudgeFilter): Promise<number> {
   const rows = await tx.query<{ count: number }>(
     `select count(distinct (j.evaluation_id, j.number, j.candidate)) as count from finegrain.judgements j
-     where ${mayGet}`,
+     where ${mayGet} and (j.judge_name is distinct from $1 or j.lease_expires_at <= clock_timestamp())`,
     [judgeName, evaluationId],
   );
   return rows[0]!.count;

@@ -154,7 +154,7 @@ t.test('what is judged once is judged once, and wrong judgements store nothing',
     'b says nothing to item-1',
   );
   const refused: [object, number, string][] = [
-    [{ item_id: 'item-9', candidate: 'b', outcome: 1 }, 404, '/judgements/1/item_id'],
+    [{ item_id: 'item-9', candidate: 'b', outcome: 1 }, 422, '/judgements/1/item_id'],
     [{ item_id: 'item-0', outcome: 1 }, 422, '/judgements/1/candidate'],
     [{ item_id: 'item-0', candidate: 'a', outcome: 1 }, 422, '/judgements/1/candidate'],
     [{ item_id: 'item-0', candidate: 'c', outcome: 1 }, 422, '/judgements/1/candidate'],

@@ -345,6 +345,8 @@ const Evaluation = Type.Object(
           beside: { judged: 0, total: 0 },
         },
         failure: null,
+        usage: null,
+        stopped: null,
         created_at: '2026-11-23T09:00:00.000Z',
         finished_at: null,
       },

@@ -55,7 +55,7 @@ const ClaimedJudgement = Type.Object(
         ],
       },
     ),
-    instructions: Nullable(Type.String()),
+    instructions: Nullable(Type.String(), { examples: [null] }),
   },
   { $id: 'ClaimedJudgement' },
 );
