@@ -154,6 +154,14 @@
 -- table finegrain.installation row-level security, forced
 --   only_row boolean not null default true
 --   cursor_secret bytea not null
+-- table finegrain.judgement_skips row-level security, forced
+--   project_id uuid not null
+--   evaluation_id uuid not null
+--   number integer not null
+--   candidate integer not null
+--   judge_name text not null
+--   reason text
+--   created_at timestamp with time zone not null default clock_timestamp()
 -- table finegrain.judgements row-level security, forced
 --   project_id uuid not null
 --   id uuid not null
@@ -478,6 +486,8 @@
 -- finegrain.installation installation_cursor_secret_check: CHECK ((length(cursor_secret) = 32))
 -- finegrain.installation installation_only_row_check: CHECK (only_row)
 -- finegrain.installation installation_pkey: PRIMARY KEY (only_row)
+-- finegrain.judgement_skips judgement_skips_pkey: PRIMARY KEY (project_id, evaluation_id, number, candidate, judge_name)
+-- finegrain.judgement_skips judgement_skips_project_id_evaluation_id_number_fkey: FOREIGN KEY (project_id, evaluation_id, number) REFERENCES finegrain.evaluation_items(project_id, evaluation_id, number)
 -- finegrain.judgements judgements_candidate_check: CHECK ((candidate > 0))
 -- finegrain.judgements judgements_check: CHECK (((state = 'judged'::text) = (num_nonnulls(outcome, null_reason) = 1)))
 -- finegrain.judgements judgements_check1: CHECK (((state = 'judged'::text) = (judged_at IS NOT NULL)))
@@ -582,6 +592,7 @@
 -- CREATE INDEX idempotency_keys_by_age ON finegrain.idempotency_keys USING btree (created_at)
 -- CREATE INDEX judgements_of_evaluation ON finegrain.judgements USING btree (project_id, evaluation_id, id)
 -- CREATE UNIQUE INDEX judgements_once ON finegrain.judgements USING btree (project_id, evaluation_id, number, candidate, judge_kind, judge_name, COALESCE((candidate_first)::integer, 2)) WHERE (judge_name IS NOT NULL)
+-- CREATE INDEX judgements_to_claim ON finegrain.judgements USING btree (project_id, evaluation_id, id) WHERE ((judge_kind = 'person'::text) AND (state = ANY (ARRAY['open'::text, 'leased'::text])))
 -- CREATE INDEX judgements_to_do ON finegrain.judgements USING btree (project_id, evaluation_id, id) WHERE (state = ANY (ARRAY['open'::text, 'leased'::text]))
 -- CREATE UNIQUE INDEX models_of_run ON finegrain.models USING btree (project_id, run_id) WHERE (run_id IS NOT NULL)
 -- CREATE UNIQUE INDEX pairs_external_id ON finegrain.pairs USING btree (project_id, dataset_id, external_id) WHERE (external_id IS NOT NULL)
@@ -648,6 +659,8 @@
 -- finegrain.idempotency_keys: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.idempotency_keys: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.installation: system_reads for SELECT to {finegrain_system} using true check -
+-- finegrain.judgement_skips: every_project for ALL to {finegrain_system} using true check true
+-- finegrain.judgement_skips: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.judgements: every_project for ALL to {finegrain_system} using true check true
 -- finegrain.judgements: own_project for ALL to {finegrain_api} using (project_id = finegrain.current_project()) check (project_id = finegrain.current_project())
 -- finegrain.llm_work: every_project for ALL to {finegrain_system} using true check true
@@ -774,6 +787,8 @@
 -- idempotency_keys: INSERT, SELECT to finegrain_api
 -- idempotency_keys: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- installation: SELECT to finegrain_system
+-- judgement_skips: INSERT, SELECT to finegrain_api
+-- judgement_skips: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- judgements: INSERT, SELECT, UPDATE to finegrain_api
 -- judgements: DELETE, INSERT, SELECT, UPDATE to finegrain_system
 -- llm_work: INSERT, SELECT, UPDATE to finegrain_api

@@ -35,6 +35,7 @@ import { editRequestRoutes } from './http/routes/edit-requests.ts';
 import { editTaskRoutes } from './http/routes/edit-tasks.ts';
 import { editRoutes } from './http/routes/edits.ts';
 import { evaluationRoutes } from './http/routes/evaluations.ts';
+import { judgementTaskRoutes } from './http/routes/judgement-tasks.ts';
 import { keyRoutes } from './http/routes/keys.ts';
 import { modelRoutes } from './http/routes/models.ts';
 import { pairRoutes } from './http/routes/pairs.ts';
@@ -157,6 +158,7 @@ export async function buildApp({
     runnerRoutes,
     winRateRoutes,
     evaluationRoutes,
+    judgementTaskRoutes,
     webhookRoutes,
     secretRoutes,
     serviceRoutes,

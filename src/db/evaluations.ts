@@ -152,7 +152,7 @@ export interface EvaluationKey {
   evaluationId: string;
 }
 
-/** Ends an evaluation that is judged, when nothing is open any more. It must be locked. */
+/** Ends an evaluation that is judged, when nothing of its own judge is open any more. It must be locked. */
 export async function settleEvaluation(
   tx: Transaction,
   { projectId, evaluationId }: EvaluationKey,
@@ -161,7 +161,7 @@ export async function settleEvaluation(
     `update finegrain.evaluations e set state = 'succeeded', due_at = null, finished_at = clock_timestamp()
      where project_id = $1 and id = $2 and state = 'judging' and not exists (
        select from finegrain.judgements j
-       where j.project_id = $1 and j.evaluation_id = $2 and j.state in ('open', 'leased'))`,
+       where j.project_id = $1 and j.evaluation_id = $2 and j.judge_kind = e.judge and j.state in ('open', 'leased'))`,
     [projectId, evaluationId],
   );
 }

@@ -15,30 +15,39 @@ export interface Wanted {
 
 /**
  * Makes a judgement for each candidate's response to each item and each that is wanted, all items once before they come a
- * second time; where the candidate or the baseline has no response it is judged already, with that reason.
+ * second time. Where the candidate or the baseline has no response it is judged already, with that reason.
  * @param first a UUIDv7; theirs are numbered from it
+ * @param sample of so many items, drawn by a hash, and of those that have both responses; null: of all
  */
 export async function insertWanted(
   tx: Transaction,
   { projectId, evaluationId }: EvaluationKey,
-  { first, candidates, wanted }: { first: string; candidates: number; wanted: Wanted[] },
+  {
+    first,
+    candidates,
+    wanted,
+    sample = null,
+  }: { first: string; candidates: number; wanted: Wanted[]; sample?: number | null },
 ): Promise<void> {
   await tx.query(
-    `with made as (
+    `with sampled as (
+       select number from finegrain.evaluation_items where project_id = $1 and evaluation_id = $2
+       order by hashtextextended(item_id, 0) limit $8::int),
+     made as (
        select finegrain.numbered_uuid($3::uuid, row_number() over (order by w.slot, i.number, c.candidate)) as id,
          i.number, c.candidate, w.kind, w.name, w.first,
          i.responses[1] is null or i.responses[c.candidate + 1] is null as lacks
        from finegrain.evaluation_items i
        cross join generate_series(1, $4::int) as c (candidate)
        cross join unnest($5::text[], $6::text[], $7::text[]) with ordinality as w (kind, name, first, slot)
-       where i.project_id = $1 and i.evaluation_id = $2)
+       where i.project_id = $1 and i.evaluation_id = $2 and ($8::int is null or i.number in (select number from sampled)))
      insert into finegrain.judgements (project_id, id, evaluation_id, number, candidate, state, judge_kind, judge_name,
        candidate_first, null_reason, judged_at)
      select $1, id, $2, number, candidate, case when lacks then 'judged' else 'open' end, kind,
        case when lacks then coalesce(name, 'nobody ' || row_number() over (partition by number, candidate order by id)) else name end,
        case first when 'drawn' then hashtextextended(id::text, 0) % 2 = 0 else first::boolean end,
        case when lacks then 'no_response' end, case when lacks then clock_timestamp() end
-     from made`,
+     from made where not (lacks and $8::int is not null)`,
     [
       projectId,
       evaluationId,
@@ -47,12 +56,15 @@ export async function insertWanted(
       wanted.map(({ judgeKind }) => judgeKind),
       wanted.map(({ judgeName }) => judgeName),
       wanted.map(({ candidateFirst }) => candidateFirst?.toString() ?? null),
+      sample,
     ],
   );
 }
 
+/** Of the evaluation's own judge, and of others beside it. */
 export interface JudgementCounts {
   evaluation_id: string;
+  own: boolean;
   open: number;
   leased: number;
   judged: number;
@@ -64,10 +76,11 @@ export interface JudgementCounts {
 /** Of some evaluations; one without judgements is missing. */
 export function countJudgements(tx: Transaction, evaluationIds: string[]): Promise<JudgementCounts[]> {
   return tx.query<JudgementCounts>(
-    `select evaluation_id, count(*) filter (where state = 'open') as open,
-       count(*) filter (where state = 'leased') as leased, count(*) filter (where state = 'judged') as judged,
-       count(*) filter (where null_reason is not null) as nulls, count(*) filter (where state = 'cancelled') as cancelled
-     from finegrain.judgements where evaluation_id = any ($1) group by evaluation_id`,
+    `select evaluation_id, judge_kind = e.judge as own, count(*) filter (where j.state = 'open') as open,
+       count(*) filter (where j.state = 'leased') as leased, count(*) filter (where j.state = 'judged') as judged,
+       count(*) filter (where null_reason is not null) as nulls, count(*) filter (where j.state = 'cancelled') as cancelled
+     from finegrain.judgements j join finegrain.evaluations e on e.project_id = j.project_id and e.id = j.evaluation_id
+     where evaluation_id = any ($1) group by evaluation_id, own`,
     [evaluationIds],
   );
 }

@@ -38,6 +38,7 @@ export function importEvaluation(
     baseline: { name: baseline },
     prompts: null,
     judge: { kind: 'external', per_item: 1 },
+    people: null,
     options: {},
   };
   const inputs: EvaluationInputs = { prompts: null, sources: [], model: null, circular: [], trained: false };

@@ -158,6 +158,13 @@ async function prepare(work: Work): Promise<Rest | null> {
           ? await wantedOfLlm(tx, slice.evaluationId)
           : wantedOf(request.judge, inputs),
     });
+    if (request.people)
+      await judgements.insertWanted(tx, slice, {
+        first: uuidv7(),
+        candidates: request.candidates.length,
+        wanted: wantedOf({ kind: 'person', ...request.people }, inputs),
+        sample: request.people.items ?? items.length,
+      });
     const due = request.judge.kind === 'reward';
     if (!(await db.startJudging(tx, slice, { items: items.length, due })))
       throw new Error('The slice was lost.');

@@ -73,6 +73,14 @@ export type Judge =
   | { kind: 'person'; per_item?: number; instructions?: string | null }
   | { kind: 'external'; per_item?: number };
 
+/** People who judge beside the judge, to say how far it agrees with them. */
+export interface People {
+  /** so many items, drawn; null: all */
+  items: number | null;
+  per_item: number;
+  instructions: string | null;
+}
+
 /** Exactly one form. */
 export interface PromptSource {
   snapshot_id?: string;
@@ -87,6 +95,7 @@ export interface NewEvaluation {
   baseline: Omit<Responder, 'name'> & { name?: string };
   prompts?: PromptSource;
   judge: Judge;
+  people?: Partial<People> | null;
   options?: EvaluationOptions;
 }
 
@@ -102,6 +111,7 @@ export interface EvaluationRequest {
   baseline: ResponderSummary;
   prompts: Omit<PromptSource, 'items'> | null;
   judge: AskedJudge;
+  people: People | null;
   options: EvaluationOptions;
 }
 
@@ -131,6 +141,7 @@ export interface Evaluation {
     circular: string[];
     scored_by: NamedModel | null;
   };
+  people: People | null;
   options: EvaluationOptions;
   runs: { responder: string; run_id: string; own: boolean; state: string; progress: RunProgress | null }[];
   progress: {
@@ -140,6 +151,8 @@ export interface Evaluation {
     leased: number;
     total: number | null;
     fraction: number;
+    /** of further judges, such as people */
+    beside: { judged: number; total: number };
   };
   failure: EvaluationFailure | null;
   /** of an `llm`; null for others */
@@ -150,18 +163,34 @@ export interface Evaluation {
 }
 
 const noJudgements = { open: 0, leased: 0, judged: 0, nulls: 0, cancelled: 0 };
+type Counts = typeof noJudgements;
+
+function progressOf({ items }: db.EvaluationRow, counts: JudgementCounts[]): Evaluation['progress'] {
+  const totalOf = ({ open, leased, judged, cancelled }: Counts) => open + leased + judged + cancelled;
+  const own: Counts = counts.find((one) => one.own) ?? noJudgements;
+  const beside: Counts = counts.find((one) => !one.own) ?? noJudgements;
+  const total = totalOf(own);
+  return {
+    items,
+    judged: own.judged,
+    nulls: own.nulls,
+    leased: own.leased,
+    total: items === null ? null : total,
+    fraction: total === 0 ? (items === 0 ? 1 : 0) : own.judged / total,
+    beside: { judged: beside.judged, total: totalOf(beside) },
+  };
+}
 
 function render(
   row: db.EvaluationRow,
   runs: db.EvaluationRunRow[],
   llmWork: LlmWorkRow | undefined,
-  counts: Omit<JudgementCounts, 'evaluation_id'> = noJudgements,
+  counts: JudgementCounts[],
 ): Evaluation {
   const request = row.request as EvaluationRequest;
   const inputs = row.inputs as EvaluationInputs;
   const { files: _, ...model } = inputs.model ?? { files: [] };
   const { llm, usage, stopped } = renderLlmJudge(llmWork);
-  const total = counts.open + counts.leased + counts.judged + counts.cancelled;
   return {
     id: formatId('evaluation', row.id),
     name: row.name,
@@ -174,6 +203,7 @@ function render(
       circular: inputs.circular,
       scored_by: inputs.model && (model as NamedModel),
     },
+    people: request.people,
     options: request.options,
     runs: runs
       .filter(({ evaluation_id }) => evaluation_id === row.id)
@@ -184,14 +214,7 @@ function render(
         state,
         progress: progress as RunProgress | null,
       })),
-    progress: {
-      items: row.items,
-      judged: counts.judged,
-      nulls: counts.nulls,
-      leased: counts.leased,
-      total: row.items === null ? null : total,
-      fraction: total === 0 ? (row.items === 0 ? 1 : 0) : counts.judged / total,
-    },
+    progress: progressOf(row, counts),
     failure: row.failure as EvaluationFailure | null,
     usage,
     stopped,
@@ -203,9 +226,16 @@ function render(
 async function renderAll(tx: Transaction, rows: db.EvaluationRow[]): Promise<Evaluation[]> {
   const ids = rows.map(({ id }) => id);
   const runs = await db.selectEvaluationRuns(tx, ids);
-  const counts = new Map((await countJudgements(tx, ids)).map((one) => [one.evaluation_id, one]));
+  const counts = await countJudgements(tx, ids);
   const llmWork = new Map((await selectLlmWork(tx, ids)).map((one) => [one.id, one]));
-  return rows.map((row) => render(row, runs, llmWork.get(row.id), counts.get(row.id)));
+  return rows.map((row) =>
+    render(
+      row,
+      runs,
+      llmWork.get(row.id),
+      counts.filter(({ evaluation_id }) => evaluation_id === row.id),
+    ),
+  );
 }
 
 /** Of a project. */
@@ -252,6 +282,7 @@ export function createEvaluation(
       baseline: baseline!,
       prompts: prompts.asked,
       judge: judge.asked,
+      people: resolvePeople(asked),
       options: asked.options ?? {},
     };
     const id = uuidv7();
@@ -270,6 +301,14 @@ export function createEvaluation(
     if (asked.judge.kind === 'llm') await addLlmJudge(services, tx, caller, id, asked.judge);
     return (await renderAll(tx, [row]))[0]!;
   });
+}
+
+/** @throws Problem unprocessable */
+function resolvePeople({ judge, people }: NewEvaluation): People | null {
+  if (!people) return null;
+  if (judge.kind === 'person')
+    throw unprocessable('/people', 'is for another judge: here people judge anyway');
+  return { items: null, per_item: 1, instructions: null, ...people };
 }
 
 /** The baseline, then the candidates. @throws Problem unprocessable for names that say two things */

@@ -3,7 +3,7 @@ import * as evaluations from '../db/evaluations.ts';
 import * as db from '../db/judgements.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
-import { notFound, Problem, unprocessable } from '../errors.ts';
+import { Problem, unprocessable } from '../errors.ts';
 import { ascendingUuid } from './ascending-uuid.ts';
 import type { Caller, Services } from './context.ts';
 import { type EvaluationRequest, findEvaluation, type ResponderSummary } from './evaluations.ts';
@@ -185,5 +185,8 @@ async function store(
   }
   if (state === 'judging' && (await db.fillOpen(tx, key.evaluationId, judgement))) return true;
   if (await db.insertJudgement(tx, key, judgement)) return true;
-  throw notFound('item', judgement.itemId, `${pointer}/item_id`);
+  throw unprocessable(
+    `${pointer}/item_id`,
+    `names no item of this evaluation: ${JSON.stringify(judgement.itemId)}. GET …/items lists them`,
+  );
 }

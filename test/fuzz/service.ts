@@ -97,11 +97,18 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     bytes: 20_000_000,
   });
   const scoreJob = await call('POST', '/v1/score-jobs', { input: { snapshot_id: snapshot.id } });
-  const evaluation = await call('POST', '/v1/evaluations', {
-    candidates: [{ responses: [{ id: 'prompt-1', prompt: 'Prompt 1', response: 'A response.' }] }],
-    baseline: { responses: [{ id: 'prompt-1', response: 'Another.' }] },
-    judge: { kind: 'person' },
+  // has its items at once: nothing here makes those of others
+  const evaluation = await call('POST', '/v1/evaluations/import', {
+    annotations: [
+      { instruction: 'Prompt 1', output_1: 'A response.', output_2: 'Another.', preference: 2 },
+      { instruction: 'Prompt 2', output_1: 'A response.', output_2: 'Another.', preference: 1 },
+    ],
   });
+  const { items } = await call('GET', `/v1/evaluations/${evaluation.id}/items`);
+  await call('POST', `/v1/evaluations/${evaluation.id}/judgements`, {
+    judgements: [{ item_id: items[0].item_id, outcome: 1, judge: { kind: 'person', name: 'ann' } }],
+  });
+  const judgements = await call('GET', `/v1/evaluations/${evaluation.id}/judgements`);
   const idsOf = (items: { id: string }[]): string[] => items.map(({ id }) => id);
   return {
     dataset_id: [dataset.id],
@@ -121,6 +128,7 @@ export async function fillService(url: string, key: string): Promise<Record<stri
     upload_id: [upload.id],
     score_job_id: [scoreJob.id],
     evaluation_id: [evaluation.id],
+    judgement_id: idsOf(judgements.items.slice(-1)), // that of a person
     part: ['1', '2'],
     path: ['config.json', 'reward.onnx'],
     step: ['5'],

@@ -154,7 +154,7 @@ t.test('what is judged once is judged once, and wrong judgements store nothing',
     'b says nothing to item-1',
   );
   const refused: [object, number, string][] = [
-    [{ item_id: 'item-9', candidate: 'b', outcome: 1 }, 404, '/judgements/1/item_id'],
+    [{ item_id: 'item-9', candidate: 'b', outcome: 1 }, 422, '/judgements/1/item_id'],
     [{ item_id: 'item-0', outcome: 1 }, 422, '/judgements/1/candidate'],
     [{ item_id: 'item-0', candidate: 'a', outcome: 1 }, 422, '/judgements/1/candidate'],
     [{ item_id: 'item-0', candidate: 'c', outcome: 1 }, 422, '/judgements/1/candidate'],
@@ -407,6 +407,116 @@ t.test('exports', async (t) => {
       preference: 1.75,
     },
   ]);
+});
+
+t.test('people judge without knowing whose the responses are, each pair once', async (t) => {
+  const { server, call, create, slice, get, resultOf, sql } = await setUp(t);
+  const key = await server.keyWith('evaluations:judge');
+  const made = await create({
+    ...external(6),
+    judge: { kind: 'person', per_item: 2, instructions: 'Which says its number?' },
+  });
+  await slice(made);
+  t.match(await get(made), { state: 'judging', progress: { total: 12 } });
+  const claim = (judge: string, limit = 1, more: object = {}) =>
+    call('POST', '/v1/judgement-tasks/claim', { json: { judge, limit, ...more }, key });
+  const task = (id: string, verb: string, json: object) =>
+    call('POST', `/v1/judgement-tasks/${id}/${verb}`, { json, key });
+
+  const ann = (await claim('ann', 10)).body;
+  t.equal(ann.items.length, 6, 'no pair twice to the same judge');
+  t.equal(ann.open, 0);
+  t.equal(ann.items[0].instructions, 'Which says its number?');
+  const orders = new Set();
+  for (const { id, lease_token, prompt, responses: shown } of ann.items) {
+    t.same(Object.values(shown).sort(), [`I say ${prompt.slice(4)}`, `Well, ${prompt.slice(4)}`]);
+    t.notMatch(JSON.stringify(shown), /candidate|baseline/);
+    const verdict = shown.first.startsWith('I') ? 'first' : 'second';
+    orders.add(verdict);
+    t.match(await task(id, 'heartbeat', { lease_token, lease_seconds: 60 }), {
+      status: 200,
+      body: { state: 'leased' },
+    });
+    t.match(await task(id, 'submit', { lease_token, verdict }), { status: 200, body: { state: 'judged' } });
+    t.match(await task(id, 'submit', { lease_token, verdict }), { status: 200 }, 'sent again');
+    t.match(await task(id, 'submit', { lease_token, verdict: 'tie' }), { status: 409 });
+  }
+  t.match(await resultOf(made), { running: true, figures: { win_rate: 1, n: 6 } }, 'whatever the order');
+  t.match((await claim('ann')).body, { items: [], open: 0 });
+
+  const [bob] = (await claim('bob')).body.items;
+  t.match(await task(bob.id, 'submit', { lease_token: 'wrong', verdict: 'tie' }), { status: 409 });
+  t.match(await task(bob.id, 'release', { lease_token: bob.lease_token }), {
+    status: 200,
+    body: { state: 'open' },
+  });
+  t.match(await task(bob.id, 'submit', { lease_token: bob.lease_token, verdict: 'tie' }), { status: 409 });
+  const [again] = (await claim('bob')).body.items;
+  t.equal(again.id, bob.id, 'what was given back comes again');
+  t.match(await task(again.id, 'skip', { lease_token: again.lease_token, reason: 'dull' }), { status: 200 });
+  const others = (await claim('bob', 10)).body;
+  t.equal(others.items.length, 5, 'what was skipped does not');
+  await sql('update finegrain.judgements set lease_expires_at = clock_timestamp() where id = $1', [
+    parseId('judgement', others.items[0].id),
+  ]);
+  t.match(
+    await task(others.items[0].id, 'submit', { lease_token: others.items[0].lease_token, verdict: 'tie' }),
+    { status: 409, body: { detail: /lease ran out/ } },
+  );
+  for (const { id, lease_token } of others.items.slice(1))
+    await task(id, 'submit', { lease_token, verdict: 'tie' });
+  const rest = (await claim('eve', 10)).body.items;
+  t.equal(rest.length, 2);
+  for (const { id, lease_token } of rest) await task(id, 'submit', { lease_token, verdict: 'tie' });
+  t.match(await get(made), { state: 'succeeded', progress: { judged: 12, total: 12 } });
+  t.match(await resultOf(made), { running: false, figures: { n: 12, win_rate: 0.75, clusters: 6 } });
+
+  const none = await create(external(1));
+  t.match(await claim('ann', 1, { evaluation_id: none.id }), { status: 409 });
+  t.equal(
+    (await call('GET', `/v1/evaluations/${made.id}`, { key })).status,
+    403,
+    'a judge sees nothing else',
+  );
+  t.match(
+    await call('POST', '/v1/evaluations', {
+      json: { ...external(1), judge: { kind: 'person' }, people: {} },
+    }),
+    {
+      status: 422,
+      body: { errors: [{ pointer: '/people' }] },
+    },
+  );
+});
+
+t.test('people check some of what a program judges', async (t) => {
+  const { call, create, slice, get, judge, resultOf } = await setUp(t);
+  const made = await create({ ...external(30), people: { items: 10, instructions: 'Look well.' } });
+  await slice(made);
+  t.match(await get(made), {
+    progress: { total: 30, beside: { judged: 0, total: 10 } },
+    people: { per_item: 1 },
+  });
+  await judge(
+    made.id,
+    Array.from({ length: 30 }, (_, n) => ({ item_id: `item-${n}`, outcome: n % 3 ? 1 : 0 })),
+  );
+  t.match(await get(made), { state: 'succeeded' }, 'people are not waited for');
+  const { items } = (await call('POST', '/v1/judgement-tasks/claim', { json: { judge: 'ann', limit: 50 } }))
+    .body;
+  t.equal(items.length, 10);
+  for (const { id, lease_token, responses: shown } of items)
+    await call('POST', `/v1/judgement-tasks/${id}/submit`, {
+      json: { lease_token, verdict: shown.first.startsWith('I') ? 'first' : 'second' },
+    });
+  t.match(await get(made), { progress: { judged: 30, beside: { judged: 10, total: 10 } } });
+  t.match(await resultOf(made), {
+    figures: {
+      n: 30,
+      agreement: { judge: 'external', items: 10 },
+      prediction_powered: { people_items: 10, judge_items: 20 },
+    },
+  });
 });
 
 t.test('annotations of AlpacaEval, in and out', async (t) => {

@@ -133,6 +133,27 @@ const PerItem = Type.Optional(
   Type.Integer({ minimum: 1, maximum: 9, default: 1, description: 'Judgements of each pair of responses' }),
 );
 
+const JudgeInstructions = Type.Optional(
+  Nullable(Type.String({ maxLength: 20_000, description: 'What people are shown with each pair' })),
+);
+
+const peopleFields = {
+  items: Type.Optional(
+    Nullable(Type.Integer({ minimum: 1, maximum: 20_000 }), {
+      description: 'So many items, drawn; null: all',
+    }),
+  ),
+  per_item: PerItem,
+  instructions: JudgeInstructions,
+};
+const People = Type.Object(peopleFields, {
+  $id: 'EvaluationPeople',
+  ...closed,
+  description:
+    'People who judge beside a reward model, an LLM or a program: they say how far that judge agrees with them, and correct its estimate. The evaluation does not wait for them.',
+  examples: [{ items: 100 }],
+});
+
 const judgeForms = {
   reward: Type.Object(
     {
@@ -154,9 +175,7 @@ const judgeForms = {
     {
       kind: Type.Literal('person'),
       per_item: PerItem,
-      instructions: Type.Optional(
-        Nullable(Type.String({ maxLength: 20_000, description: 'What judges are shown with each pair' })),
-      ),
+      instructions: JudgeInstructions,
     },
     closed,
   ),
@@ -183,6 +202,7 @@ const NewEvaluation = Type.Object(
     baseline: Type.Ref('Responder'),
     prompts: Type.Optional(Type.Ref('EvaluationPrompts')),
     judge: Type.Ref('Judge'),
+    people: Type.Optional(Nullable(Type.Ref('EvaluationPeople'))),
     options: Type.Optional(Type.Ref('EvaluationOptions')),
   },
   {
@@ -246,6 +266,7 @@ const Evaluation = Type.Object(
       },
       { description: 'As it was asked for, with defaults' },
     ),
+    people: Nullable(Type.Ref('EvaluationPeople')),
     options: Type.Ref('EvaluationOptions'),
     runs: Type.Array(
       Type.Object({
@@ -268,12 +289,16 @@ const Evaluation = Type.Object(
     progress: Type.Object({
       items: Nullable(Type.Integer(), { description: 'Prompts; null until they are known' }),
       judged: Type.Integer({
-        description: 'Judgements that are there, `nulls` and those of further judges included',
+        description: 'Judgements that are there, `nulls` included',
       }),
       nulls: Type.Integer({ description: 'Those among them without an outcome' }),
       leased: Type.Integer({ description: 'Somebody is at them' }),
       total: Nullable(Type.Integer(), { description: 'Judgements in all; null until the items are known' }),
       fraction: Type.Number(),
+      beside: Type.Object(
+        { judged: Type.Integer(), total: Type.Integer() },
+        { description: 'Of further judges, such as people: they are not waited for' },
+      ),
     }),
     failure: Nullable(
       Type.Object({
@@ -307,9 +332,18 @@ const Evaluation = Type.Object(
           circular: [],
           scored_by: null,
         },
+        people: null,
         options: {},
         runs: [{ responder: 'policy', run_id: runExample, own: true, state: 'succeeded', progress: null }],
-        progress: { items: 300, judged: 120, nulls: 2, leased: 3, total: 600, fraction: 0.2 },
+        progress: {
+          items: 300,
+          judged: 120,
+          nulls: 2,
+          leased: 3,
+          total: 600,
+          fraction: 0.2,
+          beside: { judged: 0, total: 0 },
+        },
         failure: null,
         usage: null,
         stopped: null,
@@ -491,6 +525,7 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
     LlmLimits,
     WinRate,
     EvaluationOptions,
+    People,
     Responder,
     ResponderSummary,
     Prompts,
