@@ -262,8 +262,8 @@ t.test('llm judge', async (t) => {
       done.filter(({ item_id }) => item_id === 'missing'),
       [{ outcome: null, null_reason: 'no_response' }, { null_reason: 'no_response' }],
     );
-    const nobody = await ask(chat, { missing: [null, good], none: [null, bad] }).catch(() => null);
-    if (nobody) t.match(await get(nobody), { state: 'succeeded' });
+    const nobody = await ask(chat, { missing: [null, good], same: [bad, bad] });
+    t.match(await get(nobody), { state: 'succeeded', progress: { judged: 4, nulls: 2 } });
   });
 
   t.test('a tie is a verdict only where ties are allowed', async (t) => {
@@ -497,6 +497,15 @@ t.test('llm judge', async (t) => {
     t.match(await figures(evaluation), { n: 4, win_rate: 1 });
     t.equal(chat.all.length, 6);
     t.match(await resume(evaluation), { status: 409 });
+  });
+
+  t.test('cancelled while it rests: no job is left', async (t) => {
+    const chat = await startChatServer(t, () => ({ status: 503 }));
+    const evaluation = await ask(chat, many(2));
+    await slice(evaluation, { firstDelayMs: 1 });
+    t.ok((await rest(evaluation))! > 10);
+    await call('POST', `/v1/evaluations/${evaluation.id}/cancel`);
+    t.equal(await rest(evaluation), null);
   });
 
   t.test('a verdict that comes when the evaluation has been cancelled is dropped', async (t) => {
