@@ -580,10 +580,11 @@ t.test('llm judge', async (t) => {
     const evaluation = await ask(
       chat,
       { [hostile]: [hostile, `${hostile} again`] },
-      { instructions: hostile },
+      { instructions: hostile, temperature: null },
     );
     await slice(evaluation);
     t.match(await get(evaluation), { state: 'succeeded' });
+    t.notOk('temperature' in chat.all[0]!, 'which the endpoint was left to choose');
   });
 
   t.test('an evaluation of another judge has no llm to resume; another project sees nothing', async (t) => {
