@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
 import { startTestServer } from '../support/server.ts';
 
@@ -67,5 +68,118 @@ t.test('win rates', async (t) => {
     });
     t.match(await compute([{ item_id: 'x', outcome: 1, score: 3 }]), { status: 400 });
     t.match(await compute(outcomes(1), { confidence_level: 1 }), { status: 400 });
+  });
+
+  const several = (items: number, ...candidates: string[]) =>
+    candidates.flatMap((candidate, c) =>
+      Array.from({ length: items }, (_, i) => ({
+        item_id: `i${i}`,
+        candidate,
+        outcome: ((i * 7 + c) % 4) / 3,
+        training_seed: i % 2 === 0 ? 1 : 'two',
+        judge: i % 3 === 0 ? 'ann' : 'gpt',
+        length_candidate: (i * 37) % 101,
+        length_baseline: 50,
+      })),
+    );
+
+  t.test('all options at once', async (t) => {
+    const { status, body } = await compute(several(40, 'first', 'second', 'gamed'), {
+      confidence_level: 0.9,
+      bootstrap: { rounds: 200, seed: 7, method: 'percentile' },
+      length_control: { method: 'alpaca_eval', gamed_baselines: ['gamed'] },
+      imputation_bounds: true,
+      trained_policies: true,
+      agreement: { judge: 'gpt', people: ['ann'] },
+    });
+    t.match([status, body.n], [200, 80]);
+    t.match(body.bootstrap, {
+      low: Number,
+      high: Number,
+      method: 'percentile',
+      rounds: 200,
+      seed: 7,
+      level: 0.9,
+    });
+    t.match(body.candidates, [
+      { candidate: 'first', win_rate: Number, length_controlled: { method: 'alpaca_eval' } },
+      { candidate: 'second', training: { seeds: [{ training_seed: 1 }, { training_seed: 'two' }] } },
+    ]);
+    t.match(body.comparisons, [{ candidates: ['first', 'second'], difference: Number, n_shared: 40 }]);
+    t.match(body.ranking, [{ rank: 1 }, { rank: 2 }, { rank: 3 }]);
+    t.match(body.imputation_bounds, { all_lost: { win_rate: Number }, all_won: { win_rate: Number } });
+    t.match(body.agreement, { judge: 'gpt', items: 0, reason: String });
+    t.match(body.prediction_powered, { win_rate: null, reason: String });
+    t.match(body, {
+      summary: /^2 candidates together win/,
+      notes: [String],
+      nulls: { share: 0, by_reason: [] },
+    });
+  });
+
+  t.test('options that do not fit are refused', async (t) => {
+    const wrong: [unknown, string][] = [
+      [{ bootstrap: { rounds: 10 } }, '/options/bootstrap/rounds'],
+      [{ bootstrap: { rounds: 1e9 } }, '/options/bootstrap/rounds'],
+      [{ bootstrap: { seed: -1 } }, '/options/bootstrap/seed'],
+      [{ bootstrap: { method: 'normal' } }, '/options/bootstrap/method'],
+      [{ length_control: { method: 'none' } }, '/options/length_control/method'],
+      [{ agreement: { judge: 'gpt', people: [] } }, '/options/agreement/people'],
+      [{ agreement: { judge: 'gpt' } }, '/options/agreement/people'],
+      [{ imputation_bounds: 'yes' }, '/options/imputation_bounds'],
+    ];
+    for (const [options, pointer] of wrong)
+      t.match(await compute(outcomes(1, 0), options), { status: 400, body: { errors: [{ pointer }] } });
+    const itself = { agreement: { judge: 'gpt', people: ['ann', 'gpt'] } };
+    t.match(await compute(outcomes(1, 0), itself), {
+      status: 422,
+      body: { code: 'unprocessable', errors: [{ pointer: '/options/agreement/people' }] },
+    });
+    const names = Array.from({ length: 101 }, (_, k) => `${k}`);
+    t.match(await compute(several(1, ...names)), {
+      status: 422,
+      body: { errors: [{ pointer: '/judgements' }] },
+    });
+    t.match(await compute(several(20_001, 'a'), { bootstrap: { rounds: 10_000 } }), {
+      status: 422,
+      body: { errors: [{ pointer: '/options/bootstrap/rounds' }] },
+    });
+  });
+
+  t.test('what takes long is computed elsewhere, and answered alike', async (t) => {
+    const judgements = several(1200, 'a'); // more than is computed at once
+    const { body: whole } = await compute(judgements, { bootstrap: { rounds: 100 } });
+    const { body: part } = await compute(judgements.slice(0, 900), { bootstrap: { rounds: 100 } });
+    t.same(Object.keys(whole), Object.keys(part));
+    t.match(whole, { n: 1200, bootstrap: { reason: null } });
+
+    const long = compute(several(30_000, 'a'), { bootstrap: { rounds: 1000 } });
+    let answered = 0;
+    let ended = false;
+    void long.then(() => {
+      ended = true;
+    });
+    while (!ended) {
+      t.equal((await call('GET', '/healthz')).status, 200);
+      answered++;
+      await sleep(20);
+    }
+    t.match(await long, { status: 200, body: { n: 30_000, bootstrap: { low: Number } } });
+    t.ok(answered > 10, `${answered} other requests were answered meanwhile`);
+  });
+
+  t.test('a client that goes ends the work for it, and too much at once is refused', async (t) => {
+    const heavy = { json: { judgements: several(4000, 'a'), options: { bootstrap: { rounds: 10_000 } } } };
+    const gone = new AbortController();
+    const many = Array.from({ length: 14 }, () =>
+      call('POST', '/v1/win-rates', { ...heavy, signal: gone.signal }).catch((error) => error as Error),
+    );
+    const refused = await Promise.race(many);
+    t.match(refused, { status: 429, body: { code: 'overloaded' } });
+    gone.abort();
+    await Promise.all(many);
+    const started = performance.now();
+    t.match(await compute(several(1200, 'a')), { status: 200 });
+    t.ok(performance.now() - started < 5000, 'nothing is in its way');
   });
 });
