@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
+import { winRateOf } from '../../src/services/win-rates.ts';
 import { startTestServer } from '../support/server.ts';
 
 t.test('win rates', async (t) => {
@@ -169,17 +170,24 @@ t.test('win rates', async (t) => {
   });
 
   t.test('a client that goes ends the work for it, and too much at once is refused', async (t) => {
-    const heavy = { json: { judgements: several(4000, 'a'), options: { bootstrap: { rounds: 10_000 } } } };
+    const judgements = outcomes(...Array.from({ length: 20_000 }, (_, i) => i % 2));
     const gone = new AbortController();
-    const many = Array.from({ length: 14 }, () =>
-      call('POST', '/v1/win-rates', { ...heavy, signal: gone.signal }).catch((error) => error as Error),
+    const settled = Array.from({ length: 12 }, () =>
+      winRateOf(judgements, { bootstrap: { rounds: 10_000 } }, gone.signal).then(
+        () => 'computed',
+        (error) => error,
+      ),
     );
-    const refused = await Promise.race(many);
-    t.match(refused, { status: 429, body: { code: 'overloaded' } });
-    gone.abort();
-    await Promise.all(many);
-    const started = performance.now();
-    t.match(await compute(several(1200, 'a')), { status: 200 });
-    t.ok(performance.now() - started < 5000, 'nothing is in its way');
+    t.match(await Promise.race(settled), { code: 'overloaded', retryAfterSeconds: Number });
+    const reason = new Error('the client went');
+    gone.abort(reason);
+    const [first, ...others] = await Promise.all(settled);
+    t.equal(first, reason);
+    t.notOk(others.includes('computed'));
+    t.match(
+      await winRateOf(judgements, {}, new AbortController().signal),
+      { n: 20_000 },
+      'there is room again',
+    );
   });
 });
