@@ -90,7 +90,7 @@ function onTraining({ training, candidates }: Figures, { trained_policies }: Win
     'The intervals are over items: they leave out training variance, by which the same recipe with other random numbers would come out otherwise.';
   return [
     known
-      ? `${leftOut} Only the interval in \`training\` has it.`
+      ? `${leftOut} Only the intervals in \`training\` have it.`
       : `${leftOut} Judge several trainings, with a training_seed each, to include it.`,
   ];
 }

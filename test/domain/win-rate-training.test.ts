@@ -26,7 +26,7 @@ t.test('several trainings: each alone, and an interval over items and trainings'
   );
   t.ok(training!.confidence_interval!.low < all && training!.confidence_interval!.high > all);
   t.match(summary, /over items and 3 trainings\)/);
-  t.match(notes.join(), /leave out training variance.*Only the interval in `training`/);
+  t.match(notes.join(), /leave out training variance.*Only the intervals in `training`/);
 });
 
 t.test('a trained policy without seeds: the answer says what the intervals leave out', async (t) => {
@@ -46,7 +46,7 @@ t.test('training variance that cannot be told has a reason', async (t) => {
   t.match(reason(trained([1, 0, 1])), /two training seeds/);
   t.match(reason(trained([1], [0])), /two items/);
   t.match(reason([...trained([1, 0], [0, 0]), { item_id: 'x', outcome: 1 }]), /name no training seed/);
-  t.match(reason(trained([1, 1], [1, 1])), /same outcome/);
+  t.match(reason(trained([1, 1], [1, 1])), /no spread/);
 });
 
 t.test('trainings belong to a candidate', async (t) => {
@@ -56,4 +56,39 @@ t.test('trainings belong to a candidate', async (t) => {
   const { training, candidates } = computeWinRate(two);
   t.equal(training, null);
   t.equal(candidates![1]!.training!.seeds.length, 2);
+});
+
+t.test('a comparison of two recipes adds the variance of the trainings of both', async (t) => {
+  const outcomes = {
+    a: [
+      [1, 0, 1, 1],
+      [1, 1, 1, 0.5],
+    ],
+    b: [
+      [0, 0, 1, 0.5],
+      [0.5, 0, 0, 0],
+      [0, 0, 0.5, 1],
+    ],
+  };
+  const judgements = Object.entries(outcomes).flatMap(([candidate, values]) =>
+    trained(...values).map((one) => ({ ...one, candidate })),
+  );
+  const { comparisons } = computeWinRate(judgements);
+  const { training, standard_error, difference } = comparisons![0]!;
+  const overTrainings = Object.values(outcomes).map((values) => {
+    const all = mean(values.flat());
+    const squares = values.reduce((sum, ofItems) => sum + (mean(ofItems) - all) ** 2, 0);
+    return squares / (values.length - 1) / values.length;
+  });
+  const expected = Math.sqrt(standard_error! ** 2 + overTrainings[0]! + overTrainings[1]!);
+  t.doesNotThrow(() => close(training!.standard_error, expected));
+  const { low, high } = training!.confidence_interval!;
+  t.ok(low < difference! - 2 * expected && high > difference! + 2 * expected && high <= 1);
+  const single = judgements.filter(({ training_seed }) => training_seed === 0);
+  t.match(computeWinRate(single).comparisons![0]!.training, {
+    standard_error: null,
+    reason: /two training seeds/,
+  });
+  const unnamed = judgements.map(({ training_seed: _, ...one }) => one);
+  t.equal(computeWinRate(unnamed).comparisons![0]!.training, null);
 });

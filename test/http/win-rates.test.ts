@@ -118,6 +118,62 @@ t.test('win rates', async (t) => {
     });
   });
 
+  t.test('odd judgements have a defined answer', async (t) => {
+    const rows = (count: number, of: (k: number) => object) =>
+      Array.from({ length: count }, (_, k) => ({ item_id: `i${k}`, ...of(k) }));
+    const lengths = (k: number) => ({ length_candidate: 100 + ((k * 37) % 90), length_baseline: 130 });
+    const odd: [string, unknown[], object][] = [
+      ['one item', outcomes(0.7), { win_rate: 0.7, standard_error: null, reason: /two items/ }],
+      [
+        'all ties',
+        outcomes(0.5, 0.5),
+        { win_rate: 0.5, standard_error: 0, confidence_interval: { method: 'wilson' } },
+      ],
+      ['all null', outcomes(null, null), { win_rate: null, dropped: { null: 2 }, reason: String }],
+      [
+        'just above one',
+        outcomes(1.0000001, 1),
+        { n: 1, dropped: { out_of_range: 1 }, notes: [/1 outcome outside/] },
+      ],
+      ['very large', outcomes(1e308, -1e308, 0), { n: 1, dropped: { out_of_range: 2 } }],
+      [
+        'conflicting outcomes of one item',
+        [...outcomes(1, 0), ...outcomes(0, 0)],
+        { n: 4, clusters: 2, win_rate: 0.25, confidence_interval: { method: 'cluster_robust_t' } },
+      ],
+      [
+        'lengths of some',
+        rows(40, (k) => ({ outcome: k % 3 === 0 ? 1 : 0.4, ...(k % 2 === 0 ? lengths(k) : {}) })),
+        { n: 40, length_controlled: { n: 20, win_rate: Number, reason: null } },
+      ],
+      [
+        'the same length difference everywhere',
+        rows(40, (k) => ({ outcome: k % 2, length_candidate: 7, length_baseline: 5 })),
+        { win_rate: 0.5, length_controlled: { win_rate: null, identified: false, reason: /same in all/ } },
+      ],
+      [
+        'separated by length',
+        rows(40, (k) => ({ outcome: Number(lengths(k).length_candidate > 140), ...lengths(k) })),
+        { length_controlled: { win_rate: Number, identified: false, reason: /only the penalty/ } },
+      ],
+      [
+        'difficulties that overflow',
+        rows(40, (k) => ({ outcome: k % 2, ...lengths(k), difficulty: k * 1e300 })),
+        { length_controlled: { win_rate: null, reason: String } },
+      ],
+    ];
+    const options = { bootstrap: { rounds: 100 }, imputation_bounds: true };
+    for (const [name, judgements, body] of odd)
+      t.match(await compute(judgements, options), { status: 200, body: { ...body, summary: String } }, name);
+    const notJson = '{"judgements": [{"item_id": "x", "outcome": NaN}]}';
+    const headers = { 'content-type': 'application/json' };
+    t.match(await call('POST', '/v1/win-rates', { body: notJson, headers }), {
+      status: 400,
+      body: { code: 'malformed_json' },
+    });
+    t.match(await compute([{ item_id: 'x', outcome: 'NaN' }]), { status: 400 });
+  });
+
   t.test('options that do not fit are refused', async (t) => {
     const wrong: [unknown, string][] = [
       [{ bootstrap: { rounds: 10 } }, '/options/bootstrap/rounds'],

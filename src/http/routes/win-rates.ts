@@ -174,14 +174,18 @@ const LengthControlled = Type.Object(
 
 const Bound = Type.Object({ win_rate: Type.Number(), confidence_interval: Type.Ref('ConfidenceInterval') });
 
+const OverTrainings = {
+  standard_error: StandardError,
+  confidence_interval: Nullable(Interval),
+  reason: Reason,
+};
+
 const Training = Type.Object(
   {
     seeds: Type.Array(
       Type.Object({ training_seed: TrainingSeed, win_rate: Type.Number(), n: Type.Integer() }),
     ),
-    standard_error: StandardError,
-    confidence_interval: Nullable(Interval),
-    reason: Reason,
+    ...OverTrainings,
   },
   { $id: 'TrainingVariance' },
 );
@@ -241,6 +245,9 @@ const Comparison = Type.Object(
     confidence_interval: Nullable(Type.Ref('ConfidenceInterval')),
     n_shared: Type.Integer({ description: 'Items that both were judged on' }),
     minimal_detectable_difference: Nullable(Type.Number()),
+    training: Nullable(Type.Object(OverTrainings), {
+      description: 'Over items and the trainings of both, where judgements have training seeds',
+    }),
     reason: Reason,
   },
   { $id: 'PairedComparison' },
