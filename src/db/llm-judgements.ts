@@ -4,6 +4,22 @@ import type { EvaluationKey } from './evaluations.ts';
 import type { Verdict } from './judgements.ts';
 import type { Transaction } from './pool.ts';
 
+/** Judges what nobody need be asked about: equal responses are a tie. */
+export async function judgeEqualResponses(
+  tx: Transaction,
+  { projectId, evaluationId }: EvaluationKey,
+): Promise<void> {
+  await tx.query(
+    `update finegrain.judgements j set state = 'judged', outcome = 0.5, detail = '{"identical": true}',
+       judged_at = clock_timestamp()
+     from finegrain.evaluation_items i
+     where j.project_id = $1 and j.evaluation_id = $2 and j.judge_kind = 'llm' and j.state = 'open'
+       and i.project_id = $1 and i.evaluation_id = $2 and i.number = j.number
+       and i.responses[j.candidate + 1] = i.responses[1]`,
+    [projectId, evaluationId],
+  );
+}
+
 export interface LeasedJudgement {
   id: string;
   candidate_first: boolean;

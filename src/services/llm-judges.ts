@@ -1,6 +1,7 @@
 // What an evaluation asks of its llm judge: a chat endpoint, and how it is to judge.
 import type { EvaluationKey } from '../db/evaluations.ts';
 import type { Wanted } from '../db/judgements.ts';
+import { judgeEqualResponses } from '../db/llm-judgements.ts';
 import * as db from '../db/llm-work.ts';
 import type { Transaction } from '../db/pool.ts';
 import { unprocessable } from '../errors.ts';
@@ -82,8 +83,10 @@ export async function wantedOfLlm(tx: Transaction, evaluationId: string): Promis
 }
 
 /** When the items and their judgements are there. */
-export const startLlmJudge = (tx: Transaction, { projectId, evaluationId }: EvaluationKey): Promise<void> =>
-  db.startLlmWork(tx, { projectId, id: evaluationId });
+export async function startLlmJudge(tx: Transaction, key: EvaluationKey): Promise<void> {
+  await judgeEqualResponses(tx, key);
+  await db.startLlmWork(tx, { projectId: key.projectId, id: key.evaluationId });
+}
 
 /** Breaks off what is under way, within a heartbeat; of an evaluation that was cancelled. */
 export const cancelLlmJudge = (tx: Transaction, evaluationId: string): Promise<void> =>

@@ -45,12 +45,12 @@ export const judgeSlice = (
   workSlice<LlmJudgeSettings>(
     services,
     { projectId: key.projectId, id: key.evaluationId },
-    async (begun) => judging({ ...begun, services, key, promptOf: await readJudgePrompt(begun.settings) }),
+    async (begun) => workloadOf({ ...begun, services, key, promptOf: await readJudgePrompt(begun.settings) }),
     signal,
     times,
   );
 
-const judging = (work: Judging): Workload => ({
+const workloadOf = (work: Judging): Workload => ({
   name: `evaluation ${formatId('evaluation', work.key.evaluationId)}`,
   claim: () => claimNext(work),
   isLeft: async (tx) =>
@@ -58,19 +58,13 @@ const judging = (work: Judging): Workload => ({
     db.hasOpenJudgements(tx, work.key),
 });
 
-/** Equal responses are a tie that nobody need be asked about. */
 async function claimNext(work: Judging): Promise<Item | null> {
   const { services, key, times } = work;
-  for (;;) {
-    const lease = randomBytes(32);
-    const row = await services.db.transaction(key.projectId, (tx) =>
-      db.claimJudgement(tx, key, { lease, leaseSeconds: times.leaseSeconds }),
-    );
-    if (!row) return null;
-    const held = { projectId: key.projectId, id: row.id, lease };
-    if (row.response !== row.baseline) return itemOf(work, row, held);
-    await record(work, held, { outcome: 0.5, nullReason: null, detail: { identical: true } });
-  }
+  const lease = randomBytes(32);
+  const row = await services.db.transaction(key.projectId, (tx) =>
+    db.claimJudgement(tx, key, { lease, leaseSeconds: times.leaseSeconds }),
+  );
+  return row ? itemOf(work, row, { projectId: key.projectId, id: row.id, lease }) : null;
 }
 
 function itemOf(work: Judging, row: db.LeasedJudgement, held: db.JudgementLease): Item {

@@ -471,6 +471,16 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
       const { id } = await post('/v1/edit-requests', { dataset_id, editor: 'llm', llm });
       return { method: 'POST', path: `/v1/edit-requests/${id}/resume`, json: {} };
     },
+    resumeEvaluation: async () => {
+      const responses = [{ id: 'one', prompt: 'p', response: 'r' }];
+      const judge = { kind: 'llm', base_url: 'http://127.0.0.1:8099/v1', model: 'm' };
+      const { id } = await post('/v1/evaluations', {
+        candidates: [{ responses }],
+        baseline: { responses },
+        judge,
+      });
+      return { method: 'POST', path: `/v1/evaluations/${id}/resume`, json: {} };
+    },
     heartbeatEditTask: () => onTask('heartbeat'),
     submitEditTask: () => onTask('submit', { edited_response: 'better' }),
     releaseEditTask: () => onTask('release'),

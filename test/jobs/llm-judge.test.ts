@@ -262,8 +262,8 @@ t.test('llm judge', async (t) => {
       done.filter(({ item_id }) => item_id === 'missing'),
       [{ outcome: null, null_reason: 'no_response' }, { null_reason: 'no_response' }],
     );
-    const nobody = await ask(chat, { missing: [null, good], none: [null, bad] }).catch(() => null);
-    if (nobody) t.match(await get(nobody), { state: 'succeeded' });
+    const nobody = await ask(chat, { missing: [null, good], same: [bad, bad] });
+    t.match(await get(nobody), { state: 'succeeded', progress: { judged: 4, nulls: 2 } });
   });
 
   t.test('a tie is a verdict only where ties are allowed', async (t) => {
@@ -499,6 +499,15 @@ t.test('llm judge', async (t) => {
     t.match(await resume(evaluation), { status: 409 });
   });
 
+  t.test('cancelled while it rests: no job is left', async (t) => {
+    const chat = await startChatServer(t, () => ({ status: 503 }));
+    const evaluation = await ask(chat, many(2));
+    await slice(evaluation, { firstDelayMs: 1 });
+    t.ok((await rest(evaluation))! > 10);
+    await call('POST', `/v1/evaluations/${evaluation.id}/cancel`);
+    t.equal(await rest(evaluation), null);
+  });
+
   t.test('a verdict that comes when the evaluation has been cancelled is dropped', async (t) => {
     let answer = (): void => {};
     const after = new Promise<void>((done) => {
@@ -521,25 +530,27 @@ t.test('llm judge', async (t) => {
     await Promise.all([1, 2, 3].map(() => judgeSlice(services, keyOf(evaluation), never, quick)));
     t.match(await get(evaluation), { state: 'succeeded', usage: { requests: 8 } });
 
-    let hold = true;
-    const releases: (() => void)[] = [];
+    const answers: (() => void)[] = [];
     const slow = await startChatServer(t, (one) => ({
-      ...byRule(one),
-      ...(hold && { after: new Promise<void>((done) => releases.push(done)), verdict: 'tie' }),
+      ...(answers.length === 0 ? { verdict: 'tie' } : byRule(one)),
+      after: new Promise<void>((done) => answers.push(done)),
     }));
-    const other = await ask(slow, { won: [good, bad] }, { concurrency: 1 });
-    const first = slice(other, { heartbeatMs: 60_000 });
+    const other = await ask(slow, { won: [good, bad] }, { concurrency: 1, orders: 'random' });
+    const late = slice(other, { heartbeatMs: 60_000 });
     await slow.until(1);
     await sql(
-      "update finegrain.judgements set lease_expires_at = now() - interval '1 s' where evaluation_id = $1 and state = 'leased'",
+      "update finegrain.judgements set lease_expires_at = now() - interval '1 s' where evaluation_id = $1",
       [keyOf(other).evaluationId],
     );
-    hold = false;
-    await slice(other);
-    t.match(await get(other), { state: 'succeeded', progress: { judged: 2 } });
-    releases[0]!();
-    t.equal(await first, null);
-    t.match(await figures(other), { n: 2, wins: 2 }, 'the late verdict of the first changes nothing');
+    const next = slice(other);
+    await slow.until(2);
+    answers[0]!();
+    t.equal(await late, null);
+    t.match(await get(other), { state: 'judging', progress: { judged: 0, leased: 1 } });
+    answers[1]!();
+    t.equal(await next, null);
+    t.match(await get(other), { state: 'succeeded', progress: { judged: 1 } });
+    t.match(await figures(other), { n: 1, wins: 1 }, 'the verdict of the one who held the lease');
   });
 
   t.test('resumed before its items are there, it waits for them all the same', async (t) => {
