@@ -41,8 +41,10 @@ const fixedColours: Record<string, string> = {
   'SFT on edits': '#b0619a',
   'sequence PPO': '#d55e00',
   'fine-grained PPO': '#0f7bbd',
+  'DPO on edits': '#a67c00',
+  'DPO, fine-grained PPO': '#009e73',
 };
-const otherColours = ['#009e73', '#a67c00', '#8c6bb1', '#a65628', '#4d7a8a'];
+const otherColours = ['#6a51a3', '#a65628', '#4d7a8a', '#c51b7d', '#637939'];
 const shapes = ['circle', 'square', 'triangle-up', 'diamond', 'cross', 'triangle-down'];
 
 /** The colour of an arm, the same wherever it appears; names beyond the known arms share a few more colours. */

@@ -1,5 +1,6 @@
 // The whole loop over HTTP, as an outside user would run it: pairs, edits, reward models, scores, policies, win rates.
-// Fine-grained PPO, sequence PPO and fine-tuning on the edits start from one snapshot and are judged on the same prompts.
+// Fine-tuning on the edits, DPO on them, sequence PPO and fine-grained PPO start from one snapshot and are judged on the same
+// prompts.
 // Its world (examples/world) has a hidden scorer, which serves the annotators and the judge, never training.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -137,27 +138,67 @@ async function runLoop(
   const tokenRewards = models['token rewards'];
   const examples = await showScores(client, tokenRewards.model_id, seed);
 
-  const policies = await run(
-    'Both PPO arms, from SFT on edits',
+  const sftOnEdits = models['SFT on edits'];
+  const onEdits = await run(
+    'DPO on the edits and sequence PPO, each from SFT on edits',
     {
-      'fine-grained PPO': ppoRequest(tokenRewards, recipe.fineGrained.ppo),
-      'sequence PPO': ppoRequest(models['sequence rewards'], recipe.sequence.ppo),
+      'DPO on edits': {
+        kind: 'dpo',
+        spec: {
+          seed,
+          policy: { model_id: sftOnEdits.model_id },
+          snapshot_id: snapshot.id,
+          hyperparameters: recipe.dpo.hyperparameters,
+          name: 'demo-dpo-on-edits',
+        },
+      },
+      'sequence PPO': ppoRequest(
+        sftOnEdits,
+        models['sequence rewards'],
+        recipe.sequence.ppo,
+        'demo-sequence-ppo',
+      ),
       'starting policy': generateRequest(start, seed + 1),
-      'SFT on edits': generateRequest(models['SFT on edits'], seed),
+      'SFT on edits': generateRequest(sftOnEdits, seed),
     },
-    () => `${recipe.evaluationPrompts} responses to unseen prompts by each arm`,
+    () => 'two policies more',
   );
-  function ppoRequest(rewardModel: FinishedRun, hyperparameters: Recipe['sequence']['ppo']): RunRequest {
+  const dpo = onEdits['DPO on edits'];
+  const fineGrained = await run(
+    'Fine-grained PPO, from SFT on edits and from DPO',
+    {
+      'fine-grained PPO': ppoRequest(
+        sftOnEdits,
+        tokenRewards,
+        recipe.fineGrained.ppo,
+        'demo-fine-grained-ppo',
+      ),
+      'DPO, fine-grained PPO': ppoRequest(
+        dpo,
+        tokenRewards,
+        recipe.fineGrained.ppo,
+        'demo-dpo-fine-grained-ppo',
+      ),
+      'DPO on edits': generateRequest(dpo, seed),
+    },
+    () => `${recipe.evaluationPrompts} responses to unseen prompts by each policy`,
+  );
+  function ppoRequest(
+    policy: FinishedRun,
+    rewardModel: FinishedRun,
+    hyperparameters: Recipe['sequence']['ppo'],
+    name: string,
+  ): RunRequest {
     return {
       kind: 'ppo',
       spec: {
         seed,
-        policy: { model_id: models['SFT on edits'].model_id },
+        policy: { model_id: policy.model_id },
         reward_model: { model_id: rewardModel.model_id },
         prompts: { snapshot_id: snapshot.id, split: 'train' },
         evaluation: { prompts: { prompts: prompts.digest }, every: 4, kl_reference: startModel },
         hyperparameters: { ...recipe.ppo.hyperparameters, ...hyperparameters },
-        name: `demo-${rewardModel === tokenRewards ? 'fine-grained' : 'sequence'}-ppo`,
+        name,
       },
     };
   }
@@ -177,26 +218,47 @@ async function runLoop(
   const comparison = await stage(
     'Judge (external) and win rates',
     async () => {
-      const trained = async (name: 'fine-grained PPO' | 'sequence PPO', description: string) => {
-        const rows = await artifactRows(client, policies[name], 'evaluations.ndjson');
-        const evaluations = evaluationsOf(rows);
+      const trained = async (name: string, run: FinishedRun, description: string) => {
+        const evaluations = evaluationsOf(await artifactRows(client, run, 'evaluations.ndjson'));
         const { responses, samples } = evaluations.at(-1)!;
         return { name, description, samples, responses, evaluations };
       };
-      const sampled = async (name: 'starting policy' | 'SFT on edits', description: string) => ({
+      const sampled = async (name: string, run: FinishedRun, description: string) => ({
         name,
         description,
         samples: 0,
-        responses: await artifactRows(client, policies[name], 'responses.ndjson'),
+        responses: await artifactRows(client, run, 'responses.ndjson'),
       });
       return compareArms(
         client,
-        [
-          await sampled('starting policy', 'Learned from demonstrations with defects'),
-          await sampled('SFT on edits', 'Starting policy, fine-tuned on the edited responses'),
-          await trained('sequence PPO', 'SFT on edits, then PPO with one reward at the end of each response'),
-          await trained('fine-grained PPO', 'SFT on edits, then PPO with a reward for each token'),
-        ],
+        await Promise.all([
+          sampled('starting policy', onEdits['starting policy'], 'Learned from demonstrations with defects'),
+          sampled(
+            'SFT on edits',
+            onEdits['SFT on edits'],
+            'Starting policy, fine-tuned on the edited responses',
+          ),
+          trained(
+            'sequence PPO',
+            onEdits['sequence PPO'],
+            'SFT on edits, then PPO with one reward at the end of each response',
+          ),
+          trained(
+            'fine-grained PPO',
+            fineGrained['fine-grained PPO'],
+            'SFT on edits, then PPO with a reward for each token',
+          ),
+          sampled(
+            'DPO on edits',
+            fineGrained['DPO on edits'],
+            'SFT on edits, then DPO of the edited over the original responses',
+          ),
+          trained(
+            'DPO, fine-grained PPO',
+            fineGrained['DPO, fine-grained PPO'],
+            'DPO on edits, then PPO with a reward for each token',
+          ),
+        ]),
         carefulRows(seed, recipe.evaluationPrompts, 'evaluation'),
       );
     },
@@ -206,8 +268,10 @@ async function runLoop(
   const trainedRuns: Record<string, FinishedRun> = {
     'starting policy': start,
     ...models,
-    'fine-grained PPO': policies['fine-grained PPO'],
-    'sequence PPO': policies['sequence PPO'],
+    'DPO on edits': dpo,
+    'sequence PPO': onEdits['sequence PPO'],
+    'fine-grained PPO': fineGrained['fine-grained PPO'],
+    'DPO, fine-grained PPO': fineGrained['DPO, fine-grained PPO'],
   };
   const data: ReportData = {
     headline: { candidate: 'fine-grained PPO', baseline: 'sequence PPO' },
@@ -337,7 +401,7 @@ function printResult(data: ReportData, reportFile: string): boolean {
   printTable(made.stages.map(({ name, seconds }) => [name, seconds.toFixed(1)]));
   printTable([['total', made.stages.reduce((sum, { seconds }) => sum + seconds, 0).toFixed(1)]]);
   if (made.leaves_out) say(`\nQuick run: ${made.leaves_out}.`);
-  const fineGrained = arms.at(-1)!;
+  const fineGrained = arms.find(({ name }) => name === data.headline.candidate)!;
   const passed = data.gate.every((check) => check.passed) && fineGrained.win_rate_over_start!.low > 0.5;
   say(
     `\nGate ${passed ? 'passed' : 'missed'}: ${data.gate.map(({ metric, minimum }) => `${metric} ≥ ${minimum}`).join(', ')}, fine-grained PPO over the start with its interval above 50 %.`,

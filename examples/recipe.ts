@@ -13,7 +13,8 @@ export type Recipe = {
   split: { train: number; validation: number; test: number };
   sft: { base_model: { scratch: ScratchModel }; hyperparameters: Hyperparameters };
   sftOnEdits: { hyperparameters: Hyperparameters };
-  /** of both arms */
+  dpo: { hyperparameters: Hyperparameters };
+  /** of every arm */
   ppo: { hyperparameters: Hyperparameters };
   /** what each arm was tuned to, with as many trials (bench/RESULTS.md) */
   fineGrained: { reward: Hyperparameters; ppo: Hyperparameters };
@@ -47,6 +48,7 @@ export const fullRecipe: Recipe = {
     hyperparameters: { epochs: 4, batch_size: 16, learning_rate: 3e-3, warmup_steps: 100 },
   },
   sftOnEdits: { hyperparameters: { epochs: 4, batch_size: 32, learning_rate: 2e-3 } },
+  dpo: { hyperparameters: { beta: 0.1, learning_rate: 5e-4 } },
   // Small batches: most edits change little, and many small steps find the rare tokens better than few large ones.
   fineGrained: {
     reward: { epochs: 6, batch_size: 8, learning_rate: 3e-3 },

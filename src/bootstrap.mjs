@@ -42,6 +42,7 @@ const programs = {
   'bench:controls': { entry: 'dist/bench/loop/controls.js', needsPython: true },
   'bench:pipeline': { entry: 'dist/bench/pipeline/main.js', needsPython: true },
   'bench:reward': { entry: 'dist/bench/reward/main.js', needsPython: true },
+  'bench:statistics': { entry: 'dist/bench/statistics/main.js', needsPython: false },
 };
 
 async function main([command, ...rest]) {

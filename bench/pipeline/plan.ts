@@ -33,6 +33,7 @@ export const ppoVariants = {
     learning_rate: 5e-4,
   },
   'adaptive KL': { kl_target: 3 },
+  'length-neutral zero': { mu: 'slope' },
 } as const;
 export const tuningBeta = 0.1;
 

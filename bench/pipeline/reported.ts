@@ -29,9 +29,10 @@ const ppo = (loss: Loss, from: Start, beta: number): Planned => ({
   run: ppoRun(from, loss, { beta }),
 });
 
-const leaveOneOut = (loss: Loss): Planned => {
-  const settings = { beta: 0.1, ...ppoVariants['leave-one-out'] };
-  return { arm: `SFT, ${nameOf[loss]} leave-one-out`, settings, run: ppoRun('edits', loss, settings) };
+const variant = (loss: Loss, name: keyof typeof ppoVariants): Planned => {
+  const settings = { beta: 0.1, ...ppoVariants[name] };
+  const method = name === 'leave-one-out' ? name : `PPO, ${name}`;
+  return { arm: `SFT, ${nameOf[loss]} ${method}`, settings, run: ppoRun('edits', loss, settings) };
 };
 
 const dpo = (from: 'start' | 'edits'): Planned[] =>
@@ -58,7 +59,7 @@ export const tiers: Planned[][] = [
     ...losses.map((loss) => ppo(loss, 'dpo', 0.1)),
   ],
   [
-    leaveOneOut('seq_edits'),
+    variant('seq_edits', 'leave-one-out'),
     ...losses.map(
       (loss): Planned => ({
         arm: `SFT, best of n by ${nameOf[loss]} rewards`,
@@ -78,7 +79,7 @@ export const tiers: Planned[][] = [
   losses.map((loss) => ppo(loss, 'start', 0.1)),
   [0.05, 0.2].flatMap((beta) => losses.map((loss) => ppo(loss, 'edits', beta))),
   [twoRounds(sft), ...losses.map((loss) => twoRounds(ppo(loss, 'edits', 0.1)))],
-  [leaveOneOut('survival')],
+  [variant('survival', 'leave-one-out'), variant('survival', 'length-neutral zero')],
 ];
 
 /** In another domain, and with a larger policy. */

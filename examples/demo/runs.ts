@@ -4,7 +4,7 @@ import type { Client } from '../client.ts';
 import type { StageProgress } from './terminal.ts';
 
 export interface RunRequest {
-  kind: 'sft' | 'reward' | 'ppo' | 'generate';
+  kind: 'sft' | 'reward' | 'dpo' | 'ppo' | 'generate';
   spec: object;
 }
 

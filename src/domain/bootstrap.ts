@@ -51,15 +51,15 @@ export function bootstrapMean(
 
 function resampledMeans({ sums, counts }: ClusterSums, rounds: number, seed: number): Float64Array {
   const draw = createDraws(seed);
-  const clusters = sums.length;
+  const drawn = new Int32Array(sums.length);
   const means = new Float64Array(rounds);
   for (let round = 0; round < rounds; round++) {
+    draw(drawn, sums.length);
     let sum = 0;
     let n = 0;
-    for (let k = 0; k < clusters; k++) {
-      const drawn = draw(clusters);
-      sum += sums[drawn]!;
-      n += counts[drawn]!;
+    for (let k = 0; k < drawn.length; k++) {
+      sum += sums[drawn[k]!]!;
+      n += counts[drawn[k]!]!;
     }
     means[round] = sum / n;
   }

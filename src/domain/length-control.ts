@@ -207,8 +207,8 @@ function readRate(design: Design, beta: readonly number[], ridges: readonly numb
   if (variance === null) return unknown('The regression is not identified.');
   if (!Number.isFinite(win_rate) || !Number.isFinite(variance))
     return unknown('Lengths or difficulties are too large to compute with.');
-  const heldByPenalty = isSeparated(design.data, beta)
-    ? 'The regression tells wins from losses without an error, so that only the penalty keeps it finite.'
+  const heldByPenalty = isSeparated(design.data)
+    ? 'Lengths and difficulties tell wins from losses without an error, so that only the penalty keeps the regression finite.'
     : beta.every((slope) => slope === 0)
       ? 'The penalty leaves nothing of the regression.'
       : null;
@@ -282,10 +282,16 @@ function pullOnRate(
   return direction;
 }
 
-/** Whether every outcome is a win or a loss, and on its side of one half. */
-function isSeparated(data: LogisticData, beta: readonly number[]): boolean {
+/** Whether some coefficients put every win on one side of one half and every loss on the other; next to no penalty finds them. */
+function isSeparated(data: LogisticData): boolean {
+  if (!data.outcomes.every(Number.isInteger)) return false;
+  const beta = fitRidge(
+    data,
+    data.columns.map(() => 1e-6),
+  );
+  if (beta === null) return false;
   const logits = predictLogits(data, beta);
-  return data.outcomes.every((outcome, i) => Number.isInteger(outcome) && (outcome - 0.5) * logits[i]! > 0);
+  return data.outcomes.every((outcome, i) => (outcome - 0.5) * logits[i]! > 0);
 }
 
 /** With n − 1. */

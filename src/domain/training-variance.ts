@@ -3,9 +3,7 @@
 import { type Counted, groupBy, mean, outcomeOf, sumClusters } from './judgements.ts';
 import { clusteredVariance, satterthwaite, studentInterval } from './mean-interval.ts';
 
-export interface TrainingVariance {
-  /** Each training, as it first occurs. */
-  seeds: { training_seed: string | number; win_rate: number; n: number }[];
+export interface OverTrainings {
   /** Over items and trainings. */
   standard_error: number | null;
   confidence_interval: { low: number; high: number; level: number } | null;
@@ -13,40 +11,79 @@ export interface TrainingVariance {
   reason: string | null;
 }
 
+export interface TrainingVariance extends OverTrainings {
+  /** Each training, as it first occurs. */
+  seeds: { training_seed: string | number; win_rate: number; n: number }[];
+}
+
+/** A term of a variance, with its degrees of freedom. */
+interface Term {
+  variance: number;
+  freedom: number;
+}
+
+const isNamed = ({ training_seed }: Counted): boolean => training_seed !== undefined;
+
+const bySeed = (counted: readonly Counted[]) => groupBy(counted, ({ training_seed }) => training_seed!);
+
 /**
  * Null when no judgement names a training. The variance is that over items and that over trainings, each clustered; the noise of
  * single judgements is in both, so that the interval is rather too wide than too narrow.
  */
 export function trainingVariance(counted: readonly Counted[], level: number): TrainingVariance | null {
-  const named = counted.filter(({ training_seed }) => training_seed !== undefined);
+  const named = counted.filter(isNamed);
   if (named.length === 0) return null;
-  const bySeed = groupBy(named, ({ training_seed }) => training_seed!);
-  const seeds = [...bySeed].map(([training_seed, members]) => ({
+  const seeds = [...bySeed(named)].map(([training_seed, members]) => ({
     training_seed,
     win_rate: mean(members.map(outcomeOf)),
     n: members.length,
   }));
-  const without = (reason: string) => ({ seeds, standard_error: null, confidence_interval: null, reason });
-  if (named.length < counted.length) return without('Some judgements name no training seed.');
-  const byItem = groupBy(named, ({ item_id }) => item_id);
-  const [overItems, overSeeds] = [byItem, bySeed].map((groups) => clusteredVariance(sumClusters(groups)));
-  if (overItems == null || overSeeds == null)
-    return without('Training variance needs at least two training seeds and two items.');
-  const variance = overItems + overSeeds;
-  if (variance === 0)
-    return without('All judgements have the same outcome, so there is no spread to measure.');
-  const freedom = satterthwaite([
-    { variance: overItems, freedom: byItem.size - 1 },
-    { variance: overSeeds, freedom: bySeed.size - 1 },
-  ]);
-  const standardError = Math.sqrt(variance);
+  const rate = mean(named.map(outcomeOf));
+  const overItems = termOf(groupBy(counted, ({ item_id }) => item_id));
   return {
     seeds,
-    standard_error: standardError,
-    confidence_interval: {
-      ...studentInterval(mean(named.map(outcomeOf)), standardError, freedom, level),
-      level,
-    },
-    reason: null,
+    ...overTrainings([counted], overItems, (term) => studentInterval(rate, ...term, level), level),
   };
+}
+
+/**
+ * The difference of two candidates, each trained several times. Null when no judgement names a training.
+ */
+export function pairedTrainingVariance(
+  candidates: readonly (readonly Counted[])[],
+  difference: { difference: number; standard_error: number; n_shared: number },
+  level: number,
+): OverTrainings | null {
+  if (!candidates.some((counted) => counted.some(isNamed))) return null;
+  const overItems = { variance: difference.standard_error ** 2, freedom: difference.n_shared - 1 };
+  const interval = ([error, freedom]: [number, number]) => {
+    const { low, high } = studentInterval((1 + difference.difference) / 2, error / 2, freedom, level);
+    return { low: 2 * low - 1, high: 2 * high - 1 };
+  };
+  return overTrainings(candidates, overItems, interval, level);
+}
+
+/** @param candidates judgements of each, whose variances over trainings are added */
+function overTrainings(
+  candidates: readonly (readonly Counted[])[],
+  overItems: Term | null,
+  intervalOf: (term: [error: number, freedom: number]) => { low: number; high: number },
+  level: number,
+): OverTrainings {
+  const without = (reason: string) => ({ standard_error: null, confidence_interval: null, reason });
+  if (!candidates.every((counted) => counted.every(isNamed)))
+    return without('Some judgements name no training seed.');
+  const terms = [overItems, ...candidates.map((counted) => termOf(bySeed(counted)))];
+  if (!terms.every((term) => term !== null))
+    return without('Training variance needs at least two training seeds and two items.');
+  const variance = terms.reduce((sum, term) => sum + term.variance, 0);
+  if (variance === 0) return without('There is no spread to measure.');
+  const standardError = Math.sqrt(variance);
+  const interval = intervalOf([standardError, satterthwaite(terms)]);
+  return { standard_error: standardError, confidence_interval: { ...interval, level }, reason: null };
+}
+
+function termOf(clusters: ReadonlyMap<unknown, readonly Counted[]>): Term | null {
+  const variance = clusteredVariance(sumClusters(clusters));
+  return variance === null ? null : { variance, freedom: clusters.size - 1 };
 }

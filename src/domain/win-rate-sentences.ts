@@ -28,24 +28,28 @@ export function summarise(figures: Figures, level: number): string {
   return sentences.filter((sentence) => sentence !== '').join(' ');
 }
 
-/** With the training variance in it, where that is known. */
-function within(
-  { training, confidence_interval, candidates, minimal_detectable_difference }: Figures,
-  level: number,
-): string {
+/** The interval, with the training variance in it where that is known, and what it says. */
+function within(figures: Figures, level: number): string {
+  const { training, confidence_interval, candidates } = figures;
   const interval = training?.confidence_interval ?? confidence_interval!;
   const over = training?.confidence_interval
     ? `, over items and ${counted(training.seeds.length, 'training')}`
     : '';
-  const range = ` (${Number((100 * level).toPrecision(6))} % interval ${percent(interval.low)} to ${percent(interval.high)}${over})`;
-  if (candidates) return range;
-  if (interval.low > 0.5) return `${range}: it is better than the baseline`;
-  if (interval.high < 0.5) return `${range}: it is worse than the baseline`;
-  const detectable =
-    minimal_detectable_difference === null || training?.confidence_interval
-      ? ''
-      : `; a difference of ${(100 * minimal_detectable_difference).toFixed(1)} points would be found four times in five`;
-  return `${range}: no difference from the baseline is shown${detectable}`;
+  const range = `${Number((100 * level).toPrecision(6))} % interval ${percent(interval.low)} to ${percent(interval.high)}`;
+  return ` (${range}${over})${candidates ? '' : `: ${verdict(figures, interval)}`}`;
+}
+
+function verdict(figures: Figures, { low, high }: { low: number; high: number }): string {
+  if (low > 0.5) return 'it is better than the baseline';
+  if (high < 0.5) return 'it is worse than the baseline';
+  return `no difference from the baseline is shown${detectable(figures)}`;
+}
+
+/** Where it is possible at all, and not of the interval that has the training variance. */
+function detectable({ training, minimal_detectable_difference: points }: Figures): string {
+  return points === null || points > 0.5 || training?.confidence_interval
+    ? ''
+    : `; a difference of ${(100 * points).toFixed(1)} points would be found four times in five`;
 }
 
 function strongestOf({ ranking }: Figures): string {
@@ -90,7 +94,7 @@ function onTraining({ training, candidates }: Figures, { trained_policies }: Win
     'The intervals are over items: they leave out training variance, by which the same recipe with other random numbers would come out otherwise.';
   return [
     known
-      ? `${leftOut} Only the interval in \`training\` has it.`
+      ? `${leftOut} Only the intervals in \`training\` have it.`
       : `${leftOut} Judge several trainings, with a training_seed each, to include it.`,
   ];
 }

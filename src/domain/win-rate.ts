@@ -35,8 +35,18 @@ import {
   meanInterval,
   total,
 } from './mean-interval.ts';
-import { outcomesByItem, type PairedDifference, pairedDifference } from './paired-difference.ts';
-import { type TrainingVariance, trainingVariance } from './training-variance.ts';
+import {
+  type ItemOutcomes,
+  outcomesByItem,
+  type PairedDifference,
+  pairedDifference,
+} from './paired-difference.ts';
+import {
+  type OverTrainings,
+  pairedTrainingVariance,
+  type TrainingVariance,
+  trainingVariance,
+} from './training-variance.ts';
 import { notesOn, summarise } from './win-rate-sentences.ts';
 
 export type { Judgement } from './judgements.ts';
@@ -106,6 +116,8 @@ export interface CandidateWinRate extends WinRate {
 
 export interface Comparison extends PairedDifference {
   candidates: [first: string | null, second: string | null];
+  /** Null when no judgement names a training, or nothing is compared. */
+  training: OverTrainings | null;
 }
 
 export interface Ranked extends Strength {
@@ -273,18 +285,36 @@ function severalCandidates(
   if (!severalNames(judgements)) return { candidates: null, comparisons: null, ranking: null };
   const byName = groupBy(judgements, ({ candidate }) => candidate ?? null);
   const counted = [...byName].map(([name, members]) => [name, members.filter(isCounted)] as const);
-  const outcomes = counted.map(([name, members]) => [name, outcomesByItem(members)] as const);
+  const players = counted.map(([name, members]) => ({ name, members, outcomes: outcomesByItem(members) }));
   return {
     candidates: [...byName].map(([candidate, members]) => ({ candidate, ...figuresOf(members, shared) })),
-    comparisons: outcomes.flatMap(([first, ofFirst], k) =>
-      outcomes.slice(k + 1).map(
-        ([second, ofSecond]): Comparison => ({
-          candidates: [first, second],
-          ...pairedDifference(ofFirst, ofSecond, shared.level),
-        }),
-      ),
+    comparisons: players.flatMap((first, k) =>
+      players.slice(k + 1).map((second) => compare(first, second, shared.level)),
     ),
     ranking: rank(counted, shared.level),
+  };
+}
+
+interface Player {
+  name: string | null;
+  members: Counted[];
+  outcomes: ItemOutcomes;
+}
+
+function compare(first: Player, second: Player, level: number): Comparison {
+  const paired = pairedDifference(first.outcomes, second.outcomes, level);
+  const { difference, standard_error, n_shared } = paired;
+  return {
+    candidates: [first.name, second.name],
+    ...paired,
+    training:
+      difference === null || standard_error === null
+        ? null
+        : pairedTrainingVariance(
+            [first.members, second.members],
+            { difference, standard_error, n_shared },
+            level,
+          ),
   };
 }
 

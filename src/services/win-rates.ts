@@ -1,4 +1,5 @@
 // Win rates of posted judgements. What takes long is computed in a thread of its own, so that other requests stay quick.
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { bootstrapDefaults } from '../domain/bootstrap.ts';
 import {
@@ -65,6 +66,7 @@ async function inThread(
   waiting++;
   await places.take().finally(() => waiting--);
   try {
+    await nextTurn(); // for other requests: the body was parsed in this one, the judgements are copied in the next
     gone.throwIfAborted();
     return await runThread({ judgements, options }, gone);
   } finally {

@@ -1,14 +1,15 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import t from 'tap';
-import { normalQuantile, studentQuantile } from '../../src/domain/distributions.ts';
-import { computeWinRate, type Judgement, type WinRate } from '../../src/domain/win-rate.ts';
+import { normalDistribution, normalQuantile, studentQuantile } from '../../src/domain/distributions.ts';
+import {
+  computeWinRate,
+  type Judgement,
+  type WinRate,
+  type WinRateOptions,
+} from '../../src/domain/win-rate.ts';
 import { holds } from './holds.ts';
-
-const judged = (...outcomes: (number | null)[]): Judgement[] =>
-  outcomes.map((outcome, k) => ({ item_id: `item-${k}`, outcome }));
-const close = (actual: number | null, expected: number, tolerance = 1e-9) =>
-  assert.ok(Math.abs(actual! - expected) <= tolerance, `${actual} ≉ ${expected}`);
+import { assertFinite, close, judged } from './judgements.ts';
 
 const anyJudgement: fc.Arbitrary<Judgement> = fc.record(
   {
@@ -22,8 +23,33 @@ const anyJudgement: fc.Arbitrary<Judgement> = fc.record(
     difficulty: fc.double({ noNaN: true, noDefaultInfinity: true }),
     judge: fc.constantFrom('one', 'two', 'three'),
     order: fc.constantFrom('candidate_first', 'baseline_first'),
+    candidate: fc.constantFrom('first', 'second', '__proto__'),
+    training_seed: fc.constantFrom<string | number>(1, 2, '1'),
+    null_reason: fc.constantFrom('timeout', 'refused'),
   },
   { requiredKeys: ['item_id', 'outcome'] },
+);
+
+const anyOptions: fc.Arbitrary<WinRateOptions> = fc.record(
+  {
+    confidence_level: fc.constantFrom(1e-9, 0.5, 0.95, 1 - 1e-9),
+    bootstrap: fc.record({
+      rounds: fc.constant(100),
+      seed: fc.maxSafeNat(),
+      method: fc.constantFrom('bca' as const, 'percentile' as const),
+    }),
+    length_control: fc.record(
+      {
+        method: fc.constantFrom('regression' as const, 'alpaca_eval' as const),
+        gamed_baselines: fc.subarray(['first', 'third']),
+      },
+      { requiredKeys: [] },
+    ),
+    imputation_bounds: fc.boolean(),
+    trained_policies: fc.boolean(),
+    agreement: fc.constant({ judge: 'one', people: ['two', 'three', 'nobody'] }),
+  },
+  { requiredKeys: [] },
 );
 
 /** The definitions, item by item. */
@@ -93,10 +119,24 @@ t.test('equals the definitions on any judgements, and is never NaN', async (t) =
   );
 });
 
-function assertFinite(value: unknown): void {
-  if (typeof value === 'number') assert.ok(Number.isFinite(value));
-  if (typeof value === 'object' && value !== null) Object.values(value).forEach(assertFinite);
-}
+t.test('any judgements under any options have an answer, and no figure is NaN', async (t) => {
+  holds(
+    t,
+    fc.property(fc.array(anyJudgement, { maxLength: 40 }), anyOptions, (judgements, options) => {
+      const result = computeWinRate(judgements, options);
+      assertFinite(result);
+      assert.ok(result.summary.endsWith('.') && !/NaN|undefined|null/.test(result.summary), result.summary);
+      const wholes = [result, ...(result.candidates ?? [])];
+      for (const { length_controlled, bootstrap, reason, win_rate } of wholes) {
+        assert.equal(reason === null || reason.endsWith('.'), true);
+        assert.equal(win_rate === null && reason === null, false);
+        if (length_controlled?.win_rate === null) assert.ok(length_controlled.reason);
+        if (bootstrap?.low === null) assert.ok(bootstrap.reason);
+      }
+    }),
+    { runs: 1000 },
+  );
+});
 
 t.test('judgements of one item are one cluster: repeating them all adds no certainty', async (t) => {
   const once = judged(1, 0, 1, 1, 0.5, 0, 1);
@@ -167,105 +207,6 @@ t.test('judge agreement: pairs of judges with the same verdict', async (t) => {
   t.equal(computeWinRate(judged(1, 0)).judge_agreement, null);
 });
 
-/** A candidate that wins with logit `edge` at equal length, and gains by length. */
-function withLengths(count: number, edge: number, gain: number): Judgement[] {
-  return Array.from({ length: count }, (_, k) => {
-    const difference = ((k * 37) % 101) - 20;
-    const outcome = 1 / (1 + Math.exp(-(edge + gain * Math.tanh(difference / 29))));
-    return { item_id: `${k}`, outcome, length_candidate: 500 + difference, length_baseline: 500 };
-  });
-}
-
-t.test('the length-controlled rate takes out what length alone has won', async (t) => {
-  const rows = withLengths(2000, -0.4, 1.5);
-  const { win_rate, length_controlled } = computeWinRate(rows);
-  t.ok(win_rate! > 0.5);
-  t.doesNotThrow(() => close(length_controlled!.win_rate, 1 / (1 + Math.exp(0.4)), 0.005));
-  t.ok(length_controlled!.standard_error! > 0 && length_controlled!.standard_error! < 0.02);
-  t.equal(length_controlled!.n, 2000);
-  t.equal(computeWinRate(judged(1, 0)).length_controlled, null, 'no lengths');
-});
-
-/** The same regression with a slow fit: gradient descent, and the sandwich written out for two parameters. */
-function lengthControlOracle(rows: Judgement[]): { rate: number; error: number } {
-  const differences = rows.map((row) => row.length_candidate! - row.length_baseline!);
-  const mean = differences.reduce((a, b) => a + b) / rows.length;
-  const spread = Math.sqrt(
-    differences.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (rows.length - 1),
-  );
-  const x = differences.map((value) => Math.tanh(value / spread));
-  let [a, b] = [0, 0];
-  const p = (k: number) => 1 / (1 + Math.exp(-(a + b * x[k]!)));
-  for (let step = 0; step < 20_000; step++) {
-    let [da, db] = [0, b];
-    rows.forEach((row, k) => {
-      da += p(k) - row.outcome!;
-      db += (p(k) - row.outcome!) * x[k]!;
-    });
-    a -= (2 * da) / rows.length;
-    b -= (2 * db) / rows.length;
-  }
-  const h = [0, 0, 0, 1].map(Number);
-  const m = [0, 0, 0];
-  rows.forEach((row, k) => {
-    const weight = p(k) * (1 - p(k));
-    const residual = (row.outcome! - p(k)) ** 2;
-    h[0]! += weight;
-    h[1]! += weight * x[k]!;
-    h[3]! += weight * x[k]! ** 2;
-    m[0]! += residual;
-    m[1]! += residual * x[k]!;
-    m[2]! += residual * x[k]! ** 2;
-  });
-  const determinant = h[0]! * h[3]! - h[1]! ** 2;
-  const [u, v] = [h[3]! / determinant, -h[1]! / determinant];
-  const variance = (u * u * m[0]! + 2 * u * v * m[1]! + v * v * m[2]!) * (rows.length / (rows.length - 1));
-  const rate = 1 / (1 + Math.exp(-a));
-  return { rate, error: rate * (1 - rate) * Math.sqrt(variance) };
-}
-
-t.test('the regression equals a slow one, soft labels and separated data included', async (t) => {
-  const noisy = withLengths(60, 0.3, 1).map((row, k) => ({
-    ...row,
-    outcome: [0, 1, row.outcome!, 0.5][k % 4]!,
-  }));
-  const separated = noisy.map((row) => ({ ...row, outcome: row.length_candidate! > 505 ? 1 : 0 }));
-  for (const rows of [noisy, separated]) {
-    const expected = lengthControlOracle(rows);
-    const { length_controlled } = computeWinRate(rows);
-    t.doesNotThrow(() => {
-      close(length_controlled!.win_rate, expected.rate, 1e-6);
-      close(length_controlled!.standard_error, expected.error, 1e-6);
-    });
-  }
-});
-
-t.test('what the lengths cannot tell has a reason', async (t) => {
-  const rows = withLengths(50, 0, 1);
-  const reason = (judgements: Judgement[]) => {
-    const { length_controlled } = computeWinRate(judgements);
-    t.equal(length_controlled!.win_rate, null);
-    t.equal(length_controlled!.standard_error, null);
-    return length_controlled!.reason;
-  };
-  t.match(reason(rows.map((row) => ({ ...row, length_candidate: 7 }))), /same in all/);
-  t.match(reason(rows.map((row) => ({ ...row, outcome: 1 }))), /outcomes are the same/);
-  t.match(reason(rows.slice(0, 2)), /too few/);
-  const mixed = computeWinRate([...rows, ...judged(1, 1)]);
-  t.equal(mixed.length_controlled!.n, 50, 'judgements without lengths are left out');
-});
-
-t.test('difficulty sharpens the regression when all have it', async (t) => {
-  const rows = withLengths(400, 0.2, 0.5).map((row, k) => {
-    const difficulty = ((k * 13) % 7) - 3;
-    const logit = Math.log(row.outcome! / (1 - row.outcome!)) + difficulty;
-    return { ...row, difficulty, outcome: 1 / (1 + Math.exp(-logit)) };
-  });
-  const expected =
-    rows.reduce((sum, { difficulty }) => sum + 1 / (1 + Math.exp(-(0.2 + difficulty))), 0) / rows.length;
-  t.doesNotThrow(() => close(computeWinRate(rows).length_controlled!.win_rate, expected, 0.005));
-});
-
 t.test('quantiles equal the published tables', async (t) => {
   t.doesNotThrow(() => {
     close(normalQuantile(0.975), 1.959963984540054, 1e-8);
@@ -275,5 +216,65 @@ t.test('quantiles equal the published tables', async (t) => {
     close(studentQuantile(0.995, 30), 2.749995653567, 1e-9);
     close(studentQuantile(0.05, 804), -1.646751, 1e-6);
     close(studentQuantile(0.975, 99_999), 1.9599877, 1e-6);
+    close(studentQuantile(0.001, 3.7), -7.79518388, 1e-8); // scipy 1.17
+    close(studentQuantile(0.4, 3.7), -0.27216446, 1e-8);
+    close(normalDistribution(-1.5), 0.0668072013, 1e-10);
+    close(normalDistribution(2.7), 0.996533026, 1e-9);
+    for (const p of [1e-9, 0.2, 0.7]) close(normalDistribution(normalQuantile(p)), p, 1e-9);
   });
+});
+
+t.test('failures stay in the table, and are said when they are many', async (t) => {
+  const failed: Judgement[] = [
+    { item_id: 'x', outcome: null, null_reason: 'timeout' },
+    { item_id: 'y', outcome: null, null_reason: 'timeout' },
+    { item_id: 'z', outcome: null },
+  ];
+  const many = computeWinRate([...judged(1, 0, 1, 1, 0, 1, 1), ...failed]);
+  t.same(many.nulls, {
+    share: 0.3,
+    by_reason: [
+      { reason: 'timeout', count: 2, share: 0.2 },
+      { reason: null, count: 1, share: 0.1 },
+    ],
+  });
+  t.match(many.summary, /30\.0 % of the judgements failed/);
+  t.match(many.notes[0], /3 judgements failed, 30\.0 %/);
+  const few = computeWinRate([...judged(...new Array(57).fill(1)), ...failed]); // 5 % exactly
+  t.notMatch(few.summary, /failed/);
+  t.same(few.notes, []);
+  t.same(computeWinRate([]).nulls, { share: null, by_reason: [] });
+});
+
+t.test('imputation bounds: what fails as lost, and as won', async (t) => {
+  const judgements = [...judged(1, 1, 0, 0.5), { item_id: 'x', outcome: null }, { item_id: 'y', outcome: 7 }];
+  const bounds = computeWinRate(judgements, { imputation_bounds: true }).imputation_bounds!;
+  t.equal(bounds.all_lost.win_rate, 2.5 / 6);
+  t.equal(bounds.all_won.win_rate, 4.5 / 6);
+  t.ok(bounds.all_lost.confidence_interval.low < bounds.all_lost.win_rate);
+  t.equal(computeWinRate(judgements).imputation_bounds, null);
+  t.equal(computeWinRate(judged(null), { imputation_bounds: true }).imputation_bounds!.all_won.win_rate, 1);
+});
+
+t.test('the minimal detectable difference is found four times in five', async (t) => {
+  const result = computeWinRate(judged(...Array.from({ length: 400 }, (_, k) => k % 2)));
+  const z = 1.959963984540054 + 0.8416212335729143;
+  t.doesNotThrow(() => close(result.minimal_detectable_difference, z * result.standard_error!, 1e-3));
+  t.equal(computeWinRate(judged(0.5, 0.5)).minimal_detectable_difference, null, 'no spread to plan with');
+});
+
+t.test('the summary reads the result out', async (t) => {
+  const summary = (...outcomes: (number | null)[]) => computeWinRate(judged(...outcomes)).summary;
+  const times = (count: number, outcome: number) => new Array<number>(count).fill(outcome);
+  t.equal(
+    summary(...times(1500, 1), ...times(500, 0)),
+    'The candidate wins 75.0 % of 2,000 judgements of 2,000 items (95 % interval 73.1 % to 76.8 %): it is better than the baseline.',
+  );
+  t.match(summary(...times(5, 1), ...times(50, 0)), /worse than the baseline\.$/);
+  t.match(
+    summary(...times(8, 1), ...times(7, 0)),
+    /no difference from the baseline is shown; a difference of \d/,
+  );
+  t.match(summary(1), /^The candidate wins 100\.0 % of 1 judgement of 1 item \(.*no difference/);
+  t.equal(summary(null), 'There is no win rate: no judgement has an outcome between 0 and 1.');
 });

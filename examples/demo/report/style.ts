@@ -34,8 +34,9 @@ td.n:last-child, th.n:last-child { padding-right: 0; }
   background: linear-gradient(var(--muted), var(--muted)) 50% / 1px 100% no-repeat, var(--line); }
 .bar > i { position: absolute; top: 0; height: 6px; border-radius: 3px; background: var(--arm); opacity: .5; }
 .bar > b { position: absolute; top: -3px; width: 4px; height: 12px; margin-left: -2px; border-radius: 2px; background: var(--arm); }
-.matrix td, .matrix thead th { text-align: center; padding: .625rem .75rem; white-space: nowrap; }
-.matrix .arm { display: inline-block; }
+.matrix td, .matrix thead th { text-align: center; padding: .625rem .5rem; }
+.matrix td { white-space: nowrap; }
+.matrix .arm { display: inline-block; white-space: normal; font-size: .875rem; line-height: 1.3; }
 .matrix tbody th { vertical-align: middle; }
 .matrix th { border: 0; }
 .matrix td { border: 2px solid var(--page); background: rgb(var(--hue) / var(--a, 0)); }

@@ -135,48 +135,65 @@ const Interval = Type.Object({
   level: Type.Number({ examples: [0.95] }),
 });
 
-const ConfidenceInterval = Type.Object({
-  ...Interval.properties,
-  method: Type.Enum(['wilson', 'student_t', 'cluster_robust_t'], {
-    description:
-      '`wilson`: wins and losses only, one judgement an item; `student_t`: mean ± t · standard error; `cluster_robust_t`: the same with items as clusters',
-  }),
-});
+const ConfidenceInterval = Type.Object(
+  {
+    ...Interval.properties,
+    method: Type.Enum(['wilson', 'student_t', 'cluster_robust_t'], {
+      description:
+        '`wilson`: wins and losses only, one judgement an item; `student_t`: mean ± t · standard error; `cluster_robust_t`: the same with items as clusters',
+    }),
+  },
+  { $id: 'ConfidenceInterval' },
+);
 
-const LengthControlled = Type.Object({
-  win_rate: Fraction,
-  standard_error: StandardError,
-  confidence_interval: Nullable(Interval),
-  n: Type.Integer({ description: 'Judgements that have lengths' }),
-  method: Type.Enum(['regression', 'alpaca_eval']),
-  difficulty: Type.Enum(['none', 'given', 'estimated'], {
-    description:
-      'Of the items: `given` when every judgement has it; else `estimated` when several candidates are in the call',
-  }),
-  coefficients: Nullable(
-    Type.Object({ intercept: Type.Number(), length: Type.Number(), difficulty: Nullable(Type.Number()) }),
-    { description: 'On the scale of the logit' },
-  ),
-  inverse_penalty: Nullable(Type.Number(), { description: 'Of `alpaca_eval`, as cross-validation chose it' }),
-  identified: Type.Boolean({
-    description: 'False when only the penalty keeps the answer finite, or there is none',
-  }),
-  reason: Nullable(Type.String(), { description: 'Why there is no figure, or it is not identified' }),
-});
+const LengthControlled = Type.Object(
+  {
+    win_rate: Fraction,
+    standard_error: StandardError,
+    confidence_interval: Nullable(Interval),
+    n: Type.Integer({ description: 'Judgements that have lengths' }),
+    method: Type.Enum(['regression', 'alpaca_eval']),
+    difficulty: Type.Enum(['none', 'given', 'estimated'], {
+      description:
+        'Of the items: `given` when every judgement has it; else `estimated` when several candidates are in the call',
+    }),
+    coefficients: Nullable(
+      Type.Object({ intercept: Type.Number(), length: Type.Number(), difficulty: Nullable(Type.Number()) }),
+      { description: 'On the scale of the logit' },
+    ),
+    inverse_penalty: Nullable(Type.Number(), {
+      description: 'Of `alpaca_eval`, as cross-validation chose it',
+    }),
+    identified: Type.Boolean({
+      description: 'False when only the penalty keeps the answer finite, or there is none',
+    }),
+    reason: Nullable(Type.String(), { description: 'Why there is no figure, or it is not identified' }),
+  },
+  { $id: 'LengthControlledWinRate' },
+);
 
-const Bound = Type.Object({ win_rate: Type.Number(), confidence_interval: ConfidenceInterval });
+const Bound = Type.Object({ win_rate: Type.Number(), confidence_interval: Type.Ref('ConfidenceInterval') });
 
-const Training = Type.Object({
-  seeds: Type.Array(Type.Object({ training_seed: TrainingSeed, win_rate: Type.Number(), n: Type.Integer() })),
+const OverTrainings = {
   standard_error: StandardError,
   confidence_interval: Nullable(Interval),
   reason: Reason,
-});
+};
+
+const Training = Type.Object(
+  {
+    seeds: Type.Array(
+      Type.Object({ training_seed: TrainingSeed, win_rate: Type.Number(), n: Type.Integer() }),
+    ),
+    ...OverTrainings,
+  },
+  { $id: 'TrainingVariance' },
+);
 
 const Figures = Type.Object({
   win_rate: Fraction,
   standard_error: StandardError,
-  confidence_interval: Nullable(ConfidenceInterval),
+  confidence_interval: Nullable(Type.Ref('ConfidenceInterval')),
   n: Type.Integer({ description: 'Judgements that count' }),
   wins: Type.Integer(),
   losses: Type.Integer(),
@@ -184,7 +201,7 @@ const Figures = Type.Object({
   dropped: Type.Object({ null: Type.Integer(), out_of_range: Type.Integer() }),
   discrete_win_rate: Fraction,
   clusters: Type.Integer({ description: 'Items' }),
-  length_controlled: Nullable(LengthControlled, {
+  length_controlled: Nullable(Type.Ref('LengthControlledWinRate'), {
     description: 'The win rate at equal lengths, beside the raw one; null without lengths',
   }),
   position_consistency: Fraction,
@@ -212,7 +229,7 @@ const Figures = Type.Object({
       reason: Reason,
     }),
   ),
-  training: Nullable(Training, {
+  training: Nullable(Type.Ref('TrainingVariance'), {
     description: 'Over items and trainings, where judgements have training seeds',
   }),
   reason: Nullable(Type.String(), { description: 'Why a main figure is null' }),
@@ -220,15 +237,21 @@ const Figures = Type.Object({
 
 const Candidate = Nullable(Type.String(), { description: 'null for judgements that name none' });
 
-const Comparison = Type.Object({
-  candidates: Type.Array(Candidate, { minItems: 2, maxItems: 2, description: 'The first and the second' }),
-  difference: Nullable(Type.Number(), { description: 'The first less the second, over the items of both' }),
-  standard_error: StandardError,
-  confidence_interval: Nullable(ConfidenceInterval),
-  n_shared: Type.Integer({ description: 'Items that both were judged on' }),
-  minimal_detectable_difference: Nullable(Type.Number()),
-  reason: Reason,
-});
+const Comparison = Type.Object(
+  {
+    candidates: Type.Array(Candidate, { minItems: 2, maxItems: 2, description: 'The first and the second' }),
+    difference: Nullable(Type.Number(), { description: 'The first less the second, over the items of both' }),
+    standard_error: StandardError,
+    confidence_interval: Nullable(Type.Ref('ConfidenceInterval')),
+    n_shared: Type.Integer({ description: 'Items that both were judged on' }),
+    minimal_detectable_difference: Nullable(Type.Number()),
+    training: Nullable(Type.Object(OverTrainings), {
+      description: 'Over items and the trainings of both, where judgements have training seeds',
+    }),
+    reason: Reason,
+  },
+  { $id: 'PairedComparison' },
+);
 
 const Ranked = Type.Object({
   candidate: Candidate,
@@ -288,7 +311,9 @@ export const WinRate = Type.Object(
     candidates: Nullable(Type.Array(Type.Object({ candidate: Candidate, ...Figures.properties })), {
       description: 'Each alone; null with one candidate. The figures at the top are pooled over all.',
     }),
-    comparisons: Nullable(Type.Array(Comparison), { description: 'Each two candidates; null with one' }),
+    comparisons: Nullable(Type.Array(Type.Ref('PairedComparison')), {
+      description: 'Each two candidates; null with one',
+    }),
     ranking: Nullable(Type.Array(Ranked), {
       description: 'Bradley-Terry, strongest first, with the baseline among them; null with one candidate',
     }),
@@ -303,9 +328,16 @@ export const WinRate = Type.Object(
 );
 
 export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = async (app) => {
-  app.addSchema(JudgementSchema);
-  app.addSchema(Options);
-  app.addSchema(WinRate);
+  for (const schema of [
+    JudgementSchema,
+    Options,
+    ConfidenceInterval,
+    LengthControlled,
+    Training,
+    Comparison,
+    WinRate,
+  ])
+    app.addSchema(schema);
 
   app.post(
     '/v1/win-rates',
