@@ -73,7 +73,7 @@ def test_models_from_a_hub_and_from_scratch(folder):
         ("sft", sft(hyperparameters={"epochs": 1.0}), "hyperparameters.epochs: expected an integer"),
         ("sft", sft(hyperparameters={"epochs": True}), "hyperparameters.epochs: expected an integer"),
         ("sft", sft(hyperparameters=[]), "hyperparameters: expected an object"),
-        ("ppo", ppo(mu="mean"), "hyperparameters.mu: expected one of batch, zero"),
+        ("ppo", ppo(mu="mean"), "hyperparameters.mu: expected one of batch, slope, zero"),
         ("ppo", ppo(gae_lambda=1.1), "hyperparameters.gae_lambda: must be at most 1"),
         ("ppo", ppo(batch_size=4, minibatches=8), "hyperparameters.minibatches: cannot be more"),
         ("ppo", ppo(batch_size=4, samples_per_prompt=3), "hyperparameters.batch_size: must be a multiple"),

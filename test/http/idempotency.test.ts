@@ -7,7 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import t, { type Test } from 'tap';
 import { saveRunCheckpoint } from '../../src/db/run-execution.ts';
+import { parseId } from '../../src/domain/ids.ts';
 import { createDataset } from '../../src/services/datasets.ts';
+import { evaluationSlice } from '../../src/services/evaluation-work.ts';
 import { forgetAnswers, once } from '../../src/services/idempotency.ts';
 import { defaultProjectId } from '../../src/services/keys.ts';
 import { startApiProcess } from '../support/api-process.ts';
@@ -355,6 +357,22 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
     const [{ id, lease_token }] = (await post('/v1/edit-tasks/claim', { editor, edit_request_id })).items;
     return { method: 'POST', path: `/v1/edit-tasks/${id}/${verb}`, json: { lease_token, ...extra } };
   };
+  const annotations = [{ instruction: 'p', output_1: 'r', output_2: 's', preference: 2 }];
+  const compared = (kind: string) => {
+    const responses = [{ id: 'one', prompt: 'p', response: 'r' }];
+    return { candidates: [{ responses }], baseline: { responses }, judge: { kind } };
+  };
+  const onJudgement = async (verb: string, extra: object = {}): Promise<Call> => {
+    const { id: evaluation_id } = await post('/v1/evaluations', compared('person'));
+    await evaluationSlice(
+      { ...server.services, db: server.database.open('finegrain_system') }, // no worker runs here to make its items
+      { projectId: defaultProjectId, evaluationId: parseId('evaluation', evaluation_id)! },
+      new AbortController().signal,
+    );
+    const [{ id, lease_token }] = (await post('/v1/judgement-tasks/claim', { judge: 'ann', evaluation_id }))
+      .items;
+    return { method: 'POST', path: `/v1/judgement-tasks/${id}/${verb}`, json: { lease_token, ...extra } };
+  };
   const run = () => queueSft(server, [{ prompt: 'p', response: 'r' }]);
   const alias = async (name: string) => {
     const model_id = await registerTinyModel(server);
@@ -471,16 +489,27 @@ function acceptedCalls(server: TestServer): Record<string, () => Promise<Call>> 
       const { id } = await post('/v1/edit-requests', { dataset_id, editor: 'llm', llm });
       return { method: 'POST', path: `/v1/edit-requests/${id}/resume`, json: {} };
     },
+    createEvaluation: async () => ({ method: 'POST', path: '/v1/evaluations', json: compared('external') }),
+    cancelEvaluation: async () => ({
+      method: 'POST',
+      path: `/v1/evaluations/${(await post('/v1/evaluations', compared('external'))).id}/cancel`,
+    }),
     resumeEvaluation: async () => {
-      const responses = [{ id: 'one', prompt: 'p', response: 'r' }];
       const judge = { kind: 'llm', base_url: 'http://127.0.0.1:8099/v1', model: 'm' };
-      const { id } = await post('/v1/evaluations', {
-        candidates: [{ responses }],
-        baseline: { responses },
-        judge,
-      });
+      const { id } = await post('/v1/evaluations', { ...compared('external'), judge });
       return { method: 'POST', path: `/v1/evaluations/${id}/resume`, json: {} };
     },
+    importEvaluation: async () => ({ method: 'POST', path: '/v1/evaluations/import', json: { annotations } }),
+    async addJudgements() {
+      const { id } = await post('/v1/evaluations/import', { annotations });
+      const { items } = (await server.call('GET', `/v1/evaluations/${id}/items`)).body;
+      const judgement = { item_id: items[0].item_id, outcome: 1, judge: { kind: 'person', name: 'ann' } };
+      return { method: 'POST', path: `/v1/evaluations/${id}/judgements`, json: { judgements: [judgement] } };
+    },
+    submitJudgement: () => onJudgement('submit', { verdict: 'tie' }),
+    heartbeatJudgement: () => onJudgement('heartbeat'),
+    releaseJudgement: () => onJudgement('release'),
+    skipJudgement: () => onJudgement('skip'),
     heartbeatEditTask: () => onTask('heartbeat'),
     submitEditTask: () => onTask('submit', { edited_response: 'better' }),
     releaseEditTask: () => onTask('release'),

@@ -119,6 +119,11 @@ t.test('whatever names a digest keeps its content', async (t) => {
       'insert into finegrain.score_job_parts (project_id, score_job_id, number, digest) values ($1, $2, 1, $3)',
       [project, id, digestOf('finegrain.score_job_parts.digest')],
     ],
+    [
+      'finegrain.evaluations.inputs',
+      "insert into finegrain.evaluations (project_id, id, judge, request, inputs) values ($1, $2, 'external', '{}', $3)",
+      [project, id, JSON.stringify({ sources: [{ rows: digestOf('finegrain.evaluations.inputs') }] })],
+    ],
   ];
   const named = [...columns.map(({ name }) => name as string), 'another'];
   for (const content of [...named, 'unnamed', 'spared']) await put(artifacts, content);
