@@ -93,6 +93,7 @@ create unique index judgements_once on finegrain.judgements
   where judge_name is not null;
 create index judgements_to_do on finegrain.judgements (project_id, evaluation_id, id) where state in ('open', 'leased');
 create index judgements_of_evaluation on finegrain.judgements (project_id, evaluation_id, id);
+create index judgements_of_item on finegrain.judgements (project_id, evaluation_id, number, candidate);
 select finegrain.protect('finegrain.judgements');
 grant select, insert, update on finegrain.judgements to finegrain_api;
 

@@ -591,6 +591,7 @@
 -- CREATE INDEX evaluation_runs_of_run ON finegrain.evaluation_runs USING btree (project_id, run_id)
 -- CREATE INDEX idempotency_keys_by_age ON finegrain.idempotency_keys USING btree (created_at)
 -- CREATE INDEX judgements_of_evaluation ON finegrain.judgements USING btree (project_id, evaluation_id, id)
+-- CREATE INDEX judgements_of_item ON finegrain.judgements USING btree (project_id, evaluation_id, number, candidate)
 -- CREATE UNIQUE INDEX judgements_once ON finegrain.judgements USING btree (project_id, evaluation_id, number, candidate, judge_kind, judge_name, COALESCE((candidate_first)::integer, 2)) WHERE (judge_name IS NOT NULL)
 -- CREATE INDEX judgements_to_claim ON finegrain.judgements USING btree (project_id, evaluation_id, id) WHERE ((judge_kind = 'person'::text) AND (state = ANY (ARRAY['open'::text, 'leased'::text])))
 -- CREATE INDEX judgements_to_do ON finegrain.judgements USING btree (project_id, evaluation_id, id) WHERE (state = ANY (ARRAY['open'::text, 'leased'::text]))

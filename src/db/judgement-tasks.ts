@@ -29,7 +29,7 @@ const mayGet = `j.judge_kind = 'person' and j.state in ('open', 'leased')
     where e.project_id = j.project_id and e.id = j.evaluation_id and e.state in ('judging', 'succeeded'))
   and not exists (select from finegrain.judgements o
     where o.project_id = j.project_id and o.evaluation_id = j.evaluation_id and o.number = j.number
-      and o.candidate = j.candidate and o.judge_name = $1 and o.id <> j.id)
+      and o.candidate = j.candidate and o.judge_kind = 'person' and o.judge_name = $1 and o.id <> j.id)
   and not exists (select from finegrain.judgement_skips s
     where s.project_id = j.project_id and s.evaluation_id = j.evaluation_id and s.number = j.number
       and s.candidate = j.candidate and s.judge_name = $1)`;

@@ -17,7 +17,8 @@ export interface Wanted {
  * Makes a judgement for each candidate's response to each item and each that is wanted, all items once before they come a
  * second time. Where the candidate or the baseline has no response it is judged already, with that reason.
  * @param first a UUIDv7; theirs are numbered from it
- * @param sample of so many items, drawn by a hash, and of those that have both responses; null: of all
+ * @param sample of so many items, drawn by a hash and in the order of it, so that whoever stops early has drawn fewer, and of
+ *   those that have both responses; null: of all
  */
 export async function insertWanted(
   tx: Transaction,
@@ -34,7 +35,8 @@ export async function insertWanted(
        select number from finegrain.evaluation_items where project_id = $1 and evaluation_id = $2
        order by hashtextextended(item_id, 0) limit $8::int),
      made as (
-       select finegrain.numbered_uuid($3::uuid, row_number() over (order by w.slot, i.number, c.candidate)) as id,
+       select finegrain.numbered_uuid($3::uuid, row_number() over (order by w.slot,
+           case when $8::int is not null then hashtextextended(i.item_id, 0) end, i.number, c.candidate)) as id,
          i.number, c.candidate, w.kind, w.name, w.first,
          i.responses[1] is null or i.responses[c.candidate + 1] is null as lacks
        from finegrain.evaluation_items i
@@ -227,7 +229,7 @@ export async function selectSame(
   )[0];
 }
 
-/** In an open place for it, if there is one. False: there is none. */
+/** In an open place for it, if there is one that nobody is claiming at this moment. False: there is none. */
 export async function fillOpen(
   tx: Transaction,
   evaluationId: string,
@@ -239,7 +241,7 @@ export async function fillOpen(
      where (project_id, id) = (
        select j.project_id, j.id from ${withItems}
        where j.evaluation_id = $1 and i.item_id = $2 and j.candidate = $3 and j.judge_kind = $4 and j.judge_name is null and j.state = 'open'
-       order by j.id limit 1)
+       order by j.id limit 1 for no key update of j skip locked)
      returning id`,
     [evaluationId, posted.itemId, posted.candidate, posted.judgeKind, posted.judgeName, ...verdictOf(posted)],
   );

@@ -46,24 +46,27 @@ export interface PredictionPowered {
 
 /** What the judge and the people say of one item of one candidate. */
 interface JudgedItem {
+  item: string;
   judge: number | null;
   /** of each of the people that judged it */
   people: Map<string, number>;
 }
 
-/** Mean outcomes. Items of several candidates are items of their own. */
-export function judgedItems(counted: readonly Counted[], { judge, people }: AgreementOptions): JudgedItem[] {
-  const wanted = new Set(people);
-  const byCandidate = [...groupBy(counted, ({ candidate }) => candidate).values()];
-  return byCandidate
-    .flatMap((members) => [...groupBy(members, ({ item_id }) => item_id).values()])
-    .map((members) => {
-      const by = new Map(
-        [...groupBy(members, (one) => one.judge)].map(([name, own]) => [name, mean(own.map(outcomeOf))]),
-      );
-      const ofPeople = [...by].filter(([name]) => name !== undefined && wanted.has(name));
-      return { judge: by.get(judge) ?? null, people: new Map(ofPeople as [string, number][]) };
-    });
+/** Mean outcomes. Items of several candidates are items of their own. Which list a judgement is in says who judged: a judge and a person may have one name. */
+export function judgedItems(ofJudge: readonly Counted[], ofPeople: readonly Counted[]): JudgedItem[] {
+  const keyOf = ({ candidate, item_id }: Counted) => JSON.stringify([candidate ?? null, item_id]);
+  const people = groupBy(ofPeople, keyOf);
+  const judge = groupBy(ofJudge, keyOf);
+  return [...new Set([...judge.keys(), ...people.keys()])].map((key) => {
+    const judged = judge.get(key);
+    const members = people.get(key) ?? [];
+    const byPerson = [...groupBy(members, (one) => one.judge!)];
+    return {
+      item: (judged ?? members)[0]!.item_id,
+      judge: judged ? mean(judged.map(outcomeOf)) : null,
+      people: new Map(byPerson.map(([name, own]) => [name, mean(own.map(outcomeOf))])),
+    };
+  });
 }
 
 export function judgeAgreement(
@@ -122,15 +125,17 @@ function kappaOf(pairs: readonly Verdicts[]): Kappa {
 
 /**
  * weight · (judge's mean on the items that it judged alone) + mean of (people − weight · judge) on the items of both. Unbiased
- * whatever the judge is like, when the people's items are drawn at random.
+ * whatever the judge is like, when the people's items are drawn at random. Items that several candidates share are clusters.
  */
 export function predictionPowered(items: readonly JudgedItem[], level: number): PredictionPowered {
-  const alone = items.flatMap(({ judge, people }) => (judge !== null && people.size === 0 ? [judge] : []));
+  const alone = items.filter(({ judge, people }) => judge !== null && people.size === 0);
   const both = items.filter(({ judge, people }) => judge !== null && people.size > 0);
+  const ofJudgeAlone = alone.map(({ judge }) => judge!);
   const ofPeople = both.map(({ people }) => mean([...people.values()]));
   const ofJudge = both.map(({ judge }) => judge!);
   const counts = { people_items: both.length, judge_items: alone.length };
-  if (both.length < 2)
+  const byPeople = pulls(both, ofPeople);
+  if (byPeople.size < 2)
     return {
       ...counts,
       win_rate: null,
@@ -141,33 +146,54 @@ export function predictionPowered(items: readonly JudgedItem[], level: number): 
       people_standard_error: null,
       reason: 'A correction by people needs at least two items that both the judge and people judged.',
     };
-  const weight = alone.length < 2 ? 0 : powerWeight(ofPeople, ofJudge, alone);
+  const weight = alone.length < 2 ? 0 : powerWeight(ofPeople, ofJudge, ofJudgeAlone);
   const corrections = ofPeople.map((outcome, k) => outcome - weight * ofJudge[k]!);
-  const winRate = mean(corrections) + (weight === 0 ? 0 : weight * mean(alone));
-  const terms = [
-    { variance: variance(corrections) / both.length, freedom: both.length - 1 },
-    ...(weight === 0
-      ? []
-      : [{ variance: (weight ** 2 * variance(alone)) / alone.length, freedom: alone.length - 1 }]),
-  ];
-  const total = terms.reduce((sum, term) => sum + term.variance, 0);
-  const peopleRate = mean(ofPeople);
-  const standardError = Math.sqrt(total);
+  const winRate = mean(corrections) + (weight === 0 ? 0 : weight * mean(ofJudgeAlone));
+  const corrected = pulls(both, corrections);
+  const judged =
+    weight === 0
+      ? new Map<string, number>()
+      : pulls(
+          alone,
+          ofJudgeAlone.map((outcome) => weight * outcome),
+        );
+  const terms = [corrected, judged].filter(({ size }) => size > 1).map(termOf);
+  const inBoth = [...corrected].reduce((sum, [item, pull]) => sum + 2 * pull * (judged.get(item) ?? 0), 0);
+  const variance = Math.max(
+    0,
+    terms.reduce((sum, term) => sum + term.variance, inBoth),
+  );
+  const standardError = Math.sqrt(variance);
   return {
     ...counts,
     win_rate: Math.min(1, Math.max(0, winRate)),
     standard_error: standardError,
     confidence_interval: {
-      ...(total === 0
-        ? wilson(peopleRate, both.length, level)
+      ...(variance === 0
+        ? wilson(mean(ofPeople), byPeople.size, level)
         : studentInterval(winRate, standardError, satterthwaite(terms), level)),
       level,
     },
     weight,
-    people_win_rate: peopleRate,
-    people_standard_error: Math.sqrt(variance(ofPeople) / both.length),
+    people_win_rate: mean(ofPeople),
+    people_standard_error: Math.sqrt(termOf(byPeople).variance),
     reason: null,
   };
+}
+
+/** How far each item pulls the mean of the values, which are in the order of the items of all candidates. */
+function pulls(items: readonly JudgedItem[], values: readonly number[]): Map<string, number> {
+  const center = values.length === 0 ? 0 : mean(values);
+  const byItem = new Map<string, number>();
+  for (const [k, { item }] of items.entries())
+    byItem.set(item, (byItem.get(item) ?? 0) + (values[k]! - center) / values.length);
+  return byItem;
+}
+
+/** Variance of a mean by the pulls of its clusters. */
+function termOf(byItem: ReadonlyMap<string, number>): { variance: number; freedom: number } {
+  const squares = [...byItem.values()].reduce((sum, pull) => sum + pull ** 2, 0);
+  return { variance: (byItem.size / (byItem.size - 1)) * squares, freedom: byItem.size - 1 };
 }
 
 /** The weight of least variance, within 0..1. */

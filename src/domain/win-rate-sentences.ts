@@ -11,10 +11,11 @@ const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 const counted = (count: number, noun: string): string =>
   `${String(count).replace(/\B(?=(\d{3})+$)/g, ',')} ${noun}${count === 1 ? '' : 's'}`;
 
-export function summarise(figures: Figures, level: number): string {
+/** @param candidate its name, where there is one */
+export function summarise(figures: Figures, level: number, candidate: string | null): string {
   const { win_rate, n, clusters, candidates, length_controlled, nulls } = figures;
   if (win_rate === null) return `There is no win rate: ${lowerFirst(figures.reason!)}`;
-  const who = candidates ? `${candidates.length} candidates together win` : 'The candidate wins';
+  const who = candidates ? `${candidates.length} candidates together win` : `${called(candidate)} wins`;
   const sentences = [
     `${who} ${percent(win_rate)} of ${counted(n, 'judgement')} of ${counted(clusters, 'item')}${within(figures, level)}.`,
   ];
@@ -63,6 +64,10 @@ function strongestOf({ ranking }: Figures): string {
 const nameOf = (candidate: string | null): string =>
   candidate === null ? 'The candidate without a name' : JSON.stringify(candidate);
 
+/** `candidate` is the name of one that was not given any (services/evaluations.ts). */
+const called = (candidate: string | null): string =>
+  candidate === null || candidate === 'candidate' ? 'The candidate' : JSON.stringify(candidate);
+
 const lowerFirst = (text: string): string => text[0]!.toLowerCase() + text.slice(1);
 
 export function notesOn(figures: Figures, options: WinRateOptions): string[] {
@@ -71,7 +76,7 @@ export function notesOn(figures: Figures, options: WinRateOptions): string[] {
     ...onTraining(figures, options),
     ...onCandidates(figures),
     ...onLengths(figures, options),
-    ...onPeople(figures),
+    ...onPeople(figures, options),
   ];
 }
 
@@ -130,10 +135,10 @@ function onLengths({ length_controlled, candidates }: Figures, { length_control 
   return notes;
 }
 
-function onPeople({ agreement, prediction_powered }: Figures): string[] {
+function onPeople({ agreement, prediction_powered }: Figures, options: WinRateOptions): string[] {
   if (!agreement) return [];
   return [
-    'The win rate at the top counts the judgements of all judges alike.',
+    ...(options.agreement ? ['The win rate at the top counts the judgements of all judges alike.'] : []),
     ...(prediction_powered?.win_rate != null
       ? [
           'The prediction-powered estimate is right for whatever judge, if the items that people judged were drawn at random from all.',

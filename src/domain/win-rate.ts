@@ -110,7 +110,13 @@ interface Bound {
   confidence_interval: ConfidenceInterval;
 }
 
-export interface CandidateWinRate extends WinRate {
+/** What people say of the judge. */
+export interface CheckedByPeople {
+  agreement: JudgeAgreement | null;
+  prediction_powered: PredictionPowered | null;
+}
+
+export interface CandidateWinRate extends WinRate, CheckedByPeople {
   candidate: string | null;
 }
 
@@ -127,13 +133,11 @@ export interface Ranked extends Strength {
 }
 
 /** Of all candidates together, and of each when there are several. */
-export interface WinRateReport extends WinRate {
+export interface WinRateReport extends WinRate, CheckedByPeople {
   candidates: CandidateWinRate[] | null;
   comparisons: Comparison[] | null;
   /** Strongest first; the baseline is one of the players. */
   ranking: Ranked[] | null;
-  agreement: JudgeAgreement | null;
-  prediction_powered: PredictionPowered | null;
   /** The result in one or two plain sentences. */
   summary: string;
   /** What one should know before one relies on it. */
@@ -142,10 +146,14 @@ export interface WinRateReport extends WinRate {
 
 const defaultLevel = 0.95;
 
-/** Several judgements of an item make it the cluster of the uncertainty; each judgement has the same weight in the mean. */
+/**
+ * Several judgements of an item make it the cluster of the uncertainty; each judgement has the same weight in the mean.
+ * @param beside judgements by people, each with its judge, that count nowhere but in what they say of all others
+ */
 export function computeWinRate(
   judgements: readonly Judgement[],
   options: WinRateOptions = {},
+  beside: readonly Judgement[] = [],
 ): WinRateReport {
   const level = options.confidence_level ?? defaultLevel;
   const gamedNames = new Set(options.length_control?.gamed_baselines);
@@ -158,13 +166,11 @@ export function computeWinRate(
     difficulty: estimateItemDifficulty(lengthRows(counted)),
     gamed: lengthRows(judgements.filter((one) => isGamed(one)).filter(isCounted)),
   };
+  const check = checking(counted, beside.filter(isCounted), shared);
   const pooled = figuresOf(judged, shared);
-  const figures = {
-    ...pooled,
-    ...severalCandidates(judged, shared),
-    ...checkedByPeople(counted, options.agreement, level),
-  };
-  return { ...figures, summary: summarise(figures, level), notes: notesOn(figures, options) };
+  const figures = { ...pooled, ...severalCandidates(judged, shared, check), ...check(() => true) };
+  const name = judged[0]?.candidate ?? null;
+  return { ...figures, summary: summarise(figures, level, name), notes: notesOn(figures, options) };
 }
 
 /** What the figures of all candidates have in common. */
@@ -281,13 +287,18 @@ const severalNames = (judgements: readonly Judgement[]): boolean =>
 function severalCandidates(
   judgements: readonly Judgement[],
   shared: Shared,
+  check: Check,
 ): Pick<WinRateReport, 'candidates' | 'comparisons' | 'ranking'> {
   if (!severalNames(judgements)) return { candidates: null, comparisons: null, ranking: null };
   const byName = groupBy(judgements, ({ candidate }) => candidate ?? null);
   const counted = [...byName].map(([name, members]) => [name, members.filter(isCounted)] as const);
   const players = counted.map(([name, members]) => ({ name, members, outcomes: outcomesByItem(members) }));
   return {
-    candidates: [...byName].map(([candidate, members]) => ({ candidate, ...figuresOf(members, shared) })),
+    candidates: [...byName].map(([candidate, members]) => ({
+      candidate,
+      ...figuresOf(members, shared),
+      ...check((one) => (one.candidate ?? null) === candidate),
+    })),
     comparisons: players.flatMap((first, k) =>
       players.slice(k + 1).map((second) => compare(first, second, shared.level)),
     ),
@@ -336,16 +347,29 @@ function rank(byName: (readonly [string | null, Counted[]])[], level: number): R
     .sort((a, b) => a.rank - b.rank);
 }
 
-function checkedByPeople(
+/** Of the judgements that are wanted. */
+type Check = (wanted: (one: Judgement) => boolean) => CheckedByPeople;
+
+function checking(
   counted: readonly Counted[],
-  agreement: AgreementOptions | undefined,
-  level: number,
-): Pick<WinRateReport, 'agreement' | 'prediction_powered'> {
-  if (!agreement) return { agreement: null, prediction_powered: null };
-  const items = judgedItems(counted, agreement);
-  return {
-    agreement: judgeAgreement(items, agreement, level),
-    prediction_powered: predictionPowered(items, level),
+  beside: readonly Counted[],
+  { options, level }: Shared,
+): Check {
+  const namesOf = (judgements: readonly Counted[]) => [...new Set(judgements.map((one) => one.judge ?? ''))];
+  const by = (names: readonly string[]) => {
+    const wanted = new Set(names);
+    return counted.filter(({ judge }) => judge !== undefined && wanted.has(judge));
+  };
+  const { agreement } = options;
+  if (!agreement && beside.length === 0) return () => ({ agreement: null, prediction_powered: null });
+  const [judged, people] = agreement ? [by([agreement.judge]), by(agreement.people)] : [counted, beside];
+  const names = agreement ?? { judge: namesOf(counted).join(', '), people: namesOf(beside) };
+  return (wanted) => {
+    const items = judgedItems(judged.filter(wanted), people.filter(wanted));
+    return {
+      agreement: judgeAgreement(items, names, level),
+      prediction_powered: predictionPowered(items, level),
+    };
   };
 }
 

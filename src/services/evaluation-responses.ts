@@ -1,5 +1,6 @@
 // Whose responses an evaluation compares, and where they come from: a policy that writes them in a `generate` run of the
 // evaluation's own, a `generate` run of somebody's, a file, or the request itself. All become rows {id, prompt?, response}.
+import { isDeepStrictEqual } from 'node:util';
 import { selectArtifact } from '../db/artifacts.ts';
 import type { EvaluationRunRow, NewItem } from '../db/evaluations.ts';
 import type { Transaction } from '../db/pool.ts';
@@ -17,6 +18,8 @@ import { BadRow, promptRows, responseRows } from './training-rows.ts';
 
 export const maxItems = 20_000;
 export const maxCandidates = 8;
+/** Characters. */
+export const maxItemId = 500;
 /** Of all response sets of an evaluation, as they are held in memory while its items are made. */
 export const maxResponseBytes = 256 * 1024 ** 2;
 
@@ -131,6 +134,8 @@ export async function readItems(
   const itemOf = (id: string, prompt: unknown) => {
     const known = items.get(id);
     if (known) return known;
+    if (id === '' || id.length > maxItemId)
+      throw new BadResponses(`An id has ${id.length} characters; it needs 1 to ${maxItemId}.`);
     if (items.size === maxItems) throw new BadResponses(`There are more than ${maxItems} items.`);
     const item = { prompt, responses: Array<string | null>(sources.length).fill(null) };
     items.set(id, item);
@@ -139,7 +144,9 @@ export async function readItems(
   const where = (responder: number): string => (responder === 0 ? 'The baseline' : `Candidate ${responder}`);
   try {
     if (prompts !== null)
-      for await (const { id, prompt } of promptsOf(artifacts, prompts)) itemOf(id, prompt);
+      for await (const { id, prompt } of promptsOf(artifacts, prompts))
+        if (!isDeepStrictEqual(itemOf(id, prompt).prompt, prompt))
+          throw new BadResponses(`There are two prompts with the id ${JSON.stringify(id)}.`);
     let bytes = 0;
     for (const [responder, source] of sources.entries()) {
       const digest = 'rows' in source ? source.rows : responsesOf(runs, responder);
@@ -151,7 +158,13 @@ export async function readItems(
             `The responses take more than ${maxResponseBytes} bytes; make several evaluations of them.`,
           );
         const item = itemOf(row.id, row.prompt);
-        item.prompt ??= row.prompt;
+        if (row.prompt !== undefined) {
+          if (item.prompt !== undefined && !isDeepStrictEqual(item.prompt, row.prompt))
+            throw new BadResponses(
+              `${where(responder)} answers another prompt than others have under the id ${JSON.stringify(row.id)}.`,
+            );
+          item.prompt = row.prompt;
+        }
         if (item.responses[responder] !== null)
           throw new BadResponses(`${where(responder)} has two responses to ${JSON.stringify(row.id)}.`);
         item.responses[responder] = row.response;

@@ -1,8 +1,8 @@
 // What comes of an evaluation: its figures, computed from the judgements that are there, and its table in several formats.
-import { selectEvaluation, selectItems } from '../db/evaluations.ts';
+import { type JudgeKind, selectEvaluation, selectItems } from '../db/evaluations.ts';
 import * as db from '../db/judgements.ts';
 import { toAlpacaEval } from '../domain/alpaca-eval.ts';
-import type { Judgement as JudgedOutcome } from '../domain/judgements.ts';
+import { groupBy, type Judgement as JudgedOutcome, mean } from '../domain/judgements.ts';
 import type { WinRateReport } from '../domain/win-rate.ts';
 import type { Caller, Services } from './context.ts';
 import {
@@ -12,8 +12,9 @@ import {
   type ResponderSummary,
 } from './evaluations.ts';
 import { orderOf } from './judgements.ts';
+import { nameOfLlm } from './llm-judges.ts';
 import type { Prompt } from './pair-rows.ts';
-import { winRateOf } from './win-rates.ts';
+import { affordable, winRateOf } from './win-rates.ts';
 
 export interface EvaluationResult {
   evaluation_id: string;
@@ -30,50 +31,54 @@ export async function getResult(
   id: string,
   signal: AbortSignal,
 ): Promise<EvaluationResult> {
-  const { row, judged } = await services.db.transaction(caller.projectId, async (tx) => {
+  const { row, judged, llm } = await services.db.transaction(caller.projectId, async (tx) => {
     const row = await findEvaluation(tx, id);
-    return { row, judged: await db.selectJudged(tx, row.id) };
+    const llm = row.judge === 'llm' ? await nameOfLlm(tx, row.id) : null;
+    return { row, llm, judged: await db.selectJudged(tx, row.id) };
   });
   const { candidates, options } = row.request as EvaluationRequest;
   const { trained, circular } = row.inputs as EvaluationInputs;
-  const own = judged.filter(({ judge_kind }) => judge_kind === row.judge);
-  const people = judged.filter(({ judge_kind }) => judge_kind === 'person' && row.judge !== 'person');
-  const outcomes = own.map((one) => outcomeOf(candidates, one));
-  const report = await winRateOf(outcomes, { ...options, trained_policies: trained }, signal);
-  const judge = own[0]?.judge_name;
-  const beside =
-    judge === undefined || people.length === 0
-      ? null
-      : await winRateOf(
-          [...outcomes, ...people.map((one) => outcomeOf(candidates, one))],
-          {
-            ...(options.confidence_level && { confidence_level: options.confidence_level }),
-            agreement: { judge, people: [...new Set(people.map(({ judge_name }) => judge_name))] },
-          },
-          signal,
-        );
+  const outcomesOf = (rows: db.JudgedRow[]) => rows.map((one) => outcomeOf(candidates, one));
+  const own = outcomesOf(judged.filter((one) => isOwn(one, row.judge, llm)));
+  const people =
+    row.judge === 'person' ? [] : outcomesOf(judged.filter(({ judge_kind }) => judge_kind === 'person'));
+  const bootstrap = options.bootstrap && affordable(options.bootstrap, own.length + people.length);
+  const report = await winRateOf(
+    own,
+    { ...options, ...(bootstrap && { bootstrap }), trained_policies: trained },
+    signal,
+    people,
+  );
   const running = row.finished_at === null;
+  const fewerRounds = bootstrap !== undefined && bootstrap !== options.bootstrap;
   return {
     evaluation_id: id,
     state: row.state,
     running,
     figures: {
       ...report,
-      agreement: beside?.agreement ?? null,
-      prediction_powered: beside?.prediction_powered ?? null,
-      notes: [...report.notes, ...notesOn({ running, state: row.state, circular })],
+      notes: [...report.notes, ...notesOn({ running, state: row.state, circular, fewerRounds })],
     },
   };
 }
+
+/** Whether it is by the evaluation's own judge, whom alone the figures are of: others may post what another LLM says. */
+const isOwn = (
+  { judge_kind, judge_name }: Pick<db.JudgedRow, 'judge_kind' | 'judge_name'>,
+  judge: JudgeKind,
+  llm: string | null,
+): boolean => judge_kind === judge && (llm === null || judge_name === llm);
 
 function notesOn({
   running,
   state,
   circular,
+  fewerRounds,
 }: {
   running: boolean;
   state: string;
   circular: string[];
+  fewerRounds: boolean;
 }): string[] {
   return [
     ...(running
@@ -90,6 +95,9 @@ function notesOn({
       ? [
           `Circular: the judge is a reward model that ${circular.join(' and ')} was trained by, so that it says how well training has pleased it, not how good the responses are.`,
         ]
+      : []),
+    ...(fewerRounds
+      ? ['The bootstrap has fewer rounds than were asked for: there are too many judgements for more.']
       : []),
   ];
 }
@@ -125,41 +133,66 @@ export async function exportEvaluation(
   id: string,
   format: ExportFormat,
 ): Promise<AsyncIterable<string>> {
-  const row = await services.db.transaction(caller.projectId, (tx) => findEvaluation(tx, id));
-  return parts(services, caller, row.id, row.request as EvaluationRequest, format);
+  return services.db.transaction(caller.projectId, async (tx) => {
+    const row = await findEvaluation(tx, id);
+    const request = row.request as EvaluationRequest;
+    const items = itemsWithJudgements(services, caller, row.id);
+    if (format === 'csv') return csv(items, request);
+    if (format === 'ndjson') return ndjson(items, request);
+    const llm = row.judge === 'llm' ? await nameOfLlm(tx, row.id) : null;
+    return alpacaEval(items, request, (one) => isOwn(one, row.judge, llm));
+  });
 }
 
-async function* parts(
-  services: Services,
-  caller: Caller,
-  evaluationId: string,
-  request: EvaluationRequest,
-  format: ExportFormat,
+type Items = AsyncIterable<ExportedItem>;
+
+async function* csv(items: Items, { candidates }: EvaluationRequest): AsyncGenerator<string> {
+  yield csvLine(csvColumns);
+  for await (const { judgements } of items)
+    for (const one of judgements) yield csvLine(csvValues(candidates[one.candidate - 1]!, one));
+}
+
+async function* ndjson(items: Items, request: EvaluationRequest): AsyncGenerator<string> {
+  for await (const { item, judgements } of items)
+    yield `${JSON.stringify(exportedItem(request, item, judgements))}\n`;
+}
+
+/**
+ * An annotation for each item, candidate and judge whose judgements make the win rate; AlpacaEval knows no orders, so those of
+ * several are one, their mean. It knows no missing responses either.
+ */
+async function* alpacaEval(
+  items: Items,
+  { candidates, baseline }: EvaluationRequest,
+  counts: (one: db.JudgedRow) => boolean,
 ): AsyncGenerator<string> {
-  const { candidates, baseline } = request;
-  if (format === 'csv') {
-    yield csvLine(csvColumns);
-    for await (const { judgements } of itemsWithJudgements(services, caller, evaluationId))
-      for (const one of judgements) yield csvLine(csvValues(candidates[one.candidate - 1]!, one));
-    return;
-  }
-  let first = true;
-  if (format === 'alpaca_eval') yield '[';
-  for await (const { item, judgements } of itemsWithJudgements(services, caller, evaluationId)) {
-    if (format === 'ndjson') {
-      yield `${JSON.stringify(exportedItem(request, item, judgements))}\n`;
-      continue;
+  let separator = '[\n';
+  for await (const { item, judgements } of items) {
+    const groups = groupBy(judgements.filter(counts), (one) =>
+      JSON.stringify([one.candidate, one.judge_name]),
+    );
+    for (const group of groups.values()) {
+      const judged = outcomeOf(candidates, group[0]!);
+      const [response_baseline, response_candidate] = [
+        item.responses[0],
+        item.responses[group[0]!.candidate],
+      ];
+      if (response_baseline == null || response_candidate == null) continue;
+      const outcomes = group.flatMap(({ outcome }) => outcome ?? []);
+      const annotation = toAlpacaEval({
+        ...judged,
+        candidate: [judged.candidate, judged.training_seed ?? []].flat().join(' '),
+        outcome: outcomes.length === 0 ? null : mean(outcomes),
+        prompt: plainPrompt(item.prompt as Prompt),
+        response_candidate,
+        response_baseline,
+        baseline: baseline.name,
+      });
+      yield `${separator}${JSON.stringify(annotation)}`;
+      separator = ',\n';
     }
-    for (const judged of judgements) {
-      const [response_baseline, response_candidate] = [item.responses[0], item.responses[judged.candidate]];
-      if (response_baseline == null || response_candidate == null) continue; // AlpacaEval knows no missing response
-      const outcome = outcomeOf(candidates, judged);
-      const texts = { prompt: plainPrompt(item.prompt as Prompt), response_candidate, response_baseline };
-      yield `${first ? '' : ','}\n${JSON.stringify(toAlpacaEval({ ...outcome, ...texts, baseline: baseline.name }))}`;
-      first = false;
-    }
   }
-  if (format === 'alpaca_eval') yield '\n]\n';
+  yield separator === ',\n' ? '\n]\n' : '[]\n';
 }
 
 /** AlpacaEval's instructions are texts; a conversation is kept as JSON. */

@@ -42,8 +42,8 @@ interface Work {
   lost: AbortController;
 }
 
-/** When the next slice begins; null: none does before something else happens. */
-type Rest = { restSeconds: number | null };
+/** When the next slice begins. */
+type Rest = { restSeconds: number };
 
 /**
  * Works for a slice of time on an evaluation that is due. Safe to call at any time, by several workers at once.
@@ -135,15 +135,19 @@ async function heartbeats(
 /** Makes items and judgements, all or none. @throws RunFailed, BadResponses */
 async function prepare(work: Work): Promise<Rest | null> {
   const { services, slice, request, inputs } = work;
-  const runs = await services.db.transaction(slice.projectId, (tx) =>
-    db.selectEvaluationRuns(tx, [slice.evaluationId]),
-  );
-  const failed = runs.find(({ state }) => state === 'failed' || state === 'cancelled');
+  const runs = await services.db.transaction(slice.projectId, async (tx) => {
+    await db.lockEvaluation(tx, slice.evaluationId); // a run that ends now wakes it after this transaction
+    const runs = await db.selectEvaluationRuns(tx, [slice.evaluationId]);
+    if (!failedOf(runs) && runs.some(({ state }) => state !== 'succeeded'))
+      await db.endSlice(tx, slice, { restSeconds: null, troubles: 0 });
+    return runs;
+  });
+  const failed = failedOf(runs);
   if (failed) {
     const { name } = [request.baseline, ...request.candidates][failed.responder]!;
     throw new RunFailed(`The run that was to write the responses of ${name} has ended as ${failed.state}.`);
   }
-  if (runs.some(({ state }) => state !== 'succeeded')) return { restSeconds: null }; // the end of the last one wakes it
+  if (runs.some(({ state }) => state !== 'succeeded')) return null;
   const items = await readItems(services.artifacts, { ...inputs, runs });
   work.stop.throwIfAborted();
   await services.db.transaction(slice.projectId, async (tx) => {
@@ -173,6 +177,9 @@ async function prepare(work: Work): Promise<Rest | null> {
   });
   return null;
 }
+
+const failedOf = (runs: db.EvaluationRunRow[]): db.EvaluationRunRow | undefined =>
+  runs.find(({ state }) => state === 'failed' || state === 'cancelled');
 
 const itemBatch = 500;
 
@@ -219,16 +226,24 @@ async function compare(
   open: judgements.OpenJudgement[],
 ): Promise<(judgements.Verdict & { id: string })[]> {
   const model = inputs.model!;
-  const items = open.flatMap(({ prompt, response, baseline }): ScoreItem[] => [
-    { prompt: prompt as Prompt, response },
-    { prompt: prompt as Prompt, response: baseline },
-  ]);
+  const items: ScoreItem[] = [];
+  const places = new Map<string, number>(); // several candidates have one baseline
+  const placeOf = (prompt: Prompt, response: string): number => {
+    const key = JSON.stringify([prompt, response]);
+    const place = places.get(key) ?? items.push({ prompt, response }) - 1;
+    places.set(key, place);
+    return place;
+  };
+  const pairs = open.map(({ prompt, response, baseline }) => ({
+    candidate: placeOf(prompt as Prompt, response),
+    baseline: placeOf(prompt as Prompt, baseline),
+  }));
   const served: ServedModel = { digest: model.digest, files: model.files };
   const scores = await scoreItems(services, served, items, { include_eos: true }, stop);
   const margin = request.judge.kind === 'reward' ? request.judge.tie_margin! : 0;
   return open.map(({ id }, index) => ({
     id,
-    ...verdictOf(scores[2 * index]!, scores[2 * index + 1]!, margin),
+    ...verdictOf(scores[pairs[index]!.candidate]!, scores[pairs[index]!.baseline]!, margin),
   }));
 }
 

@@ -5,6 +5,7 @@ import * as db from '../db/evaluations.ts';
 import { countJudgements, type JudgementCounts } from '../db/judgements.ts';
 import { type Limits, type LlmWorkRow, selectLlmWork } from '../db/llm-work.ts';
 import { joinTransaction, type Transaction } from '../db/pool.ts';
+import { lockRun } from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { hasEnded, type RunState } from '../domain/run-states.ts';
 import type { WinRateOptions } from '../domain/win-rate.ts';
@@ -124,7 +125,7 @@ export interface EvaluationInputs {
   sources: ResponseSource[];
   /** of a reward judge */
   model: (NamedModel & { files: ModelFile[] }) | null;
-  /** names of candidates that the judge trained */
+  /** names of candidates, or the baseline's, that the judge trained */
   circular: string[];
   /** some candidate comes from training, which another seed would have ended elsewhere */
   trained: boolean;
@@ -266,16 +267,20 @@ export function createEvaluation(
     const judge = await resolveJudge(services, tx, asked.judge);
     await holdFiles(services, tx, prompts, places, judge);
     const lineages: (PolicyLineage | null)[] = [];
-    for (const { run } of places.slice(1)) lineages.push(run && (await lineageOf(tx, run.runId)));
+    for (const { run } of places) lineages.push(run && (await lineageOf(tx, run.runId)));
     const [baseline, ...candidates] = responders.map(({ responses: _, ...summary }) => summary);
     const inputs: EvaluationInputs = {
       prompts: prompts.data && { data: prompts.data, split: prompts.asked?.split ?? null },
       sources: places.map(({ source }) => source),
       model: judge.model,
-      circular: candidates
-        .filter((_, index) => lineages[index]?.rewardModels.includes(judge.model?.id ?? ''))
-        .map(({ name }) => name),
-      trained: lineages.some((lineage) => lineage?.trained),
+      circular: [
+        ...new Set(
+          responders
+            .filter((_, index) => lineages[index]?.rewardModels.includes(judge.model?.digest ?? ''))
+            .map(({ name }) => name),
+        ),
+      ],
+      trained: lineages.slice(1).some((lineage) => lineage?.trained),
     };
     const request: EvaluationRequest = {
       candidates,
@@ -322,7 +327,7 @@ function nameResponders({ baseline, candidates }: NewEvaluation): Responder[] {
   for (const [index, responder] of responders.entries()) {
     const pointer = responderPointer(index);
     checkForm(responder, pointer);
-    const identity = JSON.stringify([responder.name, responder.training_seed ?? null]);
+    const identity = JSON.stringify([responder.name, responder.training_seed?.toString() ?? null]);
     if (seen.has(identity) || (index > 0 && responder.name === responders[0]!.name))
       throw unprocessable(
         `${pointer}/name`,
@@ -516,6 +521,10 @@ export function cancelEvaluation(
   condition: Precondition,
 ): Promise<Evaluation> {
   return services.db.transaction(caller.projectId, async (tx) => {
+    const { id: uuid } = await findEvaluation(tx, id);
+    // whoever ends a run has locked it before its evaluations: in the same order nobody waits for each other
+    const own = (await db.selectEvaluationRuns(tx, [uuid])).filter((run) => run.own).map((run) => run.run_id);
+    for (const run of own.sort()) await lockRun(tx, run);
     const row = await findEvaluation(tx, id, db.lockEvaluation);
     checkPrecondition(condition, (await renderAll(tx, [row]))[0]!);
     await db.cancelEvaluation(tx, row.id);

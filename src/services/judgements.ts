@@ -7,6 +7,7 @@ import { Problem, unprocessable } from '../errors.ts';
 import { ascendingUuid } from './ascending-uuid.ts';
 import type { Caller, Services } from './context.ts';
 import { type EvaluationRequest, findEvaluation, type ResponderSummary } from './evaluations.ts';
+import { nameOfLlm } from './llm-judges.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 
 /** Why a judgement has no outcome: the service's own reasons; others give theirs. */
@@ -108,10 +109,16 @@ export function addJudgements(
         `The evaluation is ${evaluation.state} and has no items yet. GET /v1/evaluations/${id} says when it has.`,
       );
     const key = { projectId: caller.projectId, evaluationId: evaluation.id };
+    const llm = evaluation.judge === 'llm' ? await nameOfLlm(tx, evaluation.id) : null;
     let created = 0;
     for (const [index, one] of posted.entries()) {
       const pointer = `/judgements/${index}`;
       const judgement = readPosted(evaluation, one, ascendingUuid(), pointer);
+      if (judgement.judgeKind === 'llm' && judgement.judgeName === llm)
+        throw unprocessable(
+          `${pointer}/judge/name`,
+          `is this evaluation's own judge, ${JSON.stringify(llm)}, for whom nobody else speaks; give another name`,
+        );
       if (await store(tx, key, evaluation, judgement, pointer)) created++;
     }
     await evaluations.settleEvaluation(tx, key);
@@ -150,13 +157,16 @@ function findCandidate(
   pointer: string,
 ): number {
   const fits = candidates.flatMap((one, index) =>
-    (name === undefined || one.name === name) && (seed === undefined || one.training_seed === seed)
+    (name === undefined || one.name === name) &&
+    (seed === undefined || one.training_seed?.toString() === seed.toString())
       ? [index + 1]
       : [],
   );
   if (fits.length === 1) return fits[0]!;
   const names = candidates.map((one) =>
-    JSON.stringify([one.name, one.training_seed].filter(Boolean).join(', ')),
+    [one.name, ...(one.training_seed === undefined ? [] : [one.training_seed])]
+      .map((said) => JSON.stringify(said))
+      .join(', '),
   );
   throw unprocessable(
     `${pointer}/candidate`,
@@ -177,6 +187,12 @@ async function store(
   const same = await db.selectSame(tx, key.evaluationId, judgement);
   if (same) {
     if (same.outcome === judgement.outcome && same.null_reason === judgement.nullReason) return false;
+    if (same.state !== 'judged')
+      throw new Problem(
+        'conflict',
+        `${pointer}: ${judgement.judgeName} has claimed this item in this order; submit it under its lease, or release it first.`,
+        { errors: [{ pointer, detail: 'is claimed', in: 'body' }] },
+      );
     throw new Problem(
       'conflict',
       `${pointer}: ${judgement.judgeName} has judged this item in this order before, as ${same.outcome ?? same.null_reason}; a judgement is not changed.`,

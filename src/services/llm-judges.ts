@@ -74,6 +74,12 @@ function checkLogprobs({ ties, max_tokens }: NewLlmJudge): void {
     );
 }
 
+/** Under which its judgements stand. */
+export async function nameOfLlm(tx: Transaction, evaluationId: string): Promise<string> {
+  const [row] = await db.selectLlmWork(tx, [evaluationId]);
+  return (row!.settings as LlmJudgeSettings).model;
+}
+
 /** What it judges of each pair of responses. */
 export async function wantedOfLlm(tx: Transaction, evaluationId: string): Promise<Wanted[]> {
   const [row] = await db.selectLlmWork(tx, [evaluationId]);

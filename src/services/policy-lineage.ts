@@ -3,13 +3,13 @@
 import { selectModel } from '../db/models.ts';
 import type { Transaction } from '../db/pool.ts';
 import { selectRun, selectRunInputs } from '../db/runs.ts';
-import { formatId, parseId } from '../domain/ids.ts';
+import { parseId } from '../domain/ids.ts';
 import type { ModelInput, PlannedInputs } from './run-inputs.ts';
 
 export interface PolicyLineage {
   /** it comes from a run, so that another training seed would have made another policy */
   trained: boolean;
-  /** public ids of the reward models that any of its runs was paid by */
+  /** digests of the reward models that any of its runs was paid by: one may be registered twice */
   rewardModels: string[];
 }
 
@@ -25,7 +25,7 @@ export async function lineageOf(tx: Transaction, runId: string): Promise<PolicyL
     if (!run) break;
     if (run.kind !== 'generate') trained = true;
     const { model, reward_model } = run.inputs as PlannedInputs;
-    const paidBy = reward_model && (await modelOf(tx, reward_model));
+    const paidBy = reward_model && (await digestOf(tx, reward_model));
     if (paidBy) rewardModels.add(paidBy);
     next = await runThatMade(tx, model);
   }
@@ -35,11 +35,12 @@ export async function lineageOf(tx: Transaction, runId: string): Promise<PolicyL
 type Input = ModelInput | { run_id: string };
 
 /** null: not made yet, or none of this project's */
-async function modelOf(tx: Transaction, input: Input): Promise<string | null> {
-  if ('model_id' in input) return input.model_id;
+async function digestOf(tx: Transaction, input: Input): Promise<string | null> {
+  if ('model_id' in input) return input.digest;
   if (!('run_id' in input)) return null;
   const run = await selectRun(tx, input.run_id);
-  return run?.model_id ? formatId('model', run.model_id) : null;
+  const model = run?.model_id ? await selectModel(tx, run.model_id) : undefined;
+  return model?.digest ?? null;
 }
 
 async function runThatMade(tx: Transaction, input: Input): Promise<string | null> {

@@ -1,7 +1,7 @@
 // Win rates of posted judgements. What takes long is computed in a thread of its own, so that other requests stay quick.
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { bootstrapDefaults } from '../domain/bootstrap.ts';
+import { type BootstrapOptions, bootstrapDefaults } from '../domain/bootstrap.ts';
 import {
   computeWinRate,
   type Judgement,
@@ -21,24 +21,34 @@ const thread = new URL('./win-rate-thread.js', import.meta.url);
 const places = openPlaces(2);
 let waiting = 0;
 
+/** With as many rounds as are computed for so many judgements, for whoever asked before there were any. */
+export function affordable(asked: BootstrapOptions, judgements: number): BootstrapOptions {
+  const most = Math.max(1, Math.floor(mostDraws / Math.max(1, judgements)));
+  return (asked.rounds ?? bootstrapDefaults.rounds) <= most ? asked : { ...asked, rounds: most };
+}
+
 /**
  * @param gone aborts when nobody waits for the answer any more
+ * @param beside judgements by people, which only check the others
  * @throws Problem unprocessable; overloaded when too many are computed already
  */
 export async function winRateOf(
   judgements: readonly Judgement[],
   options: WinRateOptions,
   gone: AbortSignal,
+  beside: readonly Judgement[] = [],
 ): Promise<WinRateReport> {
   const rounds = options.bootstrap ? (options.bootstrap.rounds ?? bootstrapDefaults.rounds) : 0;
   const work = {
-    judgements: judgements.length,
+    judgements: judgements.length + beside.length,
     draws: judgements.length * rounds,
     candidates: new Set(judgements.map(({ candidate }) => candidate)).size,
   };
   check(work, options);
   const isSmall = (Object.keys(small) as (keyof typeof small)[]).every((key) => work[key] <= small[key]);
-  return isSmall ? computeWinRate(judgements, options) : inThread(judgements, options, gone);
+  return isSmall
+    ? computeWinRate(judgements, options, beside)
+    : inThread({ judgements, options, beside }, gone);
 }
 
 function check({ draws, candidates }: { draws: number; candidates: number }, options: WinRateOptions): void {
@@ -54,11 +64,13 @@ function check({ draws, candidates }: { draws: number; candidates: number }, opt
     throw unprocessable('/options/agreement/people', 'contains the judge: it cannot be checked by itself');
 }
 
-async function inThread(
-  judgements: readonly Judgement[],
-  options: WinRateOptions,
-  gone: AbortSignal,
-): Promise<WinRateReport> {
+export interface ThreadWork {
+  judgements: readonly Judgement[];
+  options: WinRateOptions;
+  beside: readonly Judgement[];
+}
+
+async function inThread(work: ThreadWork, gone: AbortSignal): Promise<WinRateReport> {
   if (waiting >= mostWaiting)
     throw new Problem('overloaded', 'Too many win rates are being computed: try again in some seconds.', {
       retryAfterSeconds: 5,
@@ -68,13 +80,13 @@ async function inThread(
   try {
     await nextTurn(); // for other requests: the body was parsed in this one, the judgements are copied in the next
     gone.throwIfAborted();
-    return await runThread({ judgements, options }, gone);
+    return await runThread(work, gone);
   } finally {
     places.give();
   }
 }
 
-async function runThread(workerData: unknown, gone: AbortSignal): Promise<WinRateReport> {
+async function runThread(workerData: ThreadWork, gone: AbortSignal): Promise<WinRateReport> {
   const worker = new Worker(thread, { workerData });
   const stop = () => void worker.terminate();
   gone.addEventListener('abort', stop, { once: true });

@@ -19,7 +19,12 @@ t.test('several candidates: each alone, and pooled at the top', async (t) => {
     const { summary, notes, candidates, comparisons, ranking, agreement, prediction_powered, ...alone } =
       computeWinRate(judgements);
     t.same([candidates, comparisons, ranking, agreement, prediction_powered], [null, null, null, null, null]);
-    t.same(result.candidates![k], { candidate: k === 0 ? 'first' : 'second', ...alone });
+    t.same(result.candidates![k], {
+      candidate: k === 0 ? 'first' : 'second',
+      ...alone,
+      agreement,
+      prediction_powered,
+    });
     t.type(summary, 'string');
     t.type(notes.length, 'number');
   }

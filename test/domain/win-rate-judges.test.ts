@@ -136,3 +136,42 @@ t.test('a judge that says nothing costs nothing', async (t) => {
   t.match(found, { weight: 0, win_rate: 0.5 });
   t.equal(found!.standard_error, found!.people_standard_error);
 });
+
+t.test('candidates that answer the same items add no certainty by being many', async (t) => {
+  const judgements = Array.from({ length: 60 }, (_, k) =>
+    item(k, k < 20 ? { ann: (k * 7) % 3 ? 1 : 0, gpt: (k * 5) % 3 ? 1 : 0 } : { gpt: (k * 11) % 4 ? 1 : 0 }),
+  ).flat();
+  const alone = computeWinRate(judgements, options).prediction_powered!;
+  const copies = ['a', 'b', 'c', 'd'].flatMap((candidate) =>
+    judgements.map((one) => ({ ...one, candidate })),
+  );
+  const { prediction_powered: pooled, candidates } = computeWinRate(copies, options);
+  t.doesNotThrow(() => {
+    close(pooled!.standard_error, alone.standard_error!, 0.001); // the weight is of a little more data
+    close(pooled!.people_standard_error, alone.people_standard_error!);
+  });
+  t.same(
+    candidates!.map((one) => one.prediction_powered),
+    candidates!.map(() => alone),
+  );
+});
+
+t.test('items that people judged for one candidate, and the judge alone for another', async (t) => {
+  const random = createRandom('one candidate checked');
+  let covered = 0;
+  const rounds = 300;
+  for (let round = 0; round < rounds; round++) {
+    const judgements = Array.from({ length: 60 }, (_, k) => {
+      const rate = random.chance(0.5) ? 0.9 : 0.1; // what is hard for one is so for the other
+      return ['a', 'b'].flatMap((candidate) => {
+        const person = Number(random.chance(rate));
+        const gpt = random.chance(0.9) ? person : 1 - person;
+        const checked = (k + (candidate === 'a' ? 0 : 1)) % 2 === 0;
+        return item(k, checked ? { ann: person, gpt } : { gpt }).map((one) => ({ ...one, candidate }));
+      });
+    }).flat();
+    const { low, high } = computeWinRate(judgements, options).prediction_powered!.confidence_interval!;
+    if (low <= 0.5 && 0.5 <= high) covered++;
+  }
+  t.ok(covered / rounds > 0.91 && covered / rounds < 0.99, `covers ${covered} of ${rounds}`);
+});

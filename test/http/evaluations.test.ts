@@ -519,6 +519,56 @@ t.test('people check some of what a program judges', async (t) => {
   });
 });
 
+t.test('what goes out as annotations is what the win rate is of, and comes in again', async (t) => {
+  const { call, create, slice, judge, get, resultOf } = await setUp(t);
+  const trained = (training_seed: string | number) => ({
+    name: 'tuned',
+    training_seed,
+    responses: responses(2, (n) => `I say ${n}, ${training_seed}.`),
+  });
+  const { baseline } = external(2);
+  const twice = await call('POST', '/v1/evaluations', {
+    json: { candidates: [trained(1), trained('1')], baseline, judge: { kind: 'external' } },
+  });
+  t.match(twice, { status: 422, body: { errors: [{ pointer: '/candidates/1/name' }] } }, 'one training');
+
+  const made = await create({
+    candidates: [trained(0), trained(1)],
+    baseline,
+    judge: { kind: 'external', per_item: 2 },
+  });
+  await slice(made);
+  t.match(await judge(made.id, [{ item_id: 'item-0', outcome: 1 }]), {
+    status: 422,
+    body: { detail: /has "tuned", 0; "tuned", 1/ },
+  });
+  const orders = ['candidate_first', 'baseline_first'];
+  const judgements = [0, 1].flatMap((n) =>
+    ['0', '1'].flatMap((training_seed) =>
+      orders.map((order, k) => ({ item_id: `item-${n}`, training_seed, order, outcome: k / (n + 1) })),
+    ),
+  );
+  t.match(await judge(made.id, judgements), { status: 200 });
+  await judge(made.id, [
+    { item_id: 'item-0', training_seed: 0, outcome: 1, judge: { kind: 'person', name: 'ann' } },
+  ]);
+  t.match(await get(made), { state: 'succeeded' });
+  const annotations = (await call('GET', `/v1/evaluations/${made.id}/export?format=alpaca_eval`)).body;
+  t.match(
+    annotations.map((one: { generator_2: string; preference: number }) => [one.generator_2, one.preference]),
+    [
+      ['tuned 0', 1.5],
+      ['tuned 1', 1.5],
+      ['tuned 0', 1.25],
+      ['tuned 1', 1.25],
+    ],
+  );
+  const imported = await call('POST', '/v1/evaluations/import', { json: { annotations } });
+  t.equal(imported.status, 201, imported.text);
+  const { win_rate } = (await resultOf(imported.body)).figures;
+  t.equal(win_rate, (await resultOf(made)).figures.win_rate);
+});
+
 t.test('annotations of AlpacaEval, in and out', async (t) => {
   const { call, resultOf, judge } = await setUp(t);
   const annotations = Array.from({ length: 30 }, (_, n) => ({
@@ -641,6 +691,36 @@ t.test('what cannot be compared is told where it stands', async (t) => {
   const late: [object, RegExp][] = [
     [{ candidates: [{ artifact: twice }], baseline: one, judge }, /two responses to "item-0"/],
     [{ candidates: [{ responses: [{ id: 'a', response: 'b' }] }], baseline: one, judge }, /prompt of "a"/],
+    [
+      {
+        candidates: [{ responses: [{ id: 'item-0', prompt: 'Say 1.', response: 'b' }] }],
+        baseline: one,
+        judge,
+      },
+      /Candidate 1 answers another prompt than others have under the id "item-0"/,
+    ],
+    [
+      {
+        candidates: [one],
+        baseline: one,
+        judge,
+        prompts: {
+          items: [
+            { id: 'item-0', prompt: 'Say 0.' },
+            { id: 'item-0', prompt: 'Say 1.' },
+          ],
+        },
+      },
+      /two prompts with the id "item-0"/,
+    ],
+    [
+      {
+        candidates: [one],
+        baseline: { artifact: await upload([{ id: 'i'.repeat(501), response: 'b' }]) },
+        judge,
+      },
+      /An id has 501 characters/,
+    ],
   ];
   for (const [json, detail] of late) {
     const made = await create(json);
@@ -650,7 +730,7 @@ t.test('what cannot be compared is told where it stands', async (t) => {
 });
 
 t.test('a judge that trained the candidate is circular, and trained policies say so', async (t) => {
-  const { server, create, sql, slice, resultOf } = await setUp(t);
+  const { server, call, create, sql, slice, resultOf } = await setUp(t);
   const reward = await registerTinyModel(server, { alias: 'token-reward' });
   const policy = await registerTinyModel(server, {
     role: 'policy',
@@ -658,12 +738,18 @@ t.test('a judge that trained the candidate is circular, and trained policies say
     changes: { 'config.json': (text) => `${text} ` },
   });
   const files: object[] = [];
+  const digestOf = async (model: string) => (await call('GET', `/v1/models/${model}`)).body.digest;
+  const rewardDigest = await digestOf(reward);
   await sql(
     `insert into finegrain.runs (project_id, id, kind, spec, inputs, hardware, max_attempts)
      values ($1, gen_random_uuid(), 'ppo', '{}', $2, 'cpu', 3)`,
     [
       project,
-      JSON.stringify({ model: { scratch: {} }, reward_model: { model_id: reward, digest: 'x', files } }),
+      JSON.stringify({
+        model: { scratch: {} },
+        // registered another time, under another id
+        reward_model: { model_id: policy, digest: rewardDigest, files },
+      }),
     ],
   );
   await sql(
@@ -680,6 +766,127 @@ t.test('a judge that trained the candidate is circular, and trained policies say
   await slice(made);
   const { figures } = await resultOf(made);
   t.match(figures.notes.join(' '), /Circular: the judge is a reward model that tuned was trained by/);
+  const before = await create({
+    candidates: [{ responses: responses(1, () => 'x') }],
+    baseline: { name: 'before', generate_run_id: made.runs[0].run_id },
+    judge: { kind: 'reward' },
+  });
+  t.same(before.judge.circular, ['before'], 'a baseline that the judge trained has an advantage, too');
+});
+
+t.test('a person may have the name of the judge, and items without a response no judge at all', async (t) => {
+  const { call, create, slice, judge, resultOf } = await setUp(t);
+  const made = await create({
+    candidates: [{ name: 'tuned', responses: responses(5, (n) => `I say ${n}.`) }],
+    baseline: { responses: responses(5, (n) => `Well, ${n}.`).slice(1) },
+    judge: { kind: 'external' },
+    people: {},
+  });
+  await slice(made);
+  const items = [1, 2, 3, 4].map((n) => ({ item_id: `item-${n}`, outcome: n % 2, judge: { name: 'ann' } }));
+  t.match(await judge(made.id, items), { body: { created: 4 } });
+  const claimed = (await call('POST', '/v1/judgement-tasks/claim', { json: { judge: 'ann', limit: 9 } }))
+    .body;
+  t.equal(claimed.items.length, 4);
+  const { id, lease_token } = claimed.items[0];
+  await call('POST', `/v1/judgement-tasks/${id}/submit`, { json: { lease_token, verdict: 'tie' } });
+  await judge(made.id, [
+    { item_id: 'item-1', outcome: 1, judge: { kind: 'person', name: 'bob' } },
+    { item_id: 'item-2', outcome: 1, judge: { kind: 'person', name: 'bob' } },
+  ]);
+  const { figures } = await resultOf(made);
+  t.match(figures, { n: 4, nulls: { by_reason: [{ reason: 'no_response', count: 1 }] } });
+  t.match(figures.summary, /^"tuned" wins 50\.0 % of 4 judgements/);
+  t.match(figures.agreement, { judge: 'ann' });
+  t.same(figures.agreement.people.map(({ name }: { name: string }) => name).sort(), ['ann', 'bob']);
+  t.match(figures.notes.join(' '), /right for whatever judge, if the items that people judged were drawn/);
+  t.notMatch(figures.notes.join(' '), /counts the judgements of all judges alike/);
+
+  const other = claimed.items[1];
+  const { item_id } = (await call('GET', `/v1/evaluations/${made.id}/judgements?limit=200`)).body.items.find(
+    (one: { id: string }) => one.id === other.id,
+  );
+  const order = other.responses.first.startsWith('I') ? 'candidate_first' : 'baseline_first';
+  t.match(
+    await judge(made.id, [{ item_id, outcome: 1, order, judge: { kind: 'person', name: 'ann' } }]),
+    { status: 409, body: { detail: /has claimed this item/ } },
+    'not without the lease',
+  );
+});
+
+t.test('people judge drawn items in an order that is drawn, too', async (t) => {
+  const { call, create, slice } = await setUp(t);
+  const made = await create({ ...external(40), people: { items: 20 } });
+  await slice(made);
+  const { items } = (await call('POST', '/v1/judgement-tasks/claim', { json: { judge: 'ann', limit: 50 } }))
+    .body;
+  const numbers = items.map(({ prompt }: { prompt: string }) => Number(prompt.match(/\d+/)![0]));
+  t.equal(numbers.length, 20);
+  const ascents = numbers.slice(1).filter((number: number, k: number) => number > numbers[k]).length;
+  t.ok(ascents > 3 && ascents < 16, `who stops early has judged no first part of a file: ${numbers}`);
+});
+
+t.test('a run that ends while the evaluation looks at it wakes it all the same', async (t) => {
+  const { server, create, sql, uuidOf } = await setUp(t);
+  await registerTinyModel(server, { role: 'policy', alias: 'policy' });
+  const made = await create({
+    candidates: [{ model: { alias: 'policy' } }],
+    baseline: { responses: responses(1, () => 'x') },
+    prompts: { items: [{ id: 'item-0', prompt: 'Say 0.' }] },
+    judge: { kind: 'external' },
+  });
+  const { database, services } = server;
+  const system = database.open('finegrain_system');
+  await sql('update finegrain.evaluations set due_at = now()');
+  const moves = (states: string[]) =>
+    states.map((state) =>
+      sql(
+        `update finegrain.runs set state = $2, finished_at = case when $2 = 'failed' then now() end,
+           failure = case when $2 = 'failed' then '{"reason": "x"}'::jsonb end where id = $1`,
+        [parseId('run', made.runs[0].run_id)!, state],
+      ),
+    );
+  let transactions = 0;
+  const db: typeof system = {
+    ...system,
+    async transaction(projectId, work) {
+      const done = await system.transaction(projectId, work);
+      if (++transactions === 2) for (const state of ['starting', 'failed']) await moves([state])[0];
+      return done;
+    },
+  };
+  const key = { projectId: project, evaluationId: uuidOf(made.id) };
+  const { artifacts, scoring } = services;
+  await evaluationSlice({ db, artifacts, scoring }, key, new AbortController().signal, times);
+  const [{ due_at }] = (await sql<{ due_at: Date | null }>('select due_at from finegrain.evaluations')) as [
+    { due_at: Date | null },
+  ];
+  t.ok(due_at, 'it does not rest for ever');
+});
+
+t.test('cancelling and the end of a run do not wait for each other', async (t) => {
+  const { server, call, create } = await setUp(t);
+  await registerTinyModel(server, { role: 'policy', alias: 'policy' });
+  const made = await create({
+    candidates: [{ model: { alias: 'policy' } }],
+    baseline: { responses: responses(1, () => 'x') },
+    prompts: { items: [{ id: 'item-0', prompt: 'Say 0.' }] },
+    judge: { kind: 'external' },
+  });
+  const run = parseId('run', made.runs[0].run_id)!;
+  const system = server.database.open('finegrain_system');
+  let cancelled: ReturnType<typeof call> | undefined;
+  await system.transaction(null, async (tx) => {
+    await tx.query('select from finegrain.runs where id = $1 for no key update', [run]);
+    cancelled = call('POST', `/v1/evaluations/${made.id}/cancel`);
+    for (let waits = 0; waits === 0; )
+      waits = (await tx.query('select from pg_locks where not granted')).length;
+    await tx.query(
+      "update finegrain.runs set state = 'cancelled', desired_state = 'cancelled', finished_at = now() where id = $1",
+      [run],
+    );
+  });
+  t.match(await cancelled, { status: 200, body: { state: 'cancelled' } });
 });
 
 t.test('of another project nothing is seen', async (t) => {

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { winRateOf } from '../../src/services/win-rates.ts';
+import { affordable, winRateOf } from '../../src/services/win-rates.ts';
 import { startTestServer } from '../support/server.ts';
 
 t.test('win rates', async (t) => {
@@ -10,6 +10,13 @@ t.test('win rates', async (t) => {
     call('POST', '/v1/win-rates', { json: { judgements, ...(options ? { options } : {}) } });
   const outcomes = (...values: (number | null)[]) =>
     values.map((outcome, i) => ({ item_id: `i${i}`, outcome }));
+
+  t.test('as many bootstrap rounds as so many judgements allow', async (t) => {
+    const asked = { rounds: 1000, method: 'percentile' } as const;
+    t.equal(affordable(asked, 160_000), asked);
+    t.same(affordable(asked, 320_000), { ...asked, rounds: 625 });
+    t.same(affordable({}, 400_000), { rounds: 500 });
+  });
 
   t.test('happy', async (t) => {
     t.match(await compute(outcomes(1, 1, 1, 0, 0.5, null, 1.5)), {

@@ -611,6 +611,15 @@ t.test('llm judge', async (t) => {
     t.match(judged, { status: 200, body: { created: 1 } });
     await slice(evaluation);
     t.match(await get(evaluation), { state: 'succeeded', progress: { judged: 3 } });
+    t.match(await figures(evaluation), { n: 2, win_rate: 1 }, 'and is no part of its figures');
+    const { model } = (await get(evaluation)).judge;
+    t.match(
+      await call('POST', `/v1/evaluations/${evaluation.id}/judgements`, {
+        json: { judgements: [{ item_id: 'won', outcome: 0, judge: { kind: 'llm', name: model } }] },
+      }),
+      { status: 422, body: { errors: [{ pointer: '/judgements/0/judge/name' }] } },
+      'nobody speaks for it',
+    );
   });
 });
 

@@ -3,7 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
 import { importEvaluation } from '../../services/evaluation-import.ts';
-import { maxCandidates } from '../../services/evaluation-responses.ts';
+import { maxCandidates, maxItemId } from '../../services/evaluation-responses.ts';
 import * as results from '../../services/evaluation-results.ts';
 import * as evaluations from '../../services/evaluations.ts';
 import * as judgements from '../../services/judgements.ts';
@@ -55,7 +55,7 @@ const State = Type.Enum(keysOf(evaluations.evaluationStates), {
   description: describeCodes(evaluations.evaluationStates),
 });
 const Name = Type.String({ minLength: 1, maxLength: 200 });
-const ItemId = Type.String({ minLength: 1, maxLength: 500, examples: ['prompt-1'] });
+const ItemId = Type.String({ minLength: 1, maxLength: maxItemId, examples: ['prompt-1'] });
 const TrainingSeed = Type.Union([Type.String({ minLength: 1, maxLength: 200 }), Type.Integer()], {
   description:
     'Candidates of one name that were trained with different seeds are one candidate, whose interval then includes the training',
@@ -258,7 +258,8 @@ const Evaluation = Type.Object(
         instructions: Type.Optional(Nullable(Type.String())),
         ...Type.Partial(Type.Object(llmOnly)).properties,
         circular: Type.Array(Type.String(), {
-          description: 'Candidates that the judge trained: what it says of them is no evidence',
+          description:
+            'Candidates, or the baseline, that the judge trained: what it says of them is no evidence',
         }),
         scored_by: Nullable(NamedModel, {
           description: 'The model that a `reward` judge stood for when it was asked for',

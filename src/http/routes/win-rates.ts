@@ -271,26 +271,39 @@ const Kappa = Type.Object({
   kappa: Nullable(Type.Number(), { description: "Cohen's" }),
 });
 
-const Agreement = Type.Object({
-  judge: Type.String(),
-  ...Kappa.properties,
-  accuracy_interval: Nullable(Interval),
-  undecided: Type.Integer({ description: 'Items on which people have no majority' }),
-  people: Type.Array(Type.Object({ name: Type.String(), ...Kappa.properties })),
-  reason: Reason,
-});
+const Agreement = Type.Object(
+  {
+    judge: Type.String(),
+    ...Kappa.properties,
+    accuracy_interval: Nullable(Interval),
+    undecided: Type.Integer({ description: 'Items on which people have no majority' }),
+    people: Type.Array(Type.Object({ name: Type.String(), ...Kappa.properties })),
+    reason: Reason,
+  },
+  { $id: 'JudgeAgreement' },
+);
 
-const PredictionPowered = Type.Object({
-  win_rate: Fraction,
-  standard_error: StandardError,
-  confidence_interval: Nullable(Interval),
-  weight: Nullable(Type.Number(), { description: 'How much the judge is trusted, 0..1' }),
-  people_items: Type.Integer({ description: 'That people and the judge judged' }),
-  judge_items: Type.Integer({ description: 'That the judge judged alone' }),
-  people_win_rate: Fraction,
-  people_standard_error: StandardError,
-  reason: Reason,
-});
+const PredictionPowered = Type.Object(
+  {
+    win_rate: Fraction,
+    standard_error: StandardError,
+    confidence_interval: Nullable(Interval),
+    weight: Nullable(Type.Number(), { description: 'How much the judge is trusted, 0..1' }),
+    people_items: Type.Integer({ description: 'That people and the judge judged' }),
+    judge_items: Type.Integer({ description: 'That the judge judged alone' }),
+    people_win_rate: Fraction,
+    people_standard_error: StandardError,
+    reason: Reason,
+  },
+  { $id: 'PredictionPoweredWinRate' },
+);
+
+const CheckedByPeople = {
+  agreement: Nullable(Type.Ref('JudgeAgreement')),
+  prediction_powered: Nullable(Type.Ref('PredictionPoweredWinRate'), {
+    description: "The judge's win rate, corrected by the people's judgements of some of the items",
+  }),
+};
 
 const example: Judgement[] = Array.from({ length: 40 }, (_, k) => ({
   item_id: `prompt-${k + 1}`,
@@ -308,19 +321,19 @@ const rounded = (report: WinRateReport) =>
 export const WinRate = Type.Object(
   {
     ...Figures.properties,
-    candidates: Nullable(Type.Array(Type.Object({ candidate: Candidate, ...Figures.properties })), {
-      description: 'Each alone; null with one candidate. The figures at the top are pooled over all.',
-    }),
+    candidates: Nullable(
+      Type.Array(Type.Object({ candidate: Candidate, ...Figures.properties, ...CheckedByPeople })),
+      {
+        description: 'Each alone; null with one candidate. The figures at the top are pooled over all.',
+      },
+    ),
     comparisons: Nullable(Type.Array(Type.Ref('PairedComparison')), {
       description: 'Each two candidates; null with one',
     }),
     ranking: Nullable(Type.Array(Ranked), {
       description: 'Bradley-Terry, strongest first, with the baseline among them; null with one candidate',
     }),
-    agreement: Nullable(Agreement),
-    prediction_powered: Nullable(PredictionPowered, {
-      description: "The judge's win rate, corrected by the people's judgements of some of the items",
-    }),
+    ...CheckedByPeople,
     summary: Type.String({ description: 'The result in one or two plain sentences' }),
     notes: Type.Array(Type.String(), { description: 'What to know before one relies on it' }),
   },
@@ -335,6 +348,8 @@ export const winRateRoutes: FastifyPluginAsyncTypebox<{ services: Services }> = 
     LengthControlled,
     Training,
     Comparison,
+    Agreement,
+    PredictionPowered,
     WinRate,
   ])
     app.addSchema(schema);
