@@ -1,5 +1,8 @@
 // The real trainer under a real runner: a run that is killed half-way ends with the same weights, bit for bit.
-import t from 'tap';
+import t, { type Test } from 'tap';
+import { parseId } from '../../src/domain/ids.ts';
+import { evaluationSlice } from '../../src/services/evaluation-work.ts';
+import { defaultProjectId } from '../../src/services/keys.ts';
 import type { Run } from '../../src/services/runs.ts';
 import { eventsOf, queueSft, startRunner, trainerPython, untilEnded, untilRun } from '../support/runner.ts';
 import { startTestServer, type TestServer } from '../support/server.ts';
@@ -71,6 +74,8 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
     { id: 'four', prompt: 'What is twice 4?' },
   ]);
   for (const { kl } of responses) t.ok(Math.abs(kl) < 1e-3, 'no KL to a policy with the same weights');
+
+  await evaluate(t, server, { tuned: resumed.model_id!, before: half.model_id! });
 
   const policy = { model_id: resumed.model_id };
   const snapshot_id = await makeSnapshot(server);
@@ -170,6 +175,53 @@ async function run(server: TestServer, kind: string, spec: object): Promise<Run>
 
 function pathsOf({ files }: { files: { path: string }[] }): string[] {
   return files.map(({ path }) => path).sort();
+}
+
+/** Policies write the responses of an evaluation, in runs of its own, and a program of ours judges them. */
+async function evaluate(t: Test, server: TestServer, { tuned, before }: { tuned: string; before: string }) {
+  const { call, database, services } = server;
+  const items = [
+    { id: 'three', prompt: 'What is twice 3?' },
+    { id: 'chat', prompt: [{ role: 'user', content: 'What is twice 4?' }] },
+  ];
+  const hyperparameters = { max_new_tokens: 5 };
+  const made = await call('POST', '/v1/evaluations', {
+    json: {
+      candidates: [{ name: 'tuned', model: { model_id: tuned }, hyperparameters }],
+      baseline: { name: 'before', model: { model_id: before }, hyperparameters },
+      prompts: { items },
+      judge: { kind: 'external' },
+    },
+  });
+  const { id, runs } = made.body;
+  const slice = () =>
+    evaluationSlice(
+      { db: database.open('finegrain_system'), artifacts: services.artifacts, scoring: services.scoring },
+      { projectId: defaultProjectId, evaluationId: parseId('evaluation', id)! },
+      new AbortController().signal,
+    );
+  const ended = await Promise.all(runs.map((own: { run_id: string }) => untilEnded(server, own.run_id, 60)));
+  t.match(ended, [{ state: 'succeeded' }, { state: 'succeeded' }]);
+  t.equal(await slice(), null);
+  t.match((await call('GET', `/v1/evaluations/${id}`)).body, { state: 'judging', progress: { items: 2 } });
+  const shown = (await call('GET', `/v1/evaluations/${id}/items`)).body.items;
+  const written = await Promise.all(ended.map((run) => rowsOf(server, run)));
+  t.match(
+    shown,
+    items.map((item, n) => ({
+      item_id: item.id,
+      prompt: item.prompt,
+      responses: [
+        { name: 'before', response: written[0]![n].response },
+        { name: 'tuned', response: written[1]![n].response },
+      ],
+    })),
+  );
+  const judgements = items.map(({ id: item_id }) => ({ item_id, outcome: 1 }));
+  t.match(await call('POST', `/v1/evaluations/${id}/judgements`, { json: { judgements } }), { status: 200 });
+  const { figures } = (await call('GET', `/v1/evaluations/${id}/result`)).body;
+  t.match(figures, { win_rate: 1, n: 2 });
+  t.match(figures.notes.join(' '), /leave out training variance/);
 }
 
 /** The rows of a run's only artifact. */
