@@ -57,6 +57,7 @@ export async function getResult(
     running,
     figures: {
       ...report,
+      summary: running ? `So far: ${report.summary}` : report.summary,
       notes: [...report.notes, ...notesOn({ running, state: row.state, circular, fewerRounds })],
     },
   };
@@ -120,7 +121,7 @@ function outcomeOf(candidates: ResponderSummary[], row: db.JudgedRow): JudgedOut
 
 export const exportFormats = {
   ndjson: 'a line for each item: its prompt, the responses, and its judgements',
-  csv: 'a line for each judgement, without texts',
+  csv: 'a line for each judgement, without texts; a name that a spreadsheet would take for a formula begins with an apostrophe',
   alpaca_eval: 'the annotations file of AlpacaEval, a JSON array',
 } as const;
 
@@ -271,10 +272,13 @@ const csvValues = ({ name, training_seed }: ResponderSummary, row: db.JudgedRow)
   row.length_baseline,
 ];
 
+/** Ids and names are given by whoever may write them, and the table is opened by others. */
+const unlikeFormula = (text: string): string => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
+
 /** RFC 4180. */
 function csvLine(values: (string | number | null)[]): string {
   const quoted = values.map((value) => {
-    const text = value === null ? '' : String(value);
+    const text = typeof value === 'string' ? unlikeFormula(value) : String(value ?? '');
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   });
   return `${quoted.join(',')}\r\n`;

@@ -354,6 +354,7 @@ t.test('cancelling keeps what is judged', async (t) => {
   const made = await create(external(3));
   await slice(made);
   await judge(made.id, [{ item_id: 'item-0', outcome: 1 }]);
+  t.match(await resultOf(made), { running: true, figures: { summary: /^So far: The candidate wins 100/ } });
   const { headers } = await call('GET', `/v1/evaluations/${made.id}`);
   t.match(await call('POST', `/v1/evaluations/${made.id}/cancel`, { headers: { 'if-match': '"x"' } }), {
     status: 412,
@@ -366,7 +367,10 @@ t.test('cancelling keeps what is judged', async (t) => {
   );
   t.match(await get(made), { state: 'cancelled', progress: { judged: 1, total: 3 } });
   const { figures, running } = await resultOf(made);
-  t.match({ figures, running }, { figures: { n: 1, win_rate: 1 }, running: false });
+  t.match(
+    { figures, running },
+    { figures: { n: 1, win_rate: 1, summary: /^The candidate wins/ }, running: false },
+  );
   t.match(figures.notes.join(' '), /cancelled before every judgement/);
 });
 
@@ -380,6 +384,7 @@ t.test('exports', async (t) => {
   await slice(made);
   await judge(made.id, [
     { item_id: 'item-0', outcome: 0.75, judge: { name: 'gpt' }, order: 'candidate_first' },
+    { item_id: 'item-1', outcome: 1, judge: { kind: 'person', name: '=HYPERLINK("x")' } },
   ]);
   const lines = (await call('GET', `/v1/evaluations/${made.id}/export`)).text.trimEnd().split('\n');
   t.match(
@@ -394,7 +399,13 @@ t.test('exports', async (t) => {
     ],
   );
   const csv = (await call('GET', `/v1/evaluations/${made.id}/export?format=csv`)).text.split('\r\n');
-  t.equal(csv.length, 4);
+  t.equal(csv.length, 5);
+  t.match(csv, [
+    /^item_id/,
+    /^item-0/,
+    /nobody 1/,
+    `item-1,"a ""quoted"", name",,person,"'=HYPERLINK(""x"")",,1,,8,`,
+  ]);
   t.equal(csv[1], 'item-0,"a ""quoted"", name",,external,gpt,candidate_first,0.75,,8,5');
   t.same((await call('GET', `/v1/evaluations/${made.id}/export?format=alpaca_eval`)).body, [
     {
