@@ -134,11 +134,12 @@ export async function countUnfinishedEvaluations(tx: Transaction): Promise<numbe
 
 /** Ends it, if it has not ended; what is judged stays, what is open is not judged any more. It must be locked. */
 export async function cancelEvaluation(tx: Transaction, id: string): Promise<void> {
-  await tx.query(
+  const rows = await tx.query(
     `update finegrain.evaluations set state = 'cancelled', due_at = null, finished_at = clock_timestamp()
-     where id = $1 and finished_at is null`,
+     where id = $1 and finished_at is null returning id`,
     [id],
   );
+  if (rows.length === 0) return;
   await tx.query(
     `update finegrain.judgements set state = 'cancelled', lease_expires_at = null
      where evaluation_id = $1 and state in ('open', 'leased')`,

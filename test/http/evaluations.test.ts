@@ -513,6 +513,11 @@ t.test('people check some of what a program judges', async (t) => {
     Array.from({ length: 30 }, (_, n) => ({ item_id: `item-${n}`, outcome: n % 3 ? 1 : 0 })),
   );
   t.match(await get(made), { state: 'succeeded' }, 'people are not waited for');
+  t.match(
+    await call('POST', `/v1/evaluations/${made.id}/cancel`),
+    { body: { state: 'succeeded' } },
+    'too late',
+  );
   const { items } = (await call('POST', '/v1/judgement-tasks/claim', { json: { judge: 'ann', limit: 50 } }))
     .body;
   t.equal(items.length, 10);
