@@ -308,3 +308,16 @@ export function selectItems(
     [evaluationId, page.after, page.limit],
   );
 }
+
+/** Numbers of items by their ids; what is no item of the evaluation is missing. */
+export async function selectItemNumbers(
+  tx: Transaction,
+  evaluationId: string,
+  itemIds: string[],
+): Promise<Map<string, number>> {
+  const rows = await tx.query<Pick<ItemRow, 'number' | 'item_id'>>(
+    'select number, item_id from finegrain.evaluation_items where evaluation_id = $1 and item_id = any ($2)',
+    [evaluationId, itemIds],
+  );
+  return new Map(rows.map(({ number, item_id }) => [item_id, number]));
+}

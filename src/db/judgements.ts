@@ -206,7 +206,8 @@ export function selectJudged(
 
 export interface PostedJudgement extends Verdict {
   id: string;
-  itemId: string;
+  /** of the item */
+  number: number;
   candidate: number;
   judgeKind: JudgeKind;
   judgeName: string;
@@ -217,16 +218,15 @@ export interface PostedJudgement extends Verdict {
 export async function selectSame(
   tx: Transaction,
   evaluationId: string,
-  { itemId, candidate, judgeKind, judgeName, candidateFirst }: PostedJudgement,
-): Promise<JudgementRow | undefined> {
-  return (
-    await tx.query<JudgementRow>(
-      `select ${columns} from ${withItems}
-       where j.evaluation_id = $1 and i.item_id = $2 and j.candidate = $3 and j.judge_kind = $4 and j.judge_name = $5
-         and j.candidate_first is not distinct from $6`,
-      [evaluationId, itemId, candidate, judgeKind, judgeName, candidateFirst],
-    )
-  )[0];
+  { number, candidate, judgeKind, judgeName, candidateFirst }: PostedJudgement,
+): Promise<Pick<JudgementRow, 'state' | 'outcome' | 'null_reason'> | undefined> {
+  const rows = await tx.query<Pick<JudgementRow, 'state' | 'outcome' | 'null_reason'>>(
+    `select state, outcome, null_reason from finegrain.judgements
+     where evaluation_id = $1 and number = $2 and candidate = $3 and judge_kind = $4 and judge_name = $5
+       and candidate_first is not distinct from $6`,
+    [evaluationId, number, candidate, judgeKind, judgeName, candidateFirst],
+  );
+  return rows[0];
 }
 
 /** In an open place for it, if there is one that nobody is claiming at this moment. False: there is none. */
@@ -239,38 +239,36 @@ export async function fillOpen(
     `update finegrain.judgements set state = 'judged', judge_name = $5, candidate_first = $6, outcome = $7,
        null_reason = $8, detail = $9, judged_at = clock_timestamp()
      where (project_id, id) = (
-       select j.project_id, j.id from ${withItems}
-       where j.evaluation_id = $1 and i.item_id = $2 and j.candidate = $3 and j.judge_kind = $4 and j.judge_name is null and j.state = 'open'
-       order by j.id limit 1 for no key update of j skip locked)
+       select project_id, id from finegrain.judgements
+       where evaluation_id = $1 and number = $2 and candidate = $3 and judge_kind = $4 and judge_name is null and state = 'open'
+       order by id limit 1 for no key update skip locked)
      returning id`,
-    [evaluationId, posted.itemId, posted.candidate, posted.judgeKind, posted.judgeName, ...verdictOf(posted)],
+    [evaluationId, posted.number, posted.candidate, posted.judgeKind, posted.judgeName, ...verdictOf(posted)],
   );
   return rows.length > 0;
 }
 
-/** Beside those that are wanted. False: there is no such item. */
+/** Beside those that are wanted. */
 export async function insertJudgement(
   tx: Transaction,
   { projectId, evaluationId }: EvaluationKey,
   posted: PostedJudgement,
-): Promise<boolean> {
-  const rows = await tx.query(
+): Promise<void> {
+  await tx.query(
     `insert into finegrain.judgements (project_id, id, evaluation_id, number, candidate, state, judge_kind, judge_name,
        candidate_first, outcome, null_reason, detail, judged_at)
-     select $1, $2, $3, number, $5, 'judged', $6, $7, $8, $9, $10, $11, clock_timestamp()
-     from finegrain.evaluation_items where evaluation_id = $3 and item_id = $4 returning id`,
+     values ($1, $2, $3, $4, $5, 'judged', $6, $7, $8, $9, $10, $11, clock_timestamp())`,
     [
       projectId,
       posted.id,
       evaluationId,
-      posted.itemId,
+      posted.number,
       posted.candidate,
       posted.judgeKind,
       posted.judgeName,
       ...verdictOf(posted),
     ],
   );
-  return rows.length > 0;
 }
 
 /** Many at once, of an evaluation that has none yet. */
@@ -282,15 +280,14 @@ export async function insertPosted(
   await tx.query(
     `insert into finegrain.judgements (project_id, id, evaluation_id, number, candidate, state, judge_kind, judge_name,
        candidate_first, outcome, null_reason, judged_at)
-     select $1, p.id, $2, i.number, p.candidate, 'judged', p.kind, p.name, p.first, p.outcome, p.reason, clock_timestamp()
-     from unnest($3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[], $8::boolean[], $9::double precision[], $10::text[])
-       as p (id, item_id, candidate, kind, name, first, outcome, reason)
-     join finegrain.evaluation_items i on i.project_id = $1 and i.evaluation_id = $2 and i.item_id = p.item_id`,
+     select $1, p.id, $2, p.number, p.candidate, 'judged', p.kind, p.name, p.first, p.outcome, p.reason, clock_timestamp()
+     from unnest($3::uuid[], $4::int[], $5::int[], $6::text[], $7::text[], $8::boolean[], $9::double precision[], $10::text[])
+       as p (id, number, candidate, kind, name, first, outcome, reason)`,
     [
       projectId,
       evaluationId,
       posted.map(({ id }) => id),
-      posted.map(({ itemId }) => itemId),
+      posted.map(({ number }) => number),
       posted.map(({ candidate }) => candidate),
       posted.map(({ judgeKind }) => judgeKind),
       posted.map(({ judgeName }) => judgeName),

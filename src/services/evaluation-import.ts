@@ -33,6 +33,7 @@ export function importEvaluation(
       `name ${candidates.length} models; one evaluation has ${maxCandidates} at most`,
     );
   const items = itemsOf(rows, candidates);
+  const numbers = new Map(items.map(({ item_id }, index) => [item_id, index + 1]));
   const request: EvaluationRequest = {
     candidates: candidates.map((one) => ({ name: one })),
     baseline: { name: baseline },
@@ -53,7 +54,7 @@ export function importEvaluation(
       key,
       rows.map(({ outcome, item_id, judge, ...row }) => ({
         id: ascendingUuid(),
-        itemId: item_id,
+        number: numbers.get(item_id)!,
         candidate: candidates.indexOf(candidateOf(row)) + 1,
         judgeKind: 'external' as const,
         judgeName: judge ?? 'alpaca_eval',

@@ -110,10 +110,12 @@ export function addJudgements(
       );
     const key = { projectId: caller.projectId, evaluationId: evaluation.id };
     const llm = evaluation.judge === 'llm' ? await nameOfLlm(tx, evaluation.id) : null;
+    const itemIds = [...new Set(posted.map(({ item_id }) => item_id))];
+    const numbers = await evaluations.selectItemNumbers(tx, evaluation.id, itemIds);
     let created = 0;
     for (const [index, one] of posted.entries()) {
       const pointer = `/judgements/${index}`;
-      const judgement = readPosted(evaluation, one, ascendingUuid(), pointer);
+      const judgement = readPosted(evaluation, numbers, one, pointer);
       if (judgement.judgeKind === 'llm' && judgement.judgeName === llm)
         throw unprocessable(
           `${pointer}/judge/name`,
@@ -128,17 +130,23 @@ export function addJudgements(
 
 function readPosted(
   { judge: kind, request }: evaluations.EvaluationRow,
+  numbers: ReadonlyMap<string, number>,
   { item_id, candidate, training_seed, outcome, null_reason, judge, order, comment }: NewJudgement,
-  id: string,
   pointer: string,
 ): db.PostedJudgement {
   if (outcome === null && !null_reason)
     throw unprocessable(`${pointer}/null_reason`, 'is needed: an outcome of null says why there is none');
   if (outcome !== null && null_reason)
     throw unprocessable(`${pointer}/null_reason`, 'is for an outcome of null');
+  const number = numbers.get(item_id);
+  if (number === undefined)
+    throw unprocessable(
+      `${pointer}/item_id`,
+      `names no item of this evaluation: ${JSON.stringify(item_id)}. GET …/items lists them`,
+    );
   return {
-    id,
-    itemId: item_id,
+    id: ascendingUuid(),
+    number,
     candidate: findCandidate((request as EvaluationRequest).candidates, candidate, training_seed, pointer),
     judgeKind: judge?.kind ?? (kind === 'person' ? 'person' : 'external'),
     judgeName: judge?.name ?? 'external',
@@ -200,9 +208,6 @@ async function store(
     );
   }
   if (state === 'judging' && (await db.fillOpen(tx, key.evaluationId, judgement))) return true;
-  if (await db.insertJudgement(tx, key, judgement)) return true;
-  throw unprocessable(
-    `${pointer}/item_id`,
-    `names no item of this evaluation: ${JSON.stringify(judgement.itemId)}. GET …/items lists them`,
-  );
+  await db.insertJudgement(tx, key, judgement);
+  return true;
 }
