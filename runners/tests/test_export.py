@@ -98,6 +98,7 @@ def test_weights_in_safetensors_become_servable_again(reward_folder, tmp_path):
     assert len(golden["items"]) == done["golden_items"] == 6
 
 
+@pytest.mark.slow
 def test_a_standard_graph_has_no_past_and_no_operator_of_onnx_runtimes_own(reward_folder, tmp_path):
     done = make_servable(reward_folder, tmp_path / "made", None, standard=True)
     assert done["onnx_difference"] < 1e-5

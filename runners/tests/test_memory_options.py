@@ -120,6 +120,7 @@ def test_ppo_in_micro_batches_goes_the_same_way(tuned_policy_folder, reward_fold
         assert b == pytest.approx(a, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_dpo_in_micro_batches_goes_the_same_way_and_adapters_alone_learn_too(policy_folder, tmp_path):
     spec = {
         "policy": {"path": str(policy_folder)},

@@ -140,7 +140,9 @@ def by_two(specs, tmp_path_factory):
     return outcome
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize(
+    "kind", ["sft", "ppo", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("reward", "dpo"))]
+)
 def test_two_processes_go_the_way_of_one(kind, specs, by_two, tmp_path):
     code, alone = run_process(kind, specs[kind], tmp_path)
     assert code == 0
@@ -191,6 +193,7 @@ def test_a_stop_that_one_process_hears_stops_both_after_the_same_step(specs, by_
     assert outcome_digest(tmp_path) == outcome_digest(by_two("sft")[0])
 
 
+@pytest.mark.slow
 def test_an_alarm_that_pauses_or_stops_ends_both_with_the_checkpoint_kept(specs, tmp_path):
     for action, code in (("pause", 75), ("stop", 1)):
         spec = {**specs["ppo"], "alarms": {"hackable_reward": {"threshold": -1000, "action": action}}}

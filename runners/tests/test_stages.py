@@ -346,6 +346,7 @@ def test_ppo_raises_the_reward_that_it_is_given(specs, tmp_path, critic):
     assert metrics[-1]["kl_per_response"] > 0.1
 
 
+@pytest.mark.slow
 def test_without_a_critic_it_learns_too_under_a_price_of_kl_that_follows(specs, tmp_path):
     options = {
         "steps": 12, "batch_size": 24, "samples_per_prompt": 4, "advantage": "leave_one_out", "max_new_tokens": 32,

@@ -62,7 +62,7 @@ t.test('a worker that is killed again and again leaves the verdicts of an undist
 
   const one = await create();
   let judged = 0;
-  for (let kills = 0; kills < 3; kills++) {
+  for (let kills = 0; kills < 2; kills++) {
     ({
       progress: { judged },
     } = await until(one, ({ progress }) => progress.judged > judged + 50));
@@ -76,7 +76,7 @@ t.test('a worker that is killed again and again leaves the verdicts of an undist
   await until(one, ({ state }) => state === 'succeeded');
   t.equal(await tableOf(one), await tableOf(undisturbed), 'each pair once, with the same verdict');
 
-  const stopped = await create(8); // so long that it is not done before the signal comes
+  const stopped = await create(4); // so long that it is not done before the signal comes
   await until(stopped, ({ progress }) => progress.judged > 0);
   worker.process.kill('SIGTERM');
   t.same(await worker.ended, { code: 0, signal: null }, worker.log());

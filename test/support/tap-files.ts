@@ -72,7 +72,7 @@ function describe(file: string, { name, diag }: TestPoint): string {
 // a file of these folders takes less time than its process takes to start; but for those that are slow
 const quickFolders = ['domain', 'http', 'jobs'];
 const notQuick =
-  /\/(artifact-uploads|edit-work-concurrency|encoding|hostile|idempotency|operation|run-stream|webhook-delivery)\./;
+  /\/(artifact-uploads|edit-work-concurrency|encoding|evaluations|hostile|idempotency|operation|run-stream|webhook-delivery)\./;
 
 /** Writes files that import the quick tests, up to twelve each. @returns all that is to run */
 function joinQuickTests(slow: boolean): string[] {
