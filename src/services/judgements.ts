@@ -1,5 +1,6 @@
 // Judgements of an evaluation: those that the service asks for, and those that others bring along.
 import * as evaluations from '../db/evaluations.ts';
+import { lockJudge } from '../db/judgement-tasks.ts';
 import * as db from '../db/judgements.ts';
 import type { Transaction } from '../db/pool.ts';
 import { formatId } from '../domain/ids.ts';
@@ -112,6 +113,8 @@ export function addJudgements(
     const llm = evaluation.judge === 'llm' ? await nameOfLlm(tx, evaluation.id) : null;
     const itemIds = [...new Set(posted.map(({ item_id }) => item_id))];
     const numbers = await evaluations.selectItemNumbers(tx, evaluation.id, itemIds);
+    const people = posted.filter((one) => kindOf(evaluation, one) === 'person').map(nameOf);
+    for (const name of [...new Set(people)].sort()) await lockJudge(tx, caller.projectId, name); // who may be claiming
     let created = 0;
     for (const [index, one] of posted.entries()) {
       const pointer = `/judgements/${index}`;
@@ -128,12 +131,18 @@ export function addJudgements(
   });
 }
 
+const kindOf = ({ judge }: evaluations.EvaluationRow, posted: NewJudgement): evaluations.JudgeKind =>
+  posted.judge?.kind ?? (judge === 'person' ? 'person' : 'external');
+
+const nameOf = ({ judge }: NewJudgement): string => judge?.name ?? 'external';
+
 function readPosted(
-  { judge: kind, request }: evaluations.EvaluationRow,
+  evaluation: evaluations.EvaluationRow,
   numbers: ReadonlyMap<string, number>,
-  { item_id, candidate, training_seed, outcome, null_reason, judge, order, comment }: NewJudgement,
+  posted: NewJudgement,
   pointer: string,
 ): db.PostedJudgement {
+  const { item_id, candidate, training_seed, outcome, null_reason, order, comment } = posted;
   if (outcome === null && !null_reason)
     throw unprocessable(`${pointer}/null_reason`, 'is needed: an outcome of null says why there is none');
   if (outcome !== null && null_reason)
@@ -147,9 +156,14 @@ function readPosted(
   return {
     id: ascendingUuid(),
     number,
-    candidate: findCandidate((request as EvaluationRequest).candidates, candidate, training_seed, pointer),
-    judgeKind: judge?.kind ?? (kind === 'person' ? 'person' : 'external'),
-    judgeName: judge?.name ?? 'external',
+    candidate: findCandidate(
+      (evaluation.request as EvaluationRequest).candidates,
+      candidate,
+      training_seed,
+      pointer,
+    ),
+    judgeKind: kindOf(evaluation, posted),
+    judgeName: nameOf(posted),
     candidateFirst: order == null ? null : order === 'candidate_first',
     outcome,
     nullReason: null_reason ?? null,

@@ -1,6 +1,7 @@
 // Evaluations: what they compare, who judges, and what comes of it. Slices are worked on here, one by one;
 // test/jobs/evaluations.test.ts has the worker itself.
 import t, { type Test } from 'tap';
+import { claimJudgement, lockJudge } from '../../src/db/judgement-tasks.ts';
 import { parseId } from '../../src/domain/ids.ts';
 import { evaluationSlice, type SliceTimes } from '../../src/services/evaluation-work.ts';
 import { defaultProjectId as project } from '../../src/services/keys.ts';
@@ -828,6 +829,26 @@ t.test('a person may have the name of the judge, and items without a response no
     { status: 409, body: { detail: /has claimed this item/ } },
     'not without the lease',
   );
+});
+
+t.test('who claims a pair and posts a judgement of it at once is told, once', async (t) => {
+  const { server, create, slice, judge } = await setUp(t);
+  const made = await create({ ...external(1), judge: { kind: 'person', per_item: 2 } });
+  await slice(made);
+  const system = server.database.open('finegrain_api');
+  let posted: ReturnType<typeof judge> | undefined;
+  await system.transaction(project, async (tx) => {
+    await lockJudge(tx, project, 'ann');
+    const filter = { judgeName: 'ann', evaluationId: null };
+    const claimed = await claimJudgement(tx, filter, { leaseSeconds: 60, leaseHash: Buffer.alloc(32) });
+    const order = claimed!.candidate_first ? 'candidate_first' : 'baseline_first';
+    posted = judge(made.id, [
+      { item_id: 'item-0', outcome: 1, order, judge: { kind: 'person', name: 'ann' } },
+    ]);
+    for (let waits = 0; waits === 0; )
+      waits = (await tx.query('select from pg_locks where not granted')).length;
+  });
+  t.match(await posted, { status: 409, body: { detail: /has claimed this item/ } });
 });
 
 t.test('people judge drawn items in an order that is drawn, too', async (t) => {
