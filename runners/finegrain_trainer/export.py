@@ -1,4 +1,4 @@
-"""ONNX export of a token reward model, refused unless it computes what PyTorch computes.
+"""ONNX export of a reward model, refused unless it computes what PyTorch computes.
 
 The graph is that of scoring_graph.py where the architecture is one of its own, else what PyTorch's exporter makes:
 `input_ids` int64 [batch, sequence] -> `rewards` float32 [batch, sequence], causal, right padding needs no mask.
@@ -72,7 +72,7 @@ def golden_items(
     for prompt, raw_prompt, response in texts:
         prompt_ids, token_ids = codec.prompt_ids(prompt), codec.response_ids(response)
         if len(prompt_ids) + len(token_ids) <= context_length:
-            rewards = model.response_rewards([prompt_ids], [token_ids]).tolist()
+            rewards = model.response_readings([prompt_ids], [token_ids]).tolist()
             items.append(
                 {
                     "prompt": raw_prompt,

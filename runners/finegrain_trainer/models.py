@@ -366,6 +366,12 @@ class RewardModel(nn.Module):
         batch = collate(prompts, responses, self.score.weight.device)
         return (self(batch.ids) * self.paid(batch.is_response))[batch.is_response]
 
+    @torch.no_grad()
+    def response_readings(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
+        """As response_rewards, with what a sequence model would pay if the response ended at each token."""
+        batch = collate(prompts, responses, self.score.weight.device)
+        return self(batch.ids)[batch.is_response]
+
 
 def new_reward_model(base: LanguageModel, loss: str, options: RewardOptions, seed: int) -> RewardModel:
     """A reward model on the backbone of `base`; `survival` starts at p = sigmoid(-2), about the share of bad tokens."""

@@ -29,7 +29,7 @@ from .models import RewardModel, load_policy, new_reward_model, save_reward_mode
 from .optimization import adamw, descend, set_learning_rate
 from .parallel import collected, loading_device, parts, place_module, shard_like
 from .protocol import Reporter, StopRequest
-from .reward_evaluation import LabelData, breakdown, figures, judge, metrics, versions, write_worst
+from .reward_evaluation import LabelData, breakdown, compared, figures, judge, metrics, versions, write_worst
 from .rl_math import (
     hunk_preference_loss,
     kept_loss,
@@ -168,13 +168,10 @@ def run(spec: RewardSpec, workdir: Path, device: torch.device, reporter: Reporte
         return {}
     model = finished_reward_model(model, finished, head).requires_grad_(False)
     with finish_folder(workdir, "model") as folder:
-        onnx = None
-        if model.role == "token_reward":
-            texts, examples = golden_texts(data.edits), int8_examples(data.edits)
-            graphs = write_graphs(model, folder, base.codec, texts, base.card.context_length, examples)
-            onnx = graphs.onnx
-            report |= {"onnx_difference": graphs.difference, "int8": onnx["int8"]}
-        save_reward_model(model, base, folder, onnx)
+        texts, examples = golden_texts(data.edits or data.pairs), int8_examples(data.edits)
+        graphs = write_graphs(model, folder, base.codec, texts, base.card.context_length, examples)
+        report |= {"onnx_difference": graphs.difference, "int8": graphs.onnx.get("int8")}
+        save_reward_model(model, base, folder, graphs.onnx)
         finished.save_adapter(folder, "model", {f"score.{name}": tensor for name, tensor in head.items()})
         write_json(folder / "report.json", report)
         write_worst(judged["test"] or judged["validation"], base.codec, folder / "errors.ndjson")
@@ -414,12 +411,12 @@ def headline_value(report: dict[str, Any], name: str) -> float | None:
     return test if test is not None else report["validation"][name]["value"]
 
 
-def golden_texts(edits: list[Edit]) -> list[tuple[Prompt, Any, str]]:
-    """Texts for golden.json: held-out edits over the range of lengths, and the texts that tokenizers trip over."""
-    held_out = [e for e in edits if e.split != "train"] or edits
-    by_length = sorted(held_out, key=lambda e: len(e.original.token_ids))
+def golden_texts(rows: list[Edit] | list[Pair]) -> list[tuple[Prompt, Any, str]]:
+    """Texts for golden.json: held-out rows over the range of lengths, and the texts that tokenizers trip over."""
+    held_out = [row for row in rows if row.split != "train"] or rows
+    by_length = sorted(held_out, key=lambda row: len(compared(row)[0].token_ids))
     chosen = [by_length[i * (len(by_length) - 1) // GOLDEN_EDITS] for i in range(GOLDEN_EDITS)]
-    texts = [(e.prompt, _raw(e.prompt), text) for e in chosen for text in (e.original.text, e.edited.text)]
+    texts = [(row.prompt, _raw(row.prompt), text.text) for row in chosen for text in compared(row)]
     traps = ["", "\r\n  spaces\tand lines\n", "naïve 👩‍👩‍👧 日本語", "<|eos|><|user|></s><pad>"]
     return texts + [((Message("user", "Hi"),), "Hi", trap) for trap in traps]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .batching import length_sorted
-from .data import Edit, Pair
+from .data import Edit, Pair, Response
 from .metrics import accuracy, area_under_curve, bad_token_auc, calibration, vote_agreement
 from .models import RewardModel
 from .prompt_format import TextCodec
@@ -46,11 +46,15 @@ class Judged:
         return float(self.better.sum(dtype=np.float64) - self.worse.sum(dtype=np.float64))
 
 
+def compared(row: Edit | Pair) -> tuple[Response, Response]:
+    """The worse and the better version."""
+    return (row.other, row.preferred) if isinstance(row, Pair) else (row.original, row.edited)
+
+
 def versions(row: Edit | Pair) -> tuple[list[int], list[int]]:
     """Token ids of the worse and of the better version."""
-    if isinstance(row, Pair):
-        return row.other.token_ids, row.preferred.token_ids
-    return row.original.token_ids, row.edited.token_ids
+    worse, better = compared(row)
+    return worse.token_ids, better.token_ids
 
 
 def judge(model: RewardModel, data: LabelData, split: str) -> list[Judged]:

@@ -1,4 +1,4 @@
-"""A token reward model in safetensors, as the trainer saves it, made servable: with reward.onnx, golden.json and a
+"""A reward model in safetensors, as the trainer saves it, made servable: with reward.onnx, golden.json and a
 finegrain.json that names the graph: the end of a reward run, for weights that were trained or changed elsewhere.
 """
 
@@ -57,7 +57,7 @@ def write_graphs(
         raise BadSpec(f"the model reads {context_length} tokens, too few for any text of golden.json")
     difference = check_parity(model, folder / "reward.onnx", items, context_length)
     golden = {"tolerance": TOLERANCE, "items": items}
-    if not standard:
+    if not standard and model.role == "token_reward":  # int8 is judged by how it ranks tokens
         judged = examples or [Example(item["prompt_token_ids"], item["token_ids"]) for item in items]
         onnx["int8"] = add_int8(model, folder, golden, judged)
     write_json(folder / "golden.json", golden)
@@ -75,8 +75,6 @@ def make_servable(model_folder: Path, output: Path, texts: Path | None, standard
         if not (model_folder / name).is_file():
             raise BadSpec(f"{model_folder}/{name}: is missing")
     model, card, codec = load_reward_model(model_folder, torch.device("cpu"))
-    if model.role != "token_reward":
-        raise BadSpec(f"{model_folder}: is a {model.role} model; only token rewards have a graph")
     told = read_texts(texts) if texts else []
     own: list[tuple[Prompt, Any, str]] = [((Message("user", "Hi"),), "Hi", text) for text in RESPONSES]
 

@@ -295,7 +295,10 @@ def test_every_other_loss_learns_which_version_is_better(data, policy_folder, tm
     token_rewards = loss.startswith("bt")
     assert card["role"] == ("token_reward" if token_rewards else "sequence_reward")
     assert card["reward"] == {"loss": loss}
-    assert (tmp_path / "output/model/reward.onnx").exists() == token_rewards
+    assert result["onnx_difference"] < 1e-4
+    assert (result["int8"] is not None) == token_rewards
+    golden = json.loads((tmp_path / "output/model/golden.json").read_text())
+    assert len(golden["items"]) > 10, "a sequence model has one, too: it judges evaluations"
     assert (result["bad_token_auc"] is not None) == token_rewards
     if token_rewards:
         assert result["bad_token_auc"] > 0.7

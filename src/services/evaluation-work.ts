@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/evaluations.ts';
 import * as judgements from '../db/judgements.ts';
+import type { ModelRow } from '../db/models.ts';
 import { Problem } from '../errors.ts';
 import type { ServedModel } from '../scoring/engine.ts';
 import type { Services } from './context.ts';
@@ -220,7 +221,7 @@ async function judge(work: Work): Promise<Rest | null> {
   }
 }
 
-/** The response with the higher total reward wins, EOS included. */
+/** The response with the higher reward wins: the total of its tokens, EOS included, or what a sequence model gives the whole. */
 async function compare(
   { services, request, inputs, stop }: Work,
   open: judgements.OpenJudgement[],
@@ -241,23 +242,24 @@ async function compare(
   const served: ServedModel = { digest: model.digest, files: model.files };
   const scores = await scoreItems(services, served, items, { include_eos: true }, stop);
   const margin = request.judge.kind === 'reward' ? request.judge.tie_margin! : 0;
+  const worths = scores.map((score) => ('status' in score ? score : worthOf(score, model.role)));
   return open.map(({ id }, index) => ({
     id,
-    ...verdictOf(scores[pairs[index]!.candidate]!, scores[pairs[index]!.baseline]!, margin),
+    ...verdictOf(worths[pairs[index]!.candidate]!, worths[pairs[index]!.baseline]!, margin),
   }));
 }
 
-type Score = RewardedItem | FailedItem;
+type Worth = number | FailedItem;
 
-function verdictOf(candidate: Score, baseline: Score, margin: number): judgements.Verdict {
-  const failed = [candidate, baseline].find((score): score is FailedItem => 'status' in score);
+function verdictOf(candidate: Worth, baseline: Worth, margin: number): judgements.Verdict {
+  const failed = [candidate, baseline].find((worth) => typeof worth !== 'number');
   if (failed) return { outcome: null, nullReason: failed.code, detail: { detail: failed.detail } };
-  const [reward_candidate, reward_baseline] = [candidate, baseline].map((score) =>
-    total(score as RewardedItem),
-  );
-  const difference = reward_candidate! - reward_baseline!;
+  const [reward_candidate, reward_baseline] = [candidate as number, baseline as number];
+  const difference = reward_candidate - reward_baseline;
   const outcome = Math.abs(difference) <= margin ? 0.5 : difference > 0 ? 1 : 0;
   return { outcome, nullReason: null, detail: { reward_candidate, reward_baseline } };
 }
 
-const total = ({ rewards }: RewardedItem): number => rewards.reduce((sum, reward) => sum + reward, 0);
+/** A sequence model says at the end of a response what it is worth. */
+const worthOf = ({ rewards }: RewardedItem, role: ModelRow['role']): number =>
+  role === 'sequence_reward' ? rewards.at(-1)! : rewards.reduce((sum, reward) => sum + reward, 0);

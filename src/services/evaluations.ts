@@ -4,6 +4,7 @@ import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/evaluations.ts';
 import { countJudgements, type JudgementCounts } from '../db/judgements.ts';
 import { type Limits, type LlmWorkRow, selectLlmWork } from '../db/llm-work.ts';
+import type { ModelRow } from '../db/models.ts';
 import { joinTransaction, type Transaction } from '../db/pool.ts';
 import { lockRun } from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
@@ -39,7 +40,7 @@ import { checkPrecondition, type Precondition } from './preconditions.ts';
 import type { DataInput } from './run-inputs.ts';
 import type { GenerateSpec } from './run-specs.ts';
 import { createRun, type NewRun, type Run, type RunProgress, steerRun } from './runs.ts';
-import { findScoringModel, type NamedModel, renderModel } from './scoring.ts';
+import { findNamedModel, type NamedModel, renderModel } from './scoring.ts';
 import { findSnapshot } from './snapshots.ts';
 import { promptRows, responseRows } from './training-rows.ts';
 
@@ -62,7 +63,7 @@ export const failureReasons = {
 export type EvaluationFailure = { reason: keyof typeof failureReasons; detail: string };
 
 export const judgeKinds = {
-  reward: 'a token reward model; the response with the higher total wins',
+  reward: 'a reward model: of tokens, and the response with the higher total wins, or of whole responses',
   llm: 'a language model behind a chat endpoint of yours says which response is better; docs/llm-judge.md',
   person: 'people claim pairs of responses and say which is better, without knowing whose they are',
   external: 'programs of yours read the items and post judgements',
@@ -124,7 +125,7 @@ export interface EvaluationInputs {
   /** of the baseline, then of the candidates */
   sources: ResponseSource[];
   /** of a reward judge */
-  model: (NamedModel & { files: ModelFile[] }) | null;
+  model: (NamedModel & { role: ModelRow['role']; files: ModelFile[] }) | null;
   /** names of candidates, or the baseline's, that the judge trained */
   circular: string[];
   /** some candidate comes from training, which another seed would have ended elsewhere */
@@ -190,7 +191,7 @@ function render(
 ): Evaluation {
   const request = row.request as EvaluationRequest;
   const inputs = row.inputs as EvaluationInputs;
-  const { files: _, ...model } = inputs.model ?? { files: [] };
+  const { files: _, role: __, ...model } = inputs.model ?? { files: [], role: null };
   const { llm, usage, stopped } = renderLlmJudge(llmWork);
   return {
     id: formatId('evaluation', row.id),
@@ -442,12 +443,17 @@ async function resolveJudge(services: Services, tx: Transaction, judge: Judge): 
       judge.kind === 'person' ? { instructions: null, per_item: 1, ...judge } : { per_item: 1, ...judge };
     return { asked, model: null };
   }
-  const model = await findScoringModel(services, tx, judge.model).catch((error) => {
+  const model = await findNamedModel(services, tx, judge.model).catch((error) => {
     throw error instanceof Problem ? moved(error, { '/model': '/judge/model' }) : error;
   });
+  if (model.role === 'policy')
+    throw unprocessable(
+      '/judge/model',
+      'is a policy; a reward model judges, of tokens or of whole responses',
+    );
   return {
     asked: { kind: 'reward', tie_margin: judge.tie_margin ?? 0, ...(judge.model && { model: judge.model }) },
-    model: { ...renderModel(services, model, judge.model), files: model.files },
+    model: { ...renderModel(services, model, judge.model), role: model.role, files: model.files },
   };
 }
 

@@ -121,7 +121,7 @@ async function examineFolder(
   try {
     const folder = await materialiseModel(aside, artifacts, { digest, files: texts });
     const { graphs, server } = await examineTexts(folder, role, files);
-    if (role === 'token_reward')
+    if (role !== 'policy')
       for (const { file } of Object.values(graphs)) await examineGraph(artifacts, files, file);
     if (server) {
       if (role !== 'token_reward')
@@ -150,9 +150,9 @@ async function examineTexts(folder: string, role: ModelRow['role'], files: Model
   if (manifest.role !== null && manifest.role !== role)
     throw new ModelRefused(`finegrain.json says that it is a ${manifest.role} model`);
   const tokenizer = await loadModelTokenizer(folder);
-  if (role === 'token_reward') {
-    if (!manifest.graphs.fp32 && !manifest.server)
-      throw new ModelRefused(`finegrain.json names no ONNX graph and no server. ${advice(role)}`);
+  if (role === 'token_reward' && !manifest.graphs.fp32 && !manifest.server)
+    throw new ModelRefused(`finegrain.json names no ONNX graph and no server. ${advice(role)}`);
+  if (role === 'token_reward' || (role === 'sequence_reward' && manifest.graphs.fp32)) {
     if (!has('golden.json')) throw new ModelRefused(`golden.json is missing. ${advice(role)}`);
     await checkGoldenTokens(await readGolden(folder), tokenizer);
   }

@@ -17,17 +17,12 @@ export interface TrainerOutputs {
   model: { role: string; path: string; metrics: Record<string, number | null> } | null;
 }
 
+const filesOfPolicy = ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json'];
+const filesOfReward = [...filesOfPolicy, 'reward.onnx', 'golden.json'];
 const filesOfRole = {
-  policy: ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json'],
-  token_reward: [
-    'config.json',
-    'model.safetensors',
-    'reward.onnx',
-    'tokenizer.json',
-    'golden.json',
-    'finegrain.json',
-  ],
-  sequence_reward: ['config.json', 'model.safetensors', 'tokenizer.json', 'finegrain.json'],
+  policy: filesOfPolicy,
+  token_reward: filesOfReward,
+  sequence_reward: filesOfReward,
 };
 
 /** @throws Error when an output is missing or is not what the kind of run must make; nothing is registered then */

@@ -90,6 +90,7 @@ t.test('trainer', { skip: python === null && 'no Python environment' }, async (t
   t.equal(rewardModel.role, 'sequence_reward');
   const adapter = ['adapter/adapter_config.json', 'adapter/adapter_model.safetensors'];
   t.same(pathsOf(rewardModel).slice(0, 2), adapter, 'what LoRA trained lies beside the merged weights');
+  await judgeBy(t, server, rewarded.model_id!);
   const trainEdits = (rewarded.result as { training: { edits: number } }).training.edits;
   const preferring = await run(server, 'dpo', {
     policy,
@@ -179,7 +180,7 @@ function pathsOf({ files }: { files: { path: string }[] }): string[] {
 
 /** Policies write the responses of an evaluation, in runs of its own, and a program of ours judges them. */
 async function evaluate(t: Test, server: TestServer, { tuned, before }: { tuned: string; before: string }) {
-  const { call, database, services } = server;
+  const { call } = server;
   const items = [
     { id: 'three', prompt: 'What is twice 3?' },
     { id: 'chat', prompt: [{ role: 'user', content: 'What is twice 4?' }] },
@@ -194,15 +195,9 @@ async function evaluate(t: Test, server: TestServer, { tuned, before }: { tuned:
     },
   });
   const { id, runs } = made.body;
-  const slice = () =>
-    evaluationSlice(
-      { db: database.open('finegrain_system'), artifacts: services.artifacts, scoring: services.scoring },
-      { projectId: defaultProjectId, evaluationId: parseId('evaluation', id)! },
-      new AbortController().signal,
-    );
   const ended = await Promise.all(runs.map((own: { run_id: string }) => untilEnded(server, own.run_id, 60)));
   t.match(ended, [{ state: 'succeeded' }, { state: 'succeeded' }]);
-  t.equal(await slice(), null);
+  t.equal(await workOn(server, id), null);
   t.match((await call('GET', `/v1/evaluations/${id}`)).body, { state: 'judging', progress: { items: 2 } });
   const shown = (await call('GET', `/v1/evaluations/${id}/items`)).body.items;
   const written = await Promise.all(ended.map((run) => rowsOf(server, run)));
@@ -223,6 +218,30 @@ async function evaluate(t: Test, server: TestServer, { tuned, before }: { tuned:
   t.match(figures, { win_rate: 1, n: 2 });
   t.match(figures.notes.join(' '), /leave out training variance/);
 }
+
+/** A reward model of whole responses judges. */
+async function judgeBy(t: Test, server: TestServer, model: string) {
+  const { call } = server;
+  const made = await call('POST', '/v1/evaluations', {
+    json: {
+      candidates: [{ responses: [{ id: 'three', prompt: 'What is twice 3?', response: 'Twice 3 is 6.' }] }],
+      baseline: { responses: [{ id: 'three', response: 'Twice 3 is 7.' }] },
+      judge: { kind: 'reward', model },
+    },
+  });
+  const { id } = made.body;
+  for (const _ of ['the items', 'the verdicts']) t.equal(await workOn(server, id), null);
+  const [{ outcome, detail }] = (await call('GET', `/v1/evaluations/${id}/judgements`)).body.items;
+  t.equal(outcome, detail.reward_candidate > detail.reward_baseline ? 1 : 0);
+}
+
+/** One slice, here. */
+const workOn = ({ database, services }: TestServer, id: string) =>
+  evaluationSlice(
+    { db: database.open('finegrain_system'), artifacts: services.artifacts, scoring: services.scoring },
+    { projectId: defaultProjectId, evaluationId: parseId('evaluation', id)! },
+    new AbortController().signal,
+  );
 
 /** The rows of a run's only artifact. */
 // biome-ignore lint/suspicious/noExplicitAny: NDJSON of the trainer

@@ -161,7 +161,7 @@ const judgeForms = {
       model: Type.Optional(
         Type.String({
           maxLength: 200,
-          description: 'A token reward model, by id or alias; `token-reward` unless given',
+          description: 'A token or sequence reward model, by id or alias; `token-reward` unless given',
         }),
       ),
       tie_margin: Type.Optional(
