@@ -99,6 +99,15 @@ export async function selectRunInputs(
   return rows[0];
 }
 
+/** UUID of a `generate` run that wrote the artifact; undefined: none did. */
+export async function selectRunThatWrote(tx: Transaction, digest: string): Promise<string | undefined> {
+  const rows = await tx.query<{ id: string }>(
+    "select id from finegrain.runs where kind = 'generate' and artifacts @> $1::jsonb order by id desc limit 1",
+    [JSON.stringify([{ digest }])],
+  );
+  return rows[0]?.id;
+}
+
 /** Nobody else changes the run, its runner included, until the transaction ends. */
 export async function lockRun(tx: Transaction, id: string): Promise<void> {
   await tx.query('select from finegrain.runs where id = $1 for no key update', [id]);

@@ -24,7 +24,9 @@ interface Term {
 
 const isNamed = ({ training_seed }: Counted): boolean => training_seed !== undefined;
 
-const bySeed = (counted: readonly Counted[]) => groupBy(counted, ({ training_seed }) => training_seed!);
+/** 1 and "1" are one training. */
+const bySeed = (counted: readonly Counted[]) =>
+  groupBy(counted, ({ training_seed }) => String(training_seed));
 
 /**
  * Null when no judgement names a training. The variance is that over items and that over trainings, each clustered; the noise of
@@ -33,8 +35,8 @@ const bySeed = (counted: readonly Counted[]) => groupBy(counted, ({ training_see
 export function trainingVariance(counted: readonly Counted[], level: number): TrainingVariance | null {
   const named = counted.filter(isNamed);
   if (named.length === 0) return null;
-  const seeds = [...bySeed(named)].map(([training_seed, members]) => ({
-    training_seed,
+  const seeds = [...bySeed(named).values()].map((members) => ({
+    training_seed: members[0]!.training_seed!,
     win_rate: mean(members.map(outcomeOf)),
     n: members.length,
   }));

@@ -6,6 +6,9 @@ type Figures = Omit<WinRateReport, 'summary' | 'notes'>;
 /** A larger share of failures is said in the summary: it may hide or feign a difference. */
 const tolerableNulls = 0.05;
 
+/** Of the verdicts in both orders: not much above what coins give. */
+const doubtfulConsistency = 0.6;
+
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 
 const counted = (count: number, noun: string): string =>
@@ -73,6 +76,7 @@ const lowerFirst = (text: string): string => text[0]!.toLowerCase() + text.slice
 export function notesOn(figures: Figures, options: WinRateOptions): string[] {
   return [
     ...onFailures(figures),
+    ...onOrders(figures),
     ...onTraining(figures, options),
     ...onCandidates(figures),
     ...onLengths(figures, options),
@@ -89,6 +93,13 @@ function onFailures({ nulls, dropped }: Figures): string[] {
   if (dropped.out_of_range > 0)
     notes.push(`${counted(dropped.out_of_range, 'outcome')} outside 0..1 did not count.`);
   return notes;
+}
+
+function onOrders({ position_consistency }: Figures): string[] {
+  if (position_consistency === null || position_consistency > doubtfulConsistency) return [];
+  return [
+    `Where a judge saw both orders it gave the same verdict in ${percent(position_consistency)} of the cases; one that tosses coins does in half of them. Its verdicts hang on the place more than on the responses.`,
+  ];
 }
 
 function onTraining({ training, candidates }: Figures, { trained_policies }: WinRateOptions): string[] {

@@ -184,7 +184,7 @@ async function* alpacaEval(
         ...judged,
         candidate: [judged.candidate, judged.training_seed ?? []].flat().join(' '),
         outcome: outcomes.length === 0 ? null : mean(outcomes),
-        prompt: plainPrompt(item.prompt as Prompt),
+        prompt: instructionOf(item.prompt as Prompt),
         response_candidate,
         response_baseline,
         baseline: baseline.name,
@@ -197,7 +197,7 @@ async function* alpacaEval(
 }
 
 /** AlpacaEval's instructions are texts; a conversation is kept as JSON. */
-const plainPrompt = (prompt: Prompt): string =>
+const instructionOf = (prompt: Prompt): string =>
   typeof prompt === 'string' ? prompt : JSON.stringify(prompt);
 
 interface ExportedItem {

@@ -6,7 +6,7 @@ import { countJudgements, type JudgementCounts } from '../db/judgements.ts';
 import { type Limits, type LlmWorkRow, selectLlmWork } from '../db/llm-work.ts';
 import type { ModelRow } from '../db/models.ts';
 import { joinTransaction, type Transaction } from '../db/pool.ts';
-import { lockRun } from '../db/runs.ts';
+import { lockRun, selectRunThatWrote } from '../db/runs.ts';
 import { formatId, parseId } from '../domain/ids.ts';
 import { hasEnded, type RunState } from '../domain/run-states.ts';
 import type { WinRateOptions } from '../domain/win-rate.ts';
@@ -268,7 +268,10 @@ export function createEvaluation(
     const judge = await resolveJudge(services, tx, asked.judge);
     await holdFiles(services, tx, prompts, places, judge);
     const lineages: (PolicyLineage | null)[] = [];
-    for (const { run } of places) lineages.push(run && (await lineageOf(tx, run.runId)));
+    for (const { run, source } of places) {
+      const writer = run?.runId ?? ('rows' in source ? await selectRunThatWrote(tx, source.rows) : undefined);
+      lineages.push(writer === undefined ? null : await lineageOf(tx, writer));
+    }
     const [baseline, ...candidates] = responders.map(({ responses: _, ...summary }) => summary);
     const inputs: EvaluationInputs = {
       prompts: prompts.data && { data: prompts.data, split: prompts.asked?.split ?? null },

@@ -29,6 +29,14 @@ t.test('several trainings: each alone, and an interval over items and trainings'
   t.match(notes.join(), /leave out training variance.*Only the intervals in `training`/);
 });
 
+t.test('a seed is the same training as a number and as a text', async (t) => {
+  const numbers = trained([1, 0, 1], [0, 0, 1]);
+  const mixed = numbers.map((one, k) => (k % 2 ? { ...one, training_seed: `${one.training_seed}` } : one));
+  const found = computeWinRate(mixed).training!;
+  t.equal(found.seeds.length, 2);
+  t.equal(found.standard_error, computeWinRate(numbers).training!.standard_error);
+});
+
 t.test('a trained policy without seeds: the answer says what the intervals leave out', async (t) => {
   const judgements: Judgement[] = [{ item_id: 'a', outcome: 1 }];
   const { training, notes } = computeWinRate(judgements, { trained_policies: true });

@@ -747,7 +747,7 @@ t.test('what cannot be compared is told where it stands', async (t) => {
 });
 
 t.test('a judge that trained the candidate is circular, and trained policies say so', async (t) => {
-  const { server, call, create, sql, slice, resultOf } = await setUp(t);
+  const { server, call, create, sql, slice, resultOf, upload } = await setUp(t);
   const reward = await registerTinyModel(server, { alias: 'token-reward' });
   const policy = await registerTinyModel(server, {
     role: 'policy',
@@ -789,6 +789,18 @@ t.test('a judge that trained the candidate is circular, and trained policies say
     judge: { kind: 'reward' },
   });
   t.same(before.judge.circular, ['before'], 'a baseline that the judge trained has an advantage, too');
+
+  const written = await upload([{ id: 'item-0', prompt: 'Say 0.', response: 'y' }]);
+  await sql('update finegrain.runs set artifacts = $2 where id = $1', [
+    parseId('run', made.runs[0].run_id),
+    JSON.stringify([{ name: 'responses.ndjson', digest: written, bytes: 9, media_type: 'x' }]),
+  ]);
+  const file = await create({
+    candidates: [{ name: 'file', artifact: written }],
+    baseline: { responses: responses(1, () => 'x') },
+    judge: { kind: 'reward' },
+  });
+  t.same(file.judge.circular, ['file'], 'as the file that a run wrote, too');
 });
 
 t.test('a person may have the name of the judge, and items without a response no judge at all', async (t) => {

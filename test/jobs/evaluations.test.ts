@@ -23,8 +23,8 @@ t.test('a worker that is killed again and again leaves the verdicts of an undist
     (
       await call('POST', '/v1/evaluations', {
         json: {
-          candidates: Array.from({ length: candidates }, () => ({
-            responses: rows((n) => `Hello ${n}, and ${n * n} more words of it.`),
+          candidates: Array.from({ length: candidates }, (_, k) => ({
+            responses: rows((n) => `Hello ${n}, and ${n * n + k} more words of it.`),
           })),
           baseline: { responses: rows((n) => `Well, ${n * n} words and ${n}.`) },
           judge: { kind: 'reward' },
@@ -76,7 +76,7 @@ t.test('a worker that is killed again and again leaves the verdicts of an undist
   await until(one, ({ state }) => state === 'succeeded');
   t.equal(await tableOf(one), await tableOf(undisturbed), 'each pair once, with the same verdict');
 
-  const stopped = await create(4); // so long that it is not done before the signal comes
+  const stopped = await create(8); // so long that it is not done before the signal comes
   await until(stopped, ({ progress }) => progress.judged > 0);
   worker.process.kill('SIGTERM');
   t.same(await worker.ended, { code: 0, signal: null }, worker.log());
