@@ -18,6 +18,7 @@ import {
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bundleOf, bundlePackages, folderOfBundles, versionOfBundles } from './build-packages.mjs';
+import { filesIn } from './files-in.mjs';
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 const folder = 'dist';
@@ -136,12 +137,6 @@ function link(file) {
   } catch (error) {
     if (error.code !== 'EEXIST') throw error; // another build was quicker
   }
-}
-
-function filesIn(top) {
-  return readdirSync(top, { recursive: true, withFileTypes: true })
-    .filter((entry) => !entry.isDirectory())
-    .map((entry) => path.join(entry.parentPath ?? entry.path, entry.name));
 }
 
 function seconds() {
