@@ -2,6 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import type { Services } from '../../services/context.ts';
+import * as creation from '../../services/evaluation-creation.ts';
 import { importEvaluation } from '../../services/evaluation-import.ts';
 import { maxCandidates, maxItemId } from '../../services/evaluation-responses.ts';
 import * as results from '../../services/evaluation-results.ts';
@@ -550,7 +551,7 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
         operationId: 'createEvaluation',
         tags: ['evaluation'],
         summary: 'Compare candidates with a baseline',
-        description: `Takes up to ${maxCandidates} candidates and a baseline: policies, which write their responses in \`generate\` runs of the evaluation, stored response sets, or responses in the request; items are joined by their \`id\`. A judge then says of each item which response is better, and \`/result\` has the win rate with its uncertainty, a running one at first. A response that is missing stays in the table, as a judgement without an outcome. Each item is judged once in each order, whatever dies meanwhile. 429: ${evaluations.maxUnfinishedEvaluations} evaluations of the project have not ended yet.`,
+        description: `Takes up to ${maxCandidates} candidates and a baseline: policies, which write their responses in \`generate\` runs of the evaluation, stored response sets, or responses in the request; items are joined by their \`id\`. A judge then says of each item which response is better, and \`/result\` has the win rate with its uncertainty, a running one at first. A response that is missing stays in the table, as a judgement without an outcome. Each item is judged once in each order, whatever dies meanwhile. 429: ${creation.maxUnfinishedEvaluations} evaluations of the project have not ended yet.`,
         body: Type.Ref('NewEvaluation'),
         response: { 202: Tagged(Type.Ref('Evaluation')), ...problemResponses(404, 413, 415) },
       },
@@ -559,11 +560,7 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
       answerOnce(services, request, reply, async (services) =>
         tagged(
           202,
-          await evaluations.createEvaluation(
-            services,
-            request.caller,
-            request.body as evaluations.NewEvaluation,
-          ),
+          await creation.createEvaluation(services, request.caller, request.body as creation.NewEvaluation),
         ),
       ),
   );
