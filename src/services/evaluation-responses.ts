@@ -18,6 +18,8 @@ import { BadRow, promptRows, responseRows } from './training-rows.ts';
 
 export const maxItems = 20_000;
 export const maxCandidates = 8;
+/** Of all candidates on all items, in both orders by an LLM. */
+export const maxJudgements = 320_000;
 /** Characters. */
 export const maxItemId = 500;
 /** Of all response sets of an evaluation, as they are held in memory while its items are made. */

@@ -9,7 +9,7 @@ import type { ModelRow } from '../db/models.ts';
 import { Problem } from '../errors.ts';
 import type { ServedModel } from '../scoring/engine.ts';
 import type { Services } from './context.ts';
-import { BadResponses, readItems } from './evaluation-responses.ts';
+import { BadResponses, maxJudgements, readItems } from './evaluation-responses.ts';
 import type { AskedJudge, EvaluationFailure, EvaluationInputs, EvaluationRequest } from './evaluations.ts';
 import { startLlmJudge, wantedOfLlm } from './llm-judges.ts';
 import type { Prompt } from './pair-rows.ts';
@@ -150,6 +150,7 @@ async function prepare(work: Work): Promise<Rest | null> {
   }
   if (runs.some(({ state }) => state !== 'succeeded')) return null;
   const items = await readItems(services.artifacts, { ...inputs, runs });
+  checkCount(items.length, request);
   work.stop.throwIfAborted();
   await services.db.transaction(slice.projectId, async (tx) => {
     await db.lockEvaluation(tx, slice.evaluationId);
@@ -177,6 +178,17 @@ async function prepare(work: Work): Promise<Rest | null> {
     await db.settleEvaluation(tx, slice); // where there is nothing to judge
   });
   return null;
+}
+
+/** All are made in one transaction, and looked through for the figures. @throws BadResponses */
+function checkCount(items: number, { candidates, judge, people }: EvaluationRequest): void {
+  const ofJudge = judge.kind === 'reward' ? 1 : judge.kind === 'llm' ? 2 : judge.per_item!;
+  const ofPeople = people ? people.per_item * Math.min(people.items ?? items, items) : 0;
+  const count = candidates.length * (items * ofJudge + ofPeople);
+  if (count > maxJudgements)
+    throw new BadResponses(
+      `${candidates.length} candidates on ${items} items are ${count} judgements; one evaluation has ${maxJudgements} at most. Make several, of fewer items or candidates each.`,
+    );
 }
 
 const failedOf = (runs: db.EvaluationRunRow[]): db.EvaluationRunRow | undefined =>

@@ -746,6 +746,22 @@ t.test('what cannot be compared is told where it stands', async (t) => {
   }
 });
 
+t.test('more judgements than can be made at once are refused before any is made', async (t) => {
+  const { create, slice, get, upload } = await setUp(t);
+  const many = { artifact: await upload(responses(5000, () => 'x')) };
+  const made = await create({
+    candidates: Array.from({ length: 8 }, () => many),
+    baseline: many,
+    judge: { kind: 'external', per_item: 9 },
+  });
+  t.match(await slice(made), /given up: 8 candidates on 5000 items are 360000 judgements/);
+  t.match(await get(made), {
+    state: 'failed',
+    failure: { reason: 'bad_responses' },
+    progress: { items: null },
+  });
+});
+
 t.test('a judge that trained the candidate is circular, and trained policies say so', async (t) => {
   const { server, call, create, sql, slice, resultOf, upload } = await setUp(t);
   const reward = await registerTinyModel(server, { alias: 'token-reward' });
