@@ -54,7 +54,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def main() -> int:
     processes = int(os.environ.get("FINEGRAIN_TRAINER_PROCESSES", "1"))
-    if processes > 1 and "RANK" not in os.environ and sys.argv[1:2] and sys.argv[1] in ("sft", "reward", "ppo"):
+    if processes > 1 and "RANK" not in os.environ and sys.argv[1:2] and sys.argv[1] in KINDS.keys() - {"generate"}:
         return launch(processes, sys.argv[1:])
     reporter = claim_stdout(quiet=process_rank() > 0)
     try:
@@ -276,5 +276,15 @@ def is_out_of_memory(error: Exception, text: str) -> bool:
     )
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the process. One that worked with others goes without the destructors of C++ libraries: a thread that is still
+    there then may abort a run that is done, as it did once at the end of two processes under a runner."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
