@@ -277,8 +277,8 @@ def is_out_of_memory(error: Exception, text: str) -> bool:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process. One that worked with others goes without the destructors of C++ libraries: a thread that is still
-    there then may abort a run that is done, as it did once at the end of two processes under a runner."""
+    """Ends the process. One that worked with others goes without the destructors of C++ libraries: a thread that is
+    still there then may abort a run that is done, as it did once at the end of two processes under a runner."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         sys.exit(code)
     sys.stdout.flush()
