@@ -1,7 +1,7 @@
 // Content-addressed artifacts, and the store of them in a local folder: sha256/ab/cdef…. A file is written aside, synced
 // and renamed, so that what lies under a digest is always whole and always fits it. Another store: s3-store.ts.
 import { createHash, randomUUID } from 'node:crypto';
-import { constants, createReadStream, createWriteStream, existsSync } from 'node:fs';
+import { constants, createReadStream, createWriteStream, existsSync, type WriteStream } from 'node:fs';
 import { access, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable, Transform } from 'node:stream';
@@ -89,6 +89,12 @@ export function meter(): Transform & { measured(): StoredArtifact } {
   return Object.assign(transform, { measured: () => ({ digest: `sha256:${hash.digest('hex')}`, bytes }) });
 }
 
+/** A stream that was broken off may be opening its file still, which would then be there after it was removed. */
+export async function untilClosed(stream: WriteStream): Promise<void> {
+  stream.destroy();
+  if (!stream.closed) await new Promise<void>((resolve) => stream.once('close', () => resolve()));
+}
+
 /** A file that is opened when it is first read: a stream opens at once, and one that fails unheard ends the process. */
 export async function* fileContent(path: string): AsyncGenerator<Buffer> {
   yield* createReadStream(path);
@@ -110,12 +116,14 @@ export function openArtifactStore(folder: string): ArtifactStore {
   ): Promise<T> {
     const temporary = join(target, randomUUID());
     const content = meter();
+    const writing = createWriteStream(temporary, { mode: 0o600 });
     try {
-      await pipeline(source, content, createWriteStream(temporary, { mode: 0o600 }));
+      await pipeline(source, content, writing);
       const file = await open(temporary, 'r+');
       await file.sync().finally(() => file.close());
       return await use(temporary, content.measured());
     } finally {
+      await untilClosed(writing);
       await rm(temporary, { force: true });
     }
   }

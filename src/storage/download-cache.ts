@@ -6,7 +6,7 @@ import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { hexOf, isThere, meter } from './artifact-store.ts';
+import { hexOf, isThere, meter, untilClosed } from './artifact-store.ts';
 
 /** A file was handed out as a path a moment ago: whoever got it may not have opened it yet. */
 const keptMs = 10 * 60_000;
@@ -35,8 +35,9 @@ export function openDownloadCache(
     await mkdir(folder, { recursive: true });
     const temporary = join(folder, `incoming-${randomUUID()}`);
     const content = meter();
+    const writing = createWriteStream(temporary, { mode: 0o600, flush: true });
     try {
-      await pipeline(read(digest), content, createWriteStream(temporary, { mode: 0o600, flush: true }));
+      await pipeline(read(digest), content, writing);
       const found = content.measured().digest;
       if (found !== digest)
         throw new Error(
@@ -44,6 +45,7 @@ export function openDownloadCache(
         );
       await rename(temporary, path);
     } finally {
+      await untilClosed(writing);
       await rm(temporary, { force: true });
     }
     await makeRoom();

@@ -133,6 +133,11 @@ for (const [name, skip, open] of places) {
         t.equal(error, failure, `after ${bytes} bytes, with the error of the source`);
         t.notOk(await store.has(digestOf(content.subarray(0, bytes))));
       }
+      const broken = async function* () {
+        yield 'a few bytes';
+        throw new Error('the client has left');
+      };
+      await Promise.allSettled(Array.from({ length: 100 }, () => store.put(broken())));
       t.same(await leftovers(), []);
     });
 
