@@ -21,7 +21,7 @@ export const tags = [
     name: 'snapshots',
     description: 'Immutable, digest-named selections of pairs and edits: what training reads',
   },
-  { name: 'runs', description: 'Work for a runner: `sft`, `reward`, `ppo`, `generate`' },
+  { name: 'runs', description: 'Work for a runner: `sft`, `reward`, `dpo`, `ppo`, `generate`' },
   { name: 'models', description: 'Registered models and the aliases that name them' },
   { name: 'scoring', description: 'Rewards token by token' },
   {
