@@ -8,7 +8,6 @@ import * as deleting from './jobs/delete-old-deliveries.ts';
 import { deliverWebhookTask } from './jobs/deliver-webhook.ts';
 import { editWithLlmTask } from './jobs/edit-with-llm.ts';
 import * as forgetting from './jobs/forget-answers.ts';
-import { judgeWithLlmTask } from './jobs/judge-with-llm.ts';
 import * as reaping from './jobs/reap-lost-attempts.ts';
 import * as trimming from './jobs/trim-runs.ts';
 import { workOnEvaluationTask } from './jobs/work-on-evaluation.ts';
@@ -98,7 +97,7 @@ async function main(): Promise<void> {
       noHandleSignals: true,
       taskList: {
         'edit-with-llm': editWithLlmTask((key, signal) => editSlice(calling, key, signal)),
-        'judge-with-llm': judgeWithLlmTask((key, signal) => judgeSlice(calling, key, signal)),
+        'judge-with-llm': workOnEvaluationTask((key, signal) => judgeSlice(calling, key, signal)),
       },
       parsedCronItems: [],
       logger,

@@ -1,4 +1,5 @@
-// A slice of the work on an evaluation. Migration 0022 makes the job, and the one of the next slice.
+// A slice of the work on an evaluation, the service's own (migration 0022) or that of its llm judge (0023). The migrations make
+// the job, and the one of the next slice.
 import type { Task } from 'graphile-worker';
 
 interface EvaluationKey {

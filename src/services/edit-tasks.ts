@@ -1,6 +1,5 @@
 // Edit tasks: editors claim pairs under a lease and bring an edit, give the task back, or skip the pair. The lease token
 // alone says who holds a task; a call under a lease that is over changes nothing and is told what became of the task.
-import { createHash, randomBytes } from 'node:crypto';
 import * as db from '../db/edit-tasks.ts';
 import { selectEditOfTask } from '../db/edits.ts';
 import { lockPair } from '../db/pairs.ts';
@@ -10,6 +9,7 @@ import { notFound, Problem } from '../errors.ts';
 import type { Caller as KeyCaller, Services } from './context.ts';
 import { findEditRequest } from './edit-requests.ts';
 import { addEdits, type EditOfPair, type Editor, renderSubmitted, type SubmittedEdit } from './edits.ts';
+import { leaseHashOf, newLeaseToken } from './lease-tokens.ts';
 import { type Page, type PageRequest, readPage } from './paging.ts';
 import { type Pair, renderPair } from './pairs.ts';
 
@@ -50,8 +50,6 @@ function render(row: db.EditTaskRow): EditTask {
     failure: row.failure,
   };
 }
-
-const hashOf = (leaseToken: string): Buffer => createHash('sha256').update(leaseToken).digest();
 
 export interface ClaimRequest {
   editor: Editor;
@@ -103,7 +101,7 @@ export function claimTasks(
     const items: ClaimedTask[] = [];
     for (let more = true; more && items.length < limit; ) {
       const tokens = Array.from({ length: limit - items.length }, newLeaseToken);
-      const leaseHashes = tokens.map(hashOf);
+      const leaseHashes = tokens.map(leaseHashOf);
       const rows = await db.claimTasks(tx, { ...filter, editorKind: editor.kind, leaseSeconds, leaseHashes });
       rows.sort((one, other) => one.token - other.token);
       items.push(...rows.map((row) => renderClaimed(row, tokens[row.token]!)));
@@ -112,8 +110,6 @@ export function claimTasks(
     return { items, open: items.length === limit ? null : await db.countPairsLeft(tx, filter) };
   });
 }
-
-const newLeaseToken = (): string => randomBytes(32).toString('base64url');
 
 function renderClaimed(row: db.ClaimedTaskRow, leaseToken: string): ClaimedTask {
   return {
@@ -195,7 +191,7 @@ export function heartbeatTask(
   id: string,
   { lease_token, lease_seconds }: { lease_token: string; lease_seconds?: number },
 ): Promise<EditTask> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const { id: taskId } = await findTask(tx, id);
     const row = await db.renewLease(tx, { taskId, leaseHash }, lease_seconds ?? null);
@@ -211,7 +207,7 @@ export function releaseTask(
   id: string,
   { lease_token }: { lease_token: string },
 ): Promise<EditTask> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const { id: taskId } = await findTask(tx, id);
     const row = await db.releaseTask(tx, { taskId, leaseHash });
@@ -227,7 +223,7 @@ export function skipTask(
   id: string,
   { lease_token, reason }: { lease_token: string; reason?: string | null },
 ): Promise<EditTask> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const task = await findTask(tx, id);
     await lockPair(tx, task.pair_id, 'share'); // before the task, as its deletion locks them
@@ -253,7 +249,7 @@ export function failTask(
   id: string,
   { lease_token, failure }: { lease_token: string; failure: db.TaskFailure },
 ): Promise<EditTask> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const { id: taskId } = await findTask(tx, id);
     const row = await db.failTask(tx, { taskId, leaseHash }, failure);
@@ -280,7 +276,7 @@ export function submitTask(
   id: string,
   { lease_token, edited_response, comment = null, prompt_version: promptVersion = null }: Submission,
 ): Promise<SubmittedEdit> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const taskId = parseId('editTask', id);
     const pair = taskId === null ? undefined : await db.submitTask(tx, { taskId, leaseHash });

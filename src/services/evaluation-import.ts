@@ -6,7 +6,7 @@ import { type AlpacaEvalAnnotation, fromAlpacaEval } from '../domain/alpaca-eval
 import { unprocessable } from '../errors.ts';
 import { ascendingUuid } from './ascending-uuid.ts';
 import type { Caller, Services } from './context.ts';
-import { maxCandidates } from './evaluation-responses.ts';
+import { maxCandidates, storeItems } from './evaluation-responses.ts';
 import {
   type Evaluation,
   type EvaluationInputs,
@@ -15,8 +15,6 @@ import {
 } from './evaluations.ts';
 
 type Imported = ReturnType<typeof fromAlpacaEval>;
-
-const itemBatch = 500;
 
 /** One baseline and up to eight models; an instruction is an item. @throws Problem unprocessable */
 export function importEvaluation(
@@ -47,8 +45,7 @@ export function importEvaluation(
     const id = uuidv7();
     const key = { projectId: caller.projectId, evaluationId: id };
     await db.insertEvaluation(tx, { ...key, id, name, judge: 'external', request, inputs, due: false });
-    for (let first = 0; first < items.length; first += itemBatch)
-      await db.insertItems(tx, key, first + 1, items.slice(first, first + itemBatch));
+    await storeItems(tx, key, items);
     await insertPosted(
       tx,
       key,

@@ -2,7 +2,7 @@
 // evaluation's own, a `generate` run of somebody's, a file, or the request itself. All become rows {id, prompt?, response}.
 import { isDeepStrictEqual } from 'node:util';
 import { selectArtifact } from '../db/artifacts.ts';
-import type { EvaluationRunRow, NewItem } from '../db/evaluations.ts';
+import { type EvaluationKey, type EvaluationRunRow, insertItems, type NewItem } from '../db/evaluations.ts';
 import type { Transaction } from '../db/pool.ts';
 import { selectRunsForShare } from '../db/runs.ts';
 import { parseId } from '../domain/ids.ts';
@@ -193,6 +193,14 @@ const promptsOf = (artifacts: ArtifactStore, { data, split }: NonNullable<ItemSo
 function responsesOf(runs: EvaluationRunRow[], responder: number): string {
   const run = runs.find((one) => one.responder === responder)!;
   return (run.artifacts as RunArtifact[]).find(({ name }) => name === 'responses.ndjson')!.digest;
+}
+
+const itemBatch = 500;
+
+/** In the order that they have. */
+export async function storeItems(tx: Transaction, key: EvaluationKey, items: NewItem[]): Promise<void> {
+  for (let first = 0; first < items.length; first += itemBatch)
+    await insertItems(tx, key, first + 1, items.slice(first, first + itemBatch));
 }
 
 /** The place of a responder in the request. */

@@ -1,36 +1,22 @@
 // The worker at an evaluation, for a slice of time under a lease (migration 0022): makes the items once all responses are
 // there, and judges by a reward model. Each batch of verdicts is saved before the next is begun, and a verdict is saved
 // once, so that the next slice, after whatever ended this one, goes on with what is open.
-import { setTimeout as sleep } from 'node:timers/promises';
 import { v7 as uuidv7 } from 'uuid';
 import * as db from '../db/evaluations.ts';
 import * as judgements from '../db/judgements.ts';
 import type { ModelRow } from '../db/models.ts';
+import type { Transaction } from '../db/pool.ts';
 import { Problem } from '../errors.ts';
 import type { ServedModel } from '../scoring/engine.ts';
 import type { Services } from './context.ts';
-import { BadResponses, maxJudgements, readItems } from './evaluation-responses.ts';
+import { BadResponses, maxJudgements, readItems, storeItems } from './evaluation-responses.ts';
 import type { AskedJudge, EvaluationFailure, EvaluationInputs, EvaluationRequest } from './evaluations.ts';
 import { startLlmJudge, wantedOfLlm } from './llm-judges.ts';
 import type { Prompt } from './pair-rows.ts';
 import { type FailedItem, type RewardedItem, type ScoreItem, scoreItems } from './scoring.ts';
+import { usualTimes, workInSlice } from './work-slice.ts';
 
 export type EvaluationServices = Pick<Services, 'db' | 'artifacts' | 'scoring'>;
-
-export interface SliceTimes {
-  /** no batch is begun after it */
-  sliceMs: number;
-  heartbeatMs: number;
-  /** renewed by each heartbeat */
-  leaseSeconds: number;
-  /** until the next slice after one that was in trouble, doubled with each further one */
-  troubleSeconds: number;
-}
-
-const usualTimes: SliceTimes = { sliceMs: 30_000, heartbeatMs: 5000, leaseSeconds: 30, troubleSeconds: 15 };
-
-const longestTroubleSeconds = 900;
-const troublesInRow = 8;
 
 interface Work {
   services: EvaluationServices;
@@ -42,9 +28,6 @@ interface Work {
   stop: AbortSignal;
   lost: AbortController;
 }
-
-/** When the next slice begins. */
-type Rest = { restSeconds: number };
 
 /**
  * Works for a slice of time on an evaluation that is due. Safe to call at any time, by several workers at once.
@@ -60,46 +43,27 @@ export async function evaluationSlice(
     db.beginSlice(tx, key, times.leaseSeconds),
   );
   if (!begun) return null;
-  const lost = new AbortController();
-  const work: Work = {
-    services,
-    slice: { ...key, fence: begun.fence },
-    request: begun.request as EvaluationRequest,
-    inputs: begun.inputs as EvaluationInputs,
-    endsAt: Date.now() + times.sliceMs,
-    stop: AbortSignal.any([lost.signal, signal]),
-    lost,
-  };
-  const done = new AbortController();
-  const beating = heartbeats(work, times, done.signal).catch(() => lost.abort()); // the lease runs out
-  try {
-    if (begun.troubles > troublesInRow)
-      return await giveUp(work, {
-        reason: 'no_progress',
-        detail: 'Slice after slice ended without any progress. The log of the service says more.',
-      });
-    const rest = begun.state === 'preparing' ? await prepare(work) : await judge(work);
-    if (rest) await endSlice(work, { ...rest, troubles: 0 });
-    return null;
-  } catch (error) {
-    if (lost.signal.aborted) return null; // cancelled, or another goes on
-    if (signal.aborted) {
-      await endSlice(work, { restSeconds: 0, troubles: begun.troubles - 1 });
-      return null;
-    }
-    const failure = failureOf(error);
-    if (failure) return await giveUp(work, failure);
-    const restSeconds = Math.min(longestTroubleSeconds, times.troubleSeconds * 2 ** (begun.troubles - 1));
-    await endSlice(work, { restSeconds, troubles: begun.troubles });
-    return `the evaluation ${key.evaluationId} rests for ${restSeconds} s: ${(error as Error).stack}`;
-  } finally {
-    done.abort();
-    await beating;
-  }
+  const slice = { ...key, fence: begun.fence };
+  const inTransaction = <T>(act: (tx: Transaction) => Promise<T>): Promise<T> =>
+    services.db.transaction(key.projectId, act);
+  return workInSlice(
+    {
+      name: `the evaluation ${key.evaluationId}`,
+      renew: () => inTransaction((tx) => db.renewSlice(tx, slice, times.leaseSeconds)),
+      async work(stop, lost, endsAt) {
+        const request = begun.request as EvaluationRequest;
+        const inputs = begun.inputs as EvaluationInputs;
+        const work = { services, slice, request, inputs, endsAt, stop, lost };
+        await (begun.state === 'preparing' ? prepare(work) : judge(work));
+      },
+      end: ({ restSeconds, troubles }) =>
+        inTransaction((tx) => db.endSlice(tx, slice, { restSeconds, troubles: troubles ?? begun.troubles })),
+      failureOf,
+      giveUp: (failure) => inTransaction((tx) => db.failEvaluation(tx, slice, failure)),
+    },
+    { troubles: begun.troubles, times, signal },
+  );
 }
-
-const endSlice = ({ services, slice }: Work, end: Parameters<typeof db.endSlice>[2]): Promise<void> =>
-  services.db.transaction(slice.projectId, (tx) => db.endSlice(tx, slice, end));
 
 /** A run that was to write responses has ended without them. */
 class RunFailed extends Error {}
@@ -113,28 +77,8 @@ function failureOf(error: unknown): EvaluationFailure | null {
   return null;
 }
 
-async function giveUp({ services, slice }: Work, failure: EvaluationFailure): Promise<string> {
-  await services.db.transaction(slice.projectId, (tx) => db.failEvaluation(tx, slice, failure));
-  return `the evaluation ${slice.evaluationId} is given up: ${failure.detail}`;
-}
-
-async function heartbeats(
-  { services, slice, lost, stop }: Work,
-  times: SliceTimes,
-  done: AbortSignal,
-): Promise<void> {
-  for (;;) {
-    await sleep(times.heartbeatMs, undefined, { signal: done }).catch(() => {}); // done: there is nothing left to hold
-    if (done.aborted || stop.aborted) return;
-    const held = await services.db.transaction(slice.projectId, (tx) =>
-      db.renewSlice(tx, slice, times.leaseSeconds),
-    );
-    if (!held) lost.abort();
-  }
-}
-
 /** Makes items and judgements, all or none. @throws RunFailed, BadResponses */
-async function prepare(work: Work): Promise<Rest | null> {
+async function prepare(work: Work): Promise<void> {
   const { services, slice, request, inputs } = work;
   const runs = await services.db.transaction(slice.projectId, async (tx) => {
     await db.lockEvaluation(tx, slice.evaluationId); // a run that ends now wakes it after this transaction
@@ -148,14 +92,13 @@ async function prepare(work: Work): Promise<Rest | null> {
     const { name } = [request.baseline, ...request.candidates][failed.responder]!;
     throw new RunFailed(`The run that was to write the responses of ${name} has ended as ${failed.state}.`);
   }
-  if (runs.some(({ state }) => state !== 'succeeded')) return null;
+  if (runs.some(({ state }) => state !== 'succeeded')) return;
   const items = await readItems(services.artifacts, { ...inputs, runs });
   checkCount(items.length, request);
   work.stop.throwIfAborted();
   await services.db.transaction(slice.projectId, async (tx) => {
     await db.lockEvaluation(tx, slice.evaluationId);
-    for (let first = 0; first < items.length; first += itemBatch)
-      await db.insertItems(tx, slice, first + 1, items.slice(first, first + itemBatch));
+    await storeItems(tx, slice, items);
     await judgements.insertWanted(tx, slice, {
       first: uuidv7(),
       candidates: request.candidates.length,
@@ -177,7 +120,6 @@ async function prepare(work: Work): Promise<Rest | null> {
     if (request.judge.kind === 'llm') await startLlmJudge(tx, slice);
     await db.settleEvaluation(tx, slice); // where there is nothing to judge
   });
-  return null;
 }
 
 /** All are made in one transaction, and looked through for the figures. @throws BadResponses */
@@ -193,8 +135,6 @@ function checkCount(items: number, { candidates, judge, people }: EvaluationRequ
 
 const failedOf = (runs: db.EvaluationRunRow[]): db.EvaluationRunRow | undefined =>
   runs.find(({ state }) => state === 'failed' || state === 'cancelled');
-
-const itemBatch = 500;
 
 function wantedOf(
   judge: Exclude<AskedJudge, { kind: 'llm' }>,
@@ -212,7 +152,7 @@ function wantedOf(
 const pairsAtATime = 32;
 
 /** By a reward model. */
-async function judge(work: Work): Promise<Rest | null> {
+async function judge(work: Work): Promise<void> {
   const { services, slice, endsAt, stop, lost } = work;
   for (;;) {
     const open = await services.db.transaction(slice.projectId, (tx) =>
@@ -228,8 +168,11 @@ async function judge(work: Work): Promise<Rest | null> {
       return true;
     });
     if (!goesOn) lost.abort();
-    if (open.length === 0 || !goesOn) return null;
-    if (Date.now() >= endsAt) return { restSeconds: 0 };
+    if (open.length === 0 || !goesOn) return;
+    if (Date.now() >= endsAt)
+      return services.db.transaction(slice.projectId, (tx) =>
+        db.endSlice(tx, slice, { restSeconds: 0, troubles: 0 }),
+      );
   }
 }
 

@@ -1,6 +1,5 @@
 // Judging by people: they claim pairs of responses under a lease, and say which is better without knowing whose they are.
 // The lease token alone says who holds a pair; a call under a lease that is over changes nothing and is told why.
-import { createHash, randomBytes } from 'node:crypto';
 import { lockEvaluation, settleEvaluation } from '../db/evaluations.ts';
 import * as db from '../db/judgement-tasks.ts';
 import type { Transaction } from '../db/pool.ts';
@@ -8,6 +7,7 @@ import { formatId, parseId } from '../domain/ids.ts';
 import { notFound, Problem } from '../errors.ts';
 import type { Caller, Services } from './context.ts';
 import { type EvaluationRequest, findEvaluation } from './evaluations.ts';
+import { leaseHashOf, newLeaseToken } from './lease-tokens.ts';
 import type { Prompt } from './pair-rows.ts';
 
 export const defaultLeaseSeconds = 600;
@@ -47,8 +47,6 @@ function render(row: db.JudgementTaskRow): JudgementTask {
   };
 }
 
-const hashOf = (leaseToken: string): Buffer => createHash('sha256').update(leaseToken).digest();
-
 /**
  * Oldest evaluation first, every pair once before any a second time. Nothing to give is no error.
  * @throws Problem not_found, conflict
@@ -71,8 +69,8 @@ export function claimJudgements(
     const filter = { judgeName: judge, evaluationId: evaluation?.id ?? null };
     const items: ClaimedJudgement[] = [];
     while (items.length < limit) {
-      const token = randomBytes(32).toString('base64url');
-      const row = await db.claimJudgement(tx, filter, { leaseSeconds, leaseHash: hashOf(token) });
+      const token = newLeaseToken();
+      const row = await db.claimJudgement(tx, filter, { leaseSeconds, leaseHash: leaseHashOf(token) });
       if (!row) break;
       items.push(renderClaimed(row, token));
     }
@@ -133,7 +131,7 @@ export function heartbeatJudgement(
   id: string,
   { lease_token, lease_seconds }: Held & { lease_seconds?: number },
 ): Promise<JudgementTask> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await findTask(tx, id);
     const row = await db.renewLease(tx, { id: uuid, leaseHash }, lease_seconds ?? null);
@@ -149,7 +147,7 @@ export function releaseJudgement(
   id: string,
   { lease_token }: Held,
 ): Promise<JudgementTask> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await findTask(tx, id);
     const row = await db.releaseLease(tx, { id: uuid, leaseHash });
@@ -165,7 +163,7 @@ export function skipJudgement(
   id: string,
   { lease_token, reason = null }: Held & { reason?: string | null },
 ): Promise<JudgementTask> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const task = await findTask(tx, id);
     const judgeName = task.judge_name;
@@ -187,7 +185,7 @@ export function submitJudgement(
   id: string,
   { lease_token, verdict, comment = null }: Held & { verdict: Verdict; comment?: string | null },
 ): Promise<JudgementTask> {
-  const leaseHash = hashOf(lease_token);
+  const leaseHash = leaseHashOf(lease_token);
   return database.transaction(caller.projectId, async (tx) => {
     const task = await findTask(tx, id);
     await lockEvaluation(tx, task.evaluation_id);

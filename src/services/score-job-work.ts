@@ -2,10 +2,10 @@
 // part and saved with the place behind it; the next slice, after whatever ended this one, goes on from there. Batches,
 // scores and their compression depend on nothing but the input, so that the parts are the same whoever made them, and the
 // result, which is one part after the other, is too.
-import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { gzip as gzipWithCallback } from 'node:zlib';
 import { insertArtifact } from '../db/artifacts.ts';
+import type { Transaction } from '../db/pool.ts';
 import * as db from '../db/score-jobs.ts';
 import { Problem } from '../errors.ts';
 import type { ServedModel } from '../scoring/engine.ts';
@@ -14,23 +14,9 @@ import { holdArtifacts, untilNamed } from './named-artifacts.ts';
 import { type Batch, countRows, type JobItem, readBatches, type Source } from './score-job-items.ts';
 import type { FailureReason, ScoreJobInputs, ScoreJobRequest, ScoreJobResult } from './score-jobs.ts';
 import { type FailedItem, type RewardedItem, renderItem, type ScoreItem, scoreItems } from './scoring.ts';
+import { usualTimes, workInSlice } from './work-slice.ts';
 
 export type ScoreJobServices = Pick<Services, 'db' | 'artifacts' | 'scoring'>;
-
-export interface SliceTimes {
-  /** no batch is begun after it */
-  sliceMs: number;
-  heartbeatMs: number;
-  /** renewed by each heartbeat */
-  leaseSeconds: number;
-  /** until the next slice after one that was in trouble, doubled with each further one */
-  troubleSeconds: number;
-}
-
-const usualTimes: SliceTimes = { sliceMs: 30_000, heartbeatMs: 5000, leaseSeconds: 30, troubleSeconds: 15 };
-
-const longestTroubleSeconds = 900;
-const troublesInRow = 8;
 
 const gzip = promisify(gzipWithCallback);
 const mediaType = 'application/gzip';
@@ -60,69 +46,34 @@ export async function scoreSlice(
     db.beginSlice(tx, key, times.leaseSeconds),
   );
   if (!begun) return null;
-  const request = begun.request as ScoreJobRequest;
-  const inputs = begun.inputs as ScoreJobInputs;
-  const lost = new AbortController();
-  const work: Work = {
-    services,
-    slice: { ...key, fence: begun.fence },
-    request,
-    inputs,
-    source: { digest: inputs.source, bytes: begun.source_bytes, what: request.input.what ?? null },
-    stop: AbortSignal.any([lost.signal, signal]),
-    lost,
-  };
-  const done = new AbortController();
-  const beating = heartbeats(work, times, done.signal).catch(() => lost.abort()); // the lease runs out
-  try {
-    if (begun.troubles > troublesInRow)
-      return await giveUp(
-        work,
-        'no_progress',
-        'Slice after slice ended without any progress. The log of the service says more.',
-      );
-    await workOff(work, begun, Date.now() + times.sliceMs);
-    return null;
-  } catch (error) {
-    if (lost.signal.aborted) return null; // cancelled, or another goes on
-    if (signal.aborted) {
-      await endSlice(work, { restSeconds: 0, troubles: begun.troubles - 1 });
-      return null;
-    }
-    if (error instanceof Problem && error.code === 'unprocessable')
-      return await giveUp(work, 'model_refused', error.message);
-    const restSeconds = Math.min(longestTroubleSeconds, times.troubleSeconds * 2 ** (begun.troubles - 1));
-    await endSlice(work, { restSeconds, troubles: null });
-    return `the score job ${key.jobId} rests for ${restSeconds} s: ${(error as Error).stack}`;
-  } finally {
-    done.abort();
-    await beating;
-  }
+  const slice = { ...key, fence: begun.fence };
+  const inTransaction = <T>(act: (tx: Transaction) => Promise<T>): Promise<T> =>
+    services.db.transaction(key.projectId, act);
+  return workInSlice<FailureReason>(
+    {
+      name: `the score job ${key.jobId}`,
+      renew: () => inTransaction((tx) => db.renewSlice(tx, slice, times.leaseSeconds)),
+      async work(stop, lost, endsAt) {
+        const request = begun.request as ScoreJobRequest;
+        const inputs = begun.inputs as ScoreJobInputs;
+        const source = { digest: inputs.source, bytes: begun.source_bytes, what: request.input.what ?? null };
+        await workOff({ services, slice, request, inputs, source, stop, lost }, begun, endsAt);
+      },
+      end: (end) => inTransaction((tx) => db.endSlice(tx, slice, end)),
+      failureOf: (error) =>
+        error instanceof Problem && error.code === 'unprocessable'
+          ? { reason: 'model_refused', detail: error.message }
+          : null,
+      async giveUp(failure) {
+        await inTransaction((tx) => db.finishScoreJob(tx, slice, { failure }));
+      },
+    },
+    { troubles: begun.troubles, times, signal },
+  );
 }
 
 const endSlice = ({ services, slice }: Work, end: Parameters<typeof db.endSlice>[2]): Promise<void> =>
   services.db.transaction(slice.projectId, (tx) => db.endSlice(tx, slice, end));
-
-async function giveUp({ services, slice }: Work, reason: FailureReason, detail: string): Promise<string> {
-  const failure = { reason, detail };
-  await services.db.transaction(slice.projectId, (tx) => db.finishScoreJob(tx, slice, { failure }));
-  return `the score job ${slice.jobId} is given up: ${detail}`;
-}
-
-async function heartbeats(
-  { services, slice, lost, stop }: Work,
-  times: SliceTimes,
-  done: AbortSignal,
-): Promise<void> {
-  for (;;) {
-    await sleep(times.heartbeatMs, undefined, { signal: done }).catch(() => {}); // done: there is nothing left to hold
-    if (done.aborted || stop.aborted) return;
-    const held = await services.db.transaction(slice.projectId, (tx) =>
-      db.renewSlice(tx, slice, times.leaseSeconds),
-    );
-    if (!held) lost.abort();
-  }
-}
 
 async function workOff(work: Work, begun: db.SliceRow, endsAt: number): Promise<void> {
   const { services, slice, source, stop } = work;

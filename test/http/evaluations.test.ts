@@ -3,8 +3,9 @@
 import t, { type Test } from 'tap';
 import { claimJudgement, lockJudge } from '../../src/db/judgement-tasks.ts';
 import { parseId } from '../../src/domain/ids.ts';
-import { evaluationSlice, type SliceTimes } from '../../src/services/evaluation-work.ts';
+import { evaluationSlice } from '../../src/services/evaluation-work.ts';
 import { defaultProjectId as project } from '../../src/services/keys.ts';
+import type { SliceTimes } from '../../src/services/work-slice.ts';
 import { registerTinyModel } from '../support/models.ts';
 import { startTestServer } from '../support/server.ts';
 

@@ -4,6 +4,7 @@ import { parseId } from '../../src/domain/ids.ts';
 import { evaluationSlice } from '../../src/services/evaluation-work.ts';
 import { defaultProjectId } from '../../src/services/keys.ts';
 import type { Run } from '../../src/services/runs.ts';
+import { scoreItems } from '../../src/services/scoring.ts';
 import { eventsOf, queueSft, startRunner, trainerPython, untilEnded, untilRun } from '../support/runner.ts';
 import { startTestServer, type TestServer } from '../support/server.ts';
 
@@ -233,6 +234,18 @@ async function judgeBy(t: Test, server: TestServer, model: string) {
   for (const _ of ['the items', 'the verdicts']) t.equal(await workOn(server, id), null);
   const [{ outcome, detail }] = (await call('GET', `/v1/evaluations/${id}/judgements`)).body.items;
   t.equal(outcome, detail.reward_candidate > detail.reward_baseline ? 1 : 0);
+  const { digest, files } = (await call('GET', `/v1/models/${model}`)).body;
+  const item = { prompt: 'What is twice 3?', response: 'Twice 3 is 6.' };
+  const options = { include_eos: true };
+  const [scored] = await scoreItems(
+    server.services,
+    { digest, files },
+    [item],
+    options,
+    new AbortController().signal,
+  );
+  const { rewards } = scored as { rewards: number[] };
+  t.equal(detail.reward_candidate, rewards.at(-1), 'what it gives at the end of the response, not a sum');
 }
 
 /** One slice, here. */
