@@ -348,7 +348,8 @@ export function openScoringEngine({
     },
     async close() {
       closing = true;
-      await Promise.all([processes.close(), ...[...lanes.values()].map(({ lane }) => lane.close())]);
+      await Promise.all([...lanes.values()].map(({ lane }) => lane.close()));
+      await processes.close(); // some are told to end by then, and not gone: a model that was refused, an idle one
     },
   };
 }

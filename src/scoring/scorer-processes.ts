@@ -25,7 +25,7 @@ export interface ScorerProcess {
 
 export interface ScorerProcesses {
   take(provider: ScoringProvider): ScorerProcess;
-  /** Ends the one that nobody took. */
+  /** Ends the one that nobody took, and waits until those that were taken are gone, too: their takers end them. */
   close(): Promise<void>;
 }
 
@@ -36,23 +36,32 @@ const program = fileURLToPath(new URL('./scorer-process.js', import.meta.url));
  * @param idleMs nobody took it for so long: it ends
  */
 export function openScorerProcesses(ahead: ScoringProvider | null, idleMs: number): ScorerProcesses {
-  let waiting = ahead && start(ahead);
-  const close = async (): Promise<void> => {
-    clearTimeout(timer);
-    const left = waiting;
+  const alive = new Set<Promise<void>>();
+  function startOne(provider: ScoringProvider): ScorerProcess {
+    const process = start(provider);
+    const { ended } = process.channel;
+    alive.add(ended);
+    void ended.then(() => alive.delete(ended));
+    return process;
+  }
+  let waiting = ahead && startOne(ahead);
+  const endWaiting = (): void => {
+    waiting?.channel.tell({ type: 'close' });
     waiting = null;
-    left?.channel.tell({ type: 'close' });
-    await left?.channel.ended;
   };
-  const timer = setTimeout(close, idleMs).unref();
+  const timer = setTimeout(endWaiting, idleMs).unref();
   return {
     take(provider) {
-      if (waiting?.provider !== provider.name) return start(provider);
+      if (waiting?.provider !== provider.name) return startOne(provider);
       const taken = waiting;
       waiting = null;
       return taken;
     },
-    close,
+    async close() {
+      clearTimeout(timer);
+      endWaiting();
+      await Promise.all(alive);
+    },
   };
 }
 
