@@ -26,7 +26,7 @@ from .finetuning import finish
 from .generate import prompt_token_ids, response_columns
 from .models import LanguageModel, check_tokenizer, load_policy, locate, save_policy, weights_digest
 from .optimization import adamw, descend
-from .parallel import is_first, loading_device, parts
+from .parallel import is_first, length_sorted_parts, loading_device
 from .policy_watch import PROBED_RESPONSES, PolicyWatch, abuses, mean_of, token_shares, win_rate
 from .ppo_networks import (
     Actor,
@@ -165,12 +165,13 @@ def run(spec: PpoSpec, workdir: Path, device: torch.device, reporter: Reporter, 
 
         # 4. Update.
         updates = []
+        lengths = [len(prompt) + len(response) for prompt, response in zip(batch_prompts, responses, strict=True)]
         experience = Experience(batch_prompts, responses, mask, rollout.log_probs, values, returns, whitened)
         for _ in range(options.epochs):
             order = torch.randperm(len(batch_prompts), generator=generator)
             for rows in order.tensor_split(options.minibatches):
                 losses = partial(minibatch_losses, actor.model, experience, options, int(mask[rows].sum()))
-                micro_batches = parts(rows.tolist(), options.micro_batch_size)
+                micro_batches = length_sorted_parts(rows.tolist(), lengths, options.micro_batch_size, device)
                 figures = descend(actor.placed, optimizer, micro_batches, losses, options.max_grad_norm)
                 alarms.updated(step + 1, figures)
                 if figures["grad_norm"] is not None:

@@ -28,7 +28,7 @@ from finegrain_trainer.models import (
     response_log_probs,
     store_frozen,
 )
-from finegrain_trainer.parallel import parts, place_module
+from finegrain_trainer.parallel import length_sorted_parts, over_rows, parts, place_module
 from finegrain_trainer.reward import batch_loss, loss_counts, preferred_loss
 from finegrain_trainer.sampling import sample
 from finegrain_trainer.spec import SEQUENCE_LOSSES, TOKEN_LOSSES, RewardOptions
@@ -206,3 +206,29 @@ def test_frozen_weights_are_stored_in_bf16_and_positions_stay_exact():
     store_frozen(network, "bf16")
     assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
     assert {b.dtype for b in network.buffers() if b.is_floating_point()} == {torch.float32}
+
+
+LENGTHS = [9, 3, 12, 5, 7, 12, 4]
+
+
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 3])
+def test_rows_of_like_length_are_computed_together_and_their_values_come_in_the_order_of_the_rows(micro_batch_size):
+    computed = []
+
+    def twice(prompts: list[list[int]], responses: list[list[int]]) -> torch.Tensor:
+        computed.append([len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)])
+        return torch.tensor([2.0 * token for response in responses for token in response])
+
+    prompts = [[0] * 2 for _ in LENGTHS]
+    responses = [list(range(10 * row, 10 * row + length - 2)) for row, length in enumerate(LENGTHS)]
+    values = over_rows(place_module(torch.nn.Linear(1, 1), "fp32", CPU), twice, prompts, responses, micro_batch_size)
+    assert values.tolist() == [2.0 * token for response in responses for token in response]
+    assert [length for part in computed for length in part] == sorted(LENGTHS, reverse=True)
+    assert max(map(len, computed)) == (micro_batch_size or len(LENGTHS))
+
+
+def test_a_cpu_computes_as_many_rows_at_a_time_as_fit_its_caches():
+    lengths = [100] * 40
+    sizes = [len(part.rows) for part in length_sorted_parts(range(40), lengths, 0, CPU)]
+    assert sizes == [15, 15, 10]
+    assert len(length_sorted_parts(range(40), lengths, 0, torch.device("meta"))) == 1
