@@ -220,23 +220,24 @@ export async function endSlice(
   );
 }
 
-/** Gives an evaluation up. */
+/** Gives an evaluation up. False: the slice was lost, or the evaluation has ended. */
 export async function failEvaluation(
   tx: Transaction,
   { projectId, evaluationId, fence }: EvaluationSlice,
   failure: { reason: string; detail: string },
-): Promise<void> {
+): Promise<boolean> {
   const rows = await tx.query(
     `update finegrain.evaluations set state = 'failed', failure = $4, due_at = null, finished_at = clock_timestamp()
      where project_id = $1 and id = $2 and fence = $3 and finished_at is null returning id`,
     [projectId, evaluationId, fence, JSON.stringify(failure)],
   );
-  if (rows.length === 0) return;
+  if (rows.length === 0) return false;
   await tx.query(
     `update finegrain.judgements set state = 'cancelled', lease_expires_at = null
      where project_id = $1 and evaluation_id = $2 and state in ('open', 'leased')`,
     [projectId, evaluationId],
   );
+  return true;
 }
 
 export interface NewItem {

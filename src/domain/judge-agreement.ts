@@ -75,16 +75,15 @@ export function judgeAgreement(
   level: number,
 ): JudgeAgreement {
   const both = items.filter((item) => item.judge !== null && item.people.size > 0);
-  const decided = both.flatMap((item): Verdicts[] => {
-    const majority = majorityOf([...item.people.values()].map(verdictOf));
-    return majority === null ? [] : [[verdictOf(item.judge!), majority]];
+  const decided = both.flatMap(({ item, judge: judged, people: judgedBy }): Decided[] => {
+    const majority = majorityOf([...judgedBy.values()].map(verdictOf));
+    return majority === null ? [] : [{ item, verdicts: [verdictOf(judged!), majority] }];
   });
-  const whole = kappaOf(decided);
+  const whole = kappaOf(decided.map(({ verdicts }) => verdicts));
   return {
     judge,
     ...whole,
-    accuracy_interval:
-      whole.accuracy === null ? null : { ...wilson(whole.accuracy, whole.items, level), level },
+    accuracy_interval: whole.accuracy === null ? null : { ...accuracyInterval(decided, level), level },
     undecided: both.length - decided.length,
     people: people.map((name) => ({
       name,
@@ -104,6 +103,17 @@ export function judgeAgreement(
 }
 
 type Verdicts = [judge: number, person: number];
+type Decided = { item: string; verdicts: Verdicts };
+
+/** Wilson's; where several candidates share items, and the judge may err on all of them alike, Student's over items. */
+function accuracyInterval(decided: readonly Decided[], level: number): { low: number; high: number } {
+  const right = decided.map(({ verdicts: [judge, person] }) => Number(judge === person));
+  const byItem = pulls(decided, right);
+  const { variance, freedom } = termOf(byItem);
+  if (byItem.size === decided.length || freedom === 0 || variance === 0)
+    return wilson(mean(right), byItem.size, level);
+  return studentInterval(mean(right), Math.sqrt(variance), freedom, level);
+}
 const verdicts = [0, 0.5, 1];
 
 /** The verdict that more people gave than any other; null when there is none. */
@@ -182,7 +192,7 @@ export function predictionPowered(items: readonly JudgedItem[], level: number): 
 }
 
 /** How far each item pulls the mean of the values, which are in the order of the items of all candidates. */
-function pulls(items: readonly JudgedItem[], values: readonly number[]): Map<string, number> {
+function pulls(items: readonly { item: string }[], values: readonly number[]): Map<string, number> {
   const center = values.length === 0 ? 0 : mean(values);
   const byItem = new Map<string, number>();
   for (const [k, { item }] of items.entries())

@@ -21,8 +21,14 @@ export interface EvaluationResult {
   state: string;
   /** judgements are still to come */
   running: boolean;
+  /** of the evaluation's own judge */
   figures: WinRateReport;
+  /** programs that judged beside it, those of most judgements first */
+  other_judges: { judge: { kind: JudgeKind; name: string }; figures: WinRateReport }[];
 }
+
+/** Further ones are left out. */
+export const maxOtherJudges = 20;
 
 /** @throws Problem not_found */
 export async function getResult(
@@ -40,15 +46,26 @@ export async function getResult(
   const { trained, circular } = row.inputs as EvaluationInputs;
   const outcomesOf = (rows: db.JudgedRow[]) => rows.map((one) => outcomeOf(candidates, one));
   const own = outcomesOf(judged.filter((one) => isOwn(one, row.judge, llm)));
-  const people =
-    row.judge === 'person' ? [] : outcomesOf(judged.filter(({ judge_kind }) => judge_kind === 'person'));
+  const people = outcomesOf(judged.filter(({ judge_kind }) => judge_kind === 'person'));
   const bootstrap = options.bootstrap && affordable(options.bootstrap, own.length + people.length);
   const report = await winRateOf(
     own,
     { ...options, ...(bootstrap && { bootstrap }), trained_policies: trained },
     signal,
-    people,
+    row.judge === 'person' ? [] : people,
   );
+  const { bootstrap: _, ...ofOthers } = options;
+  const other_judges: EvaluationResult['other_judges'] = [];
+  for (const group of othersIn(judged, row.judge, llm)) {
+    const { judge_kind: kind, judge_name: name } = group[0]!;
+    const figures = await winRateOf(
+      outcomesOf(group),
+      { ...ofOthers, trained_policies: trained },
+      signal,
+      people,
+    );
+    other_judges.push({ judge: { kind, name }, figures });
+  }
   const running = row.finished_at === null;
   const fewerRounds = bootstrap !== undefined && bootstrap !== options.bootstrap;
   return {
@@ -60,7 +77,16 @@ export async function getResult(
       summary: running ? `So far: ${report.summary}` : report.summary,
       notes: [...report.notes, ...notesOn({ running, state: row.state, circular, fewerRounds })],
     },
+    other_judges,
   };
+}
+
+/** The judgements of each program that is not the evaluation's own judge. */
+function othersIn(judged: db.JudgedRow[], judge: JudgeKind, llm: string | null): db.JudgedRow[][] {
+  const others = judged.filter((one) => one.judge_kind !== 'person' && !isOwn(one, judge, llm));
+  return [...groupBy(others, (one) => JSON.stringify([one.judge_kind, one.judge_name])).values()]
+    .sort((a, b) => b.length - a.length)
+    .slice(0, maxOtherJudges);
 }
 
 /** Whether it is by the evaluation's own judge, whom alone the figures are of: others may post what another LLM says. */

@@ -10,7 +10,14 @@ import { Problem } from '../errors.ts';
 import type { ServedModel } from '../scoring/engine.ts';
 import type { Services } from './context.ts';
 import { BadResponses, maxJudgements, readItems, storeItems } from './evaluation-responses.ts';
-import type { AskedJudge, EvaluationFailure, EvaluationInputs, EvaluationRequest } from './evaluations.ts';
+import {
+  type AskedJudge,
+  cancelOwnRuns,
+  type EvaluationFailure,
+  type EvaluationInputs,
+  type EvaluationRequest,
+  lockOwnRuns,
+} from './evaluations.ts';
 import { startLlmJudge, wantedOfLlm } from './llm-judges.ts';
 import type { Prompt } from './pair-rows.ts';
 import { type FailedItem, type RewardedItem, type ScoreItem, scoreItems } from './scoring.ts';
@@ -59,7 +66,12 @@ export async function evaluationSlice(
       end: ({ restSeconds, troubles }) =>
         inTransaction((tx) => db.endSlice(tx, slice, { restSeconds, troubles: troubles ?? begun.troubles })),
       failureOf,
-      giveUp: (failure) => inTransaction((tx) => db.failEvaluation(tx, slice, failure)),
+      giveUp: (failure) =>
+        inTransaction(async (tx) => {
+          await lockOwnRuns(tx, key.evaluationId);
+          if (await db.failEvaluation(tx, slice, failure))
+            await cancelOwnRuns(tx, key.projectId, key.evaluationId);
+        }),
     },
     { troubles: begun.troubles, times, signal },
   );

@@ -257,27 +257,36 @@ export function getEvaluation({ db: database }: Services, caller: Caller, id: st
  * @throws Problem not_found, precondition_failed
  */
 export function cancelEvaluation(
-  services: Services,
+  { db: database }: Services,
   caller: Caller,
   id: string,
   condition: Precondition,
 ): Promise<Evaluation> {
-  return services.db.transaction(caller.projectId, async (tx) => {
+  return database.transaction(caller.projectId, async (tx) => {
     const { id: uuid } = await findEvaluation(tx, id);
-    // whoever ends a run has locked it before its evaluations: in the same order nobody waits for each other
-    const own = (await db.selectEvaluationRuns(tx, [uuid])).filter((run) => run.own).map((run) => run.run_id);
-    for (const run of own.sort()) await lockRun(tx, run);
+    await lockOwnRuns(tx, uuid);
     const row = await findEvaluation(tx, id, db.lockEvaluation);
     checkPrecondition(condition, (await renderAll(tx, [row]))[0]!);
     await db.cancelEvaluation(tx, row.id);
     await cancelLlmJudge(tx, row.id);
-    const within = { ...services, db: joinTransaction(tx, caller.projectId) };
-    for (const { own, run_id, state } of await db.selectEvaluationRuns(tx, [row.id])) {
-      if (own && !hasEnded(state as RunState))
-        await steerRun(within, caller, formatId('run', run_id), 'cancel', {});
-    }
+    await cancelOwnRuns(tx, caller.projectId, row.id);
     return readEvaluation(tx, row.id);
   });
+}
+
+/** Before the evaluation itself is locked: whoever ends a run has locked it first, too, so that nobody waits for each other. */
+export async function lockOwnRuns(tx: Transaction, uuid: string): Promise<void> {
+  const own = (await db.selectEvaluationRuns(tx, [uuid])).filter((run) => run.own).map((run) => run.run_id);
+  for (const run of own.sort()) await lockRun(tx, run);
+}
+
+/** Nobody waits for their responses any more. */
+export async function cancelOwnRuns(tx: Transaction, projectId: string, uuid: string): Promise<void> {
+  const within = { db: joinTransaction(tx, projectId) };
+  for (const { own, run_id, state } of await db.selectEvaluationRuns(tx, [uuid])) {
+    if (own && !hasEnded(state as RunState))
+      await steerRun(within, { projectId }, formatId('run', run_id), 'cancel', {});
+  }
 }
 
 export interface EvaluationResumption {

@@ -377,8 +377,8 @@ export function getRun({ db: database }: Services, caller: Caller, id: string): 
  * @throws Problem not_found, precondition_failed, and what `change` throws
  */
 function changeRun(
-  { db: database }: Services,
-  caller: Caller,
+  { db: database }: Pick<Services, 'db'>,
+  caller: Pick<Caller, 'projectId'>,
   id: string,
   condition: Precondition,
   change: (tx: Transaction, uuid: string, run: Run) => Promise<void>,
@@ -408,8 +408,8 @@ const told: Record<Exclude<RunRequest, 'retry'>, { event: string; refusal: strin
  * @throws Problem not_found, precondition_failed, conflict
  */
 export function steerRun(
-  services: Services,
-  caller: Caller,
+  services: Pick<Services, 'db'>,
+  caller: Pick<Caller, 'projectId'>,
   id: string,
   request: keyof typeof told,
   condition: Precondition,

@@ -47,6 +47,25 @@ t.test("Cohen's kappa equals scikit-learn", async (t) => {
   });
 });
 
+t.test('a second candidate on the same items is not twice as much known of the judge', async (t) => {
+  const one = Array.from({ length: 40 }, (_, k) =>
+    item(k, { gpt: k % 2, ann: k % 4 === 3 ? 0 : k % 2 }),
+  ).flat();
+  const widthOf = (judgements: Judgement[]): number => {
+    const { low, high } = computeWinRate(judgements, options).agreement!.accuracy_interval!;
+    return high - low;
+  };
+  const named = (candidate: string) => one.map((judgement) => ({ ...judgement, candidate }));
+  const alone = widthOf(named('a'));
+  t.ok(widthOf([...named('a'), ...named('b')]) > 0.95 * alone);
+  const elsewhere = named('b').map((judgement) => ({ ...judgement, item_id: `other ${judgement.item_id}` }));
+  t.ok(widthOf([...named('a'), ...elsewhere]) < 0.8 * alone);
+  const single = ['a', 'b'].flatMap((candidate) =>
+    item(1, { gpt: 1, ann: 1 }).map((judgement) => ({ ...judgement, candidate })),
+  );
+  t.ok(widthOf(single) > 0.5, 'one item');
+});
+
 t.test('agreement that cannot be told has a reason or a null', async (t) => {
   const none = computeWinRate(item(1, { gpt: 1 }), options);
   t.match(none.agreement, {

@@ -341,14 +341,22 @@ t.test('candidates of a run to come, and of files', async (t) => {
   t.match(await cancel(), { status: 200, body: { state: 'cancelled' } });
 
   const failing = await create({
-    candidates: [{ model: { alias: 'policy' } }],
+    candidates: ['one', 'other'].map((name) => ({ name, model: { alias: 'policy' } })),
     baseline,
     prompts,
     judge: { kind: 'external' },
   });
   await call('POST', `/v1/runs/${failing.runs[0].run_id}/cancel`);
   t.match(await slice(failing), /given up/);
-  t.match(await get(failing), { state: 'failed', failure: { reason: 'run_failed' } });
+  t.match(
+    await get(failing),
+    {
+      state: 'failed',
+      failure: { reason: 'run_failed' },
+      runs: [{ state: 'cancelled' }, { state: 'cancelled' }],
+    },
+    'nobody waits for what the other run would write',
+  );
 });
 
 t.test('cancelling keeps what is judged', async (t) => {
@@ -535,6 +543,41 @@ t.test('people check some of what a program judges', async (t) => {
       prediction_powered: { people_items: 10, judge_items: 20 },
     },
   });
+});
+
+t.test('programs beside people are checked by them, each for itself', async (t) => {
+  const { slice, create, resultOf, judge } = await setUp(t);
+  const made = await create({ ...external(20), judge: { kind: 'person' } });
+  await slice(made);
+  const by = (kind: string, name: string, count: number, outcome: (n: number) => number) =>
+    judge(
+      made.id,
+      Array.from({ length: count }, (_, n) => ({
+        item_id: `item-${n}`,
+        outcome: outcome(n),
+        judge: { kind, name },
+      })),
+    );
+  t.match(await by('person', 'ann', 10, (n) => n % 2), { body: { created: 10 } });
+  t.match(await by('llm', 'good', 20, (n) => n % 2), { body: { created: 20 } });
+  t.match(await by('external', 'poor', 8, () => 1), { body: { created: 8 } });
+  const { figures, other_judges } = await resultOf(made);
+  t.match(figures, { n: 10, win_rate: 0.5, agreement: null });
+  t.match(other_judges, [
+    {
+      judge: { kind: 'llm', name: 'good' },
+      figures: {
+        n: 20,
+        win_rate: 0.5,
+        agreement: { judge: 'good', items: 10, accuracy: 1, kappa: 1, people: [{ name: 'ann' }] },
+        prediction_powered: { people_items: 10, judge_items: 10 },
+      },
+    },
+    {
+      judge: { kind: 'external', name: 'poor' },
+      figures: { n: 8, win_rate: 1, agreement: { items: 8, accuracy: 0.5, kappa: 0 } },
+    },
+  ]);
 });
 
 t.test('what goes out as annotations is what the win rate is of, and comes in again', async (t) => {

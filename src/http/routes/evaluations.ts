@@ -442,7 +442,19 @@ const EvaluationResult = Type.Object(
     evaluation_id: Id(evaluationExample),
     state: State,
     running: Type.Boolean({ description: 'Judgements are still to come: a running estimate' }),
-    figures: Type.Ref('WinRate'),
+    figures: Type.Ref('WinRate', { description: 'Of the judge of the evaluation' }),
+    other_judges: Type.Array(
+      Type.Object({
+        judge: Type.Object({
+          kind: Type.Enum(['reward', 'llm', 'external']),
+          name: Type.String({ examples: ['gpt-9'] }),
+        }),
+        figures: Type.Ref('WinRate'),
+      }),
+      {
+        description: `Programs whose judgements were posted beside the judge's, those of most judgements first, ${results.maxOtherJudges} at most: their own figures, without the bootstrap, and how far each agrees with people`,
+      },
+    ),
   },
   { $id: 'EvaluationResult' },
 );
@@ -638,7 +650,7 @@ export const evaluationRoutes: FastifyPluginAsyncTypebox<{ services: Services }>
         tags: ['evaluation'],
         summary: 'The win rates of an evaluation',
         description:
-          'Computed from the judgements that are there, as `POST /v1/win-rates` does, with the options of the evaluation. Judgements by people in an evaluation by a reward model or an LLM say how far that judge agrees with them, and correct its estimate.',
+          'Computed from the judgements that are there, as `POST /v1/win-rates` does, with the options of the evaluation. Judgements by people say how far each judge agrees with them, and correct its estimate.',
         params,
         response: { 200: Type.Ref('EvaluationResult'), ...problemResponses(404) },
       },
