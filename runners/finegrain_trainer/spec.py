@@ -163,7 +163,8 @@ class PpoOptions:
     # a token reward model that found edited tokens with a smaller bad_token_auc on its test split is refused where its
     # rewards are paid token by token (`reward_placement`): it would not pay (docs/experiments.md)
     minimum_bad_token_auc: float = option(0.75, minimum=0, maximum=1)
-    # rows that are computed at a time: less memory, the same step; 0 = all of a minibatch's
+    # rows that are computed at a time: less memory, the same step; 0 = all of a minibatch's, on a CPU as many as have
+    # 1,536 tokens
     micro_batch_size: int = option(0, minimum=0)
     # backward computes each layer anew: less memory, a third more time, the same step
     gradient_checkpointing: bool = option(False)

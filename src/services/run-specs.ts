@@ -37,12 +37,8 @@ const gradientNorm = 'Gradients are scaled down to this norm';
 const checkpoints = 'Steps between checkpoints';
 
 /** What a run may take of memory, and whether it trains all weights. */
-const scale = (step: string) => ({
-  micro_batch_size: count(
-    0,
-    `Rows that are computed at a time: less memory, the same step; 0: all of a ${step}’s`,
-    0,
-  ),
+const scale = (atOnce: string) => ({
+  micro_batch_size: count(0, `Rows that are computed at a time: less memory, the same step; 0: ${atOnce}`, 0),
   gradient_checkpointing: Type.Optional(
     Type.Boolean({
       default: false,
@@ -74,7 +70,7 @@ export const hyperparameters = {
       warmup_steps: count(30, 'Linear warm-up', 0),
       weight_decay: atLeast(0, 0.01, 'AdamW'),
       max_grad_norm: positive(1, gradientNorm),
-      ...scale('step'),
+      ...scale('all of a step’s'),
       checkpoint_every: count(100, checkpoints),
     },
     closed,
@@ -146,7 +142,7 @@ export const hyperparameters = {
         'Epochs without a better `bad_token_auc` on validation rows (sequence losses: accuracy) after which training stops, with the weights that did best; 0: all epochs, and the last weights',
         0,
       ),
-      ...scale('step'),
+      ...scale('all of a step’s'),
       checkpoint_every: count(100, checkpoints),
     },
     closed,
@@ -211,7 +207,7 @@ export const hyperparameters = {
         0.75,
         'A token reward model that found edited tokens with a smaller `bad_token_auc` is refused where its rewards are paid token by token (`reward_placement`): they would not pay. 0: any model',
       ),
-      ...scale('minibatch'),
+      ...scale('all of a minibatch’s, on a CPU as many as have 1,536 tokens'),
       checkpoint_every: count(5, checkpoints),
       rollouts_every: count(
         5,
@@ -243,7 +239,7 @@ export const hyperparameters = {
         1,
         'Weight of the cross-entropy per token of the chosen responses; at 0 they become less likely together with the rejected ones',
       ),
-      ...scale('step'),
+      ...scale('all of a step’s'),
       checkpoint_every: count(100, checkpoints),
     },
     closed,
