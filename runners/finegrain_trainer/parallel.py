@@ -153,7 +153,7 @@ def length_sorted_parts(
 
 
 def cut(rows: list[int], own: list[int], size: int) -> list[Part]:
-    """`own` in parts of `size`, as many as the process has that has most of `rows`."""
+    """`own`, this process's share of `rows`, in parts of `size`; every process has as many."""
     each = -(-len(rows) // process_count())
     return [
         Part(own[start : start + size] or rows[:1], 1.0 if start < len(own) else 0.0) for start in range(0, each, size)
@@ -170,13 +170,14 @@ def over_rows(
 ) -> Tensor:
     """Values [n] of all response tokens, row by row, as `function` gives them for some prompts and responses."""
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
-    own: dict[int, Tensor] = {}
+    own: list[tuple[list[int], Tensor]] = []
     for part in length_sorted_parts(range(len(prompts)), lengths, micro_batch_size, placed.device):
         values = placed(function, [prompts[row] for row in part.rows], [responses[row] for row in part.rows])
-        if part.weight:
-            own |= zip(part.rows, values.split([len(responses[row]) for row in part.rows]), strict=True)
-    of_row = {row: values for of_process in gathered(own) for row, values in of_process.items()}
-    return torch.cat([of_row[row].to(placed.device) for row in range(len(prompts))])
+        own += [(part.rows, values)] if part.weight else []
+    of_row: dict[int, Tensor] = {}
+    for rows, values in (part for of_process in gathered(own) for part in of_process):
+        of_row |= zip(rows, values.to(placed.device).split([len(responses[row]) for row in rows]), strict=True)
+    return torch.cat([of_row[row] for row in range(len(prompts))])
 
 
 # ---- networks
