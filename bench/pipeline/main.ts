@@ -18,10 +18,11 @@ import { scenarios } from './settings.ts';
 import { packScores, type StoredDraw, storeRun } from './stored.ts';
 import { type Trial, tune } from './tuning.ts';
 
-const usage = `npm run bench:pipeline -- [--scenario NAME] [--draws 202,203] [--parallel N] [--tune] [--report]
+const usage = `npm run bench:pipeline -- [--scenario NAME] [--draws 202,203] [--arm NAME] [--parallel N] [--tune] [--report]
 
   --scenario NAME  ${scenarios.map(({ name }) => name).join(', ')} (default plain); with others than plain fewer arms, and nothing is tuned
   --draws LIST  seeds (default ${reportedDraws.join(',')}); what their files hold already is not run again
+  --arm NAME    only this one (may be given several times)
   --parallel N  trainers at a time, one thread each (default 1)
   --tune        the trials on draw ${tuningDraw} instead
   --report      trains nothing: writes bench/RESULTS.md anew from the files
@@ -88,11 +89,14 @@ async function runTier(place: Workplace, tier: Planned[]): Promise<void> {
   }
 }
 
+const armNames = (tier: Planned[]): Set<string> => new Set(tier.map(({ arm }) => arm));
+
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       scenario: { type: 'string', default: plainScenario.name },
       draws: { type: 'string', default: reportedDraws.join(',') },
+      arm: { type: 'string', multiple: true, default: [] },
       parallel: { type: 'string', default: '1' },
       tune: { type: 'boolean', default: false },
       report: { type: 'boolean', default: false },
@@ -138,11 +142,16 @@ async function main(): Promise<void> {
     return;
   }
   const seeds = values.draws.split(',').map(Number);
-  for (const tier of scenario === plainScenario ? tiers : [elsewhere]) {
+  const planned = scenario === plainScenario ? tiers : [elsewhere];
+  const unknown = values.arm.find((name) => !planned.flat().some(({ arm }) => arm === name));
+  if (unknown) throw new Error(`--arm ${unknown}: there is ${[...armNames(planned.flat())].join('; ')}`);
+  for (const all of planned) {
+    const tier = values.arm.length === 0 ? all : all.filter(({ arm }) => values.arm.includes(arm));
+    if (tier.length === 0) continue;
     for (const seed of seeds) {
       await runTier({ steps, scenario, draw: await makeDraw(steps, seed, scenario) }, tier);
       await report();
-      say(`draw ${seed}: ${[...new Set(tier.map(({ arm }) => arm))].join('; ')}`);
+      say(`draw ${seed}: ${[...armNames(tier)].join('; ')}`);
     }
   }
 }

@@ -6,9 +6,16 @@ import { sftOnEdits } from '../loop/plan.ts';
 export const tuningDraw = 200;
 export const reportedDraws = [202, 203, 204, 205, 206];
 
-/** The best of the fine-grained recipes by the tuning draw; and sequence PPO from the same start, and from the usual one. */
-export const candidate: string = 'SFT, DPO, fine-grained PPO';
-export const rivals: string[] = ['SFT, DPO, sequence PPO', 'SFT, sequence PPO'];
+/** The best of the fine-grained recipes, which every arm is compared with; where it was not run, the next. */
+export const candidates = ['SFT, DPO, fine-grained PPO, 160 steps', 'SFT, DPO, fine-grained PPO'] as const;
+/** Where fine-grained rewards are to gain ten points: over sequence rewards from the same start and for as long, and over the usual way. */
+export const rivalries: [ours: string, theirs: string][] = [
+  ['SFT, fine-grained PPO, 160 steps', 'SFT, sequence PPO, 160 steps'],
+  ['SFT, fine-grained PPO', 'SFT, sequence PPO'],
+  [candidates[0], 'SFT, DPO, sequence PPO, 160 steps'],
+  ['SFT, DPO, fine-grained PPO', 'SFT, DPO, sequence PPO'],
+  [candidates[0], 'SFT, sequence PPO, 160 steps'],
+];
 
 export const evaluateEvery = 10;
 
@@ -25,7 +32,7 @@ export const ppoSettings: Record<Loss, object> = {
 
 /** How PPO may be changed: the same trials with either reward model, on the tuning draw. */
 export const ppoVariants = {
-  '80 steps': { steps: 80 },
+  '160 steps': { steps: 160 },
   'leave-one-out': {
     advantage: 'leave_one_out',
     samples_per_prompt: 4,

@@ -29,10 +29,10 @@ const ppo = (loss: Loss, from: Start, beta: number): Planned => ({
   run: ppoRun(from, loss, { beta }),
 });
 
-const variant = (loss: Loss, name: keyof typeof ppoVariants): Planned => {
-  const settings = { beta: 0.1, ...ppoVariants[name] };
+const variant = (loss: Loss, name: keyof typeof ppoVariants, beta = 0.1, from: Start = 'edits'): Planned => {
+  const settings = { beta, ...ppoVariants[name] };
   const method = name === 'leave-one-out' ? name : `PPO, ${name}`;
-  return { arm: `SFT, ${nameOf[loss]} ${method}`, settings, run: ppoRun('edits', loss, settings) };
+  return { arm: `${startNames[from]}${nameOf[loss]} ${method}`, settings, run: ppoRun(from, loss, settings) };
 };
 
 const dpo = (from: 'start' | 'edits'): Planned[] =>
@@ -80,6 +80,12 @@ export const tiers: Planned[][] = [
   [0.05, 0.2].flatMap((beta) => losses.map((loss) => ppo(loss, 'edits', beta))),
   [twoRounds(sft), ...losses.map((loss) => twoRounds(ppo(loss, 'edits', 0.1)))],
   [variant('survival', 'leave-one-out'), variant('survival', 'length-neutral zero')],
+  [
+    ...losses.map((loss) => variant(loss, '160 steps')),
+    variant('survival', '160 steps', 0.02),
+    variant('seq_edits', '160 steps', 0.2),
+  ],
+  [variant('survival', '160 steps', 0.02, 'dpo'), variant('seq_edits', '160 steps', 0.2, 'dpo')],
 ];
 
 /** In another domain, and with a larger policy. */

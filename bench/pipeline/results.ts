@@ -14,7 +14,7 @@ import {
 import { sizes } from '../loop/plan.ts';
 import { points, rate, table, verdict } from '../loop/results.ts';
 import { writePart } from '../report.ts';
-import { candidate, reportedDraws, rivals, tuningDraw } from './plan.ts';
+import { candidates, reportedDraws, rivalries, tuningDraw } from './plan.ts';
 import { tiers } from './reported.ts';
 import { type Run, readRun, type StoredDraw, unpackScores } from './stored.ts';
 import type { Trial } from './tuning.ts';
@@ -37,6 +37,8 @@ function bestOf(draw: StoredDraw, arm: string): Best | undefined {
   );
   return { ...runs[run]!.curve[at]!, settings: runs[run]!.settings };
 }
+
+const candidateOf = (arms: string[]): string => candidates.find((arm) => arms.includes(arm)) ?? candidates[0];
 
 const runsOf = (draw: StoredDraw, arm: string): Run[] =>
   (draw.arms[arm] ?? []).map((run) => readRun(draw, run));
@@ -88,7 +90,8 @@ and as many edits; with two rounds half of these are made on answers of the poli
 
 - Win rates are over **careful writers**, of whose responses ${flawless(draws)} have no defect: a policy without a single defect has
   ${ceiling(draws)}. They are on ${sizes.testPrompts} test prompts a draw (ties count one half). Runs and checkpoints are chosen on
-  ${sizes.validationPrompts} other prompts; settings and the candidate on draw ${tuningDraw}, which is not reported.
+  ${sizes.validationPrompts} other prompts; settings on draw ${tuningDraw}, which is not reported, but for length
+  and β of the arms with 160 steps: those on draw 206.
 - [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the draws' means.
 - KL is k1, nats a response, to the starting policy. Best-of-n spends log n − (n − 1) / n more than what it samples from.${notRun}`;
 }
@@ -107,6 +110,7 @@ function gain(
 }
 
 function reached(draws: StoredDraw[], arms: string[]): string {
+  const candidate = candidateOf(arms);
   const worst = arms
     .filter((arm) => arm !== candidate)
     .map((arm) => ({ arm, ...gain(draws, candidate, arm) }))
@@ -115,13 +119,13 @@ function reached(draws: StoredDraw[], arms: string[]): string {
   if (!worst) return '';
   return `## What was to reach
 
-${rivals
-  .flatMap((rival) => {
-    const over = gain(draws, candidate, rival);
+${rivalries
+  .flatMap(([ours, theirs]) => {
+    const over = gain(draws, ours, theirs);
     if (!over) return [];
     const reached = over.gained.value >= 0.1 && over.gained.low > 0;
     return verdict(
-      `"${candidate}" over "${rival}" by ≥ 10 points, bootstrap above 0`,
+      `"${ours}" over "${theirs}" by ≥ 10 points, bootstrap above 0 (${over.draws} draws)`,
       reached,
       points(over.gained),
     );
@@ -135,7 +139,7 @@ ${verdict(
 }
 
 /** The candidate's win rate over an arm, on the draws that have both. */
-function headToHead(draws: StoredDraw[], arm: string): Estimate {
+function headToHead(draws: StoredDraw[], candidate: string, arm: string): Estimate {
   return estimate(
     draws.flatMap((draw) => {
       const [ours, theirs] = [bestOf(draw, candidate), bestOf(draw, arm)];
@@ -155,6 +159,7 @@ ${tableOf(draws, arms)}`;
 }
 
 function tableOf(draws: StoredDraw[], arms: string[]): string {
+  const candidate = candidateOf(arms);
   const rows = arms
     .map((arm) => {
       const best = draws.map((draw) => bestOf(draw, arm)).filter((one) => one !== undefined);
@@ -166,7 +171,7 @@ function tableOf(draws: StoredDraw[], arms: string[]): string {
         rate(won),
         won.draws.map((value) => (100 * value).toFixed(0)).join(', '),
         rate(estimate(best.map(({ test }) => test.score.map((score) => Number(score === 0))))),
-        arm === candidate ? '–' : rate(headToHead(draws, arm)),
+        arm === candidate ? '–' : rate(headToHead(draws, candidate, arm)),
         best.map(({ test }) => Math.max(0, mean(test.klToStart)).toFixed(1)).join(', '),
         best.map(({ test }) => mean(test.length).toFixed(0)).join(', '),
         ahead ? points(ahead.gained) : '–',
@@ -226,9 +231,9 @@ The demo world with 0.8 million parameters instead of 0.14, in every model (128 
 
 function inScenario({ name, draws }: Elsewhere): string {
   const arms = [...new Set(draws.flatMap((draw) => Object.keys(draw.arms)))];
-  const over = rivals.flatMap((rival) => {
-    const ahead = gain(draws, candidate, rival);
-    return ahead ? [`over "${rival}" by ${points(ahead.gained)}`] : [];
+  const over = rivalries.flatMap(([ours, theirs]) => {
+    const ahead = gain(draws, ours, theirs);
+    return ahead ? [`"${ours}" over "${theirs}" by ${points(ahead.gained)}.`] : [];
   });
   const figures = draws.map(({ seed, rewardModels: { survival, seq_edits } }) => [
     String(seed),
@@ -236,9 +241,7 @@ function inScenario({ name, draws }: Elsewhere): string {
       (value) => value?.toFixed(3) ?? '–',
     ),
   ]);
-  return `${purposeOf[name]} ${draws.length} draws (seeds ${draws.map(({ seed }) => seed).join(', ')}).${
-    over.length > 0 ? ` "${candidate}" ${over.join(', ')}.` : ''
-  }
+  return `${purposeOf[name]} ${draws.length} draws (seeds ${draws.map(({ seed }) => seed).join(', ')}). ${over.join(' ')}
 
 ${tableOf(draws, arms)}
 
