@@ -29,8 +29,10 @@ from finegrain_trainer.spec import LocalModel, PpoAlarms, parse_alarms, parse_sp
 SHORT = {"batch_size": 12, "max_new_tokens": 40, "scale_samples": 24, "checkpoint_every": 100, "rollouts_every": 0}
 
 
-def crafted_reward_model(folder: Path, policy_folder: Path, *, token: int | None = None, level: float = 0.0) -> Path:
-    """Pays `level` for every token; with `token`, that one most of all and whatever comes before it nothing."""
+def crafted_reward_model(
+    folder: Path, policy_folder: Path, *, token: int | None = None, worth: float = 5.0, level: float = 0.0
+) -> Path:
+    """Pays `level` for every token; with `token`, `worth` for that one and little for others, whatever comes before."""
     policy = load_policy(LocalModel(policy_folder), CPU)
     model = RewardModel(policy.network.base_model, "bt_sum")
     with torch.no_grad():
@@ -41,7 +43,7 @@ def crafted_reward_model(folder: Path, policy_folder: Path, *, token: int | None
         model.score.bias.fill_(level)
         if token is not None:
             direction = model.model.norm(model.model.embed_tokens.weight[token])
-            model.score.weight.copy_(5 * direction[None] / direction.norm() ** 2)
+            model.score.weight.copy_(worth * direction[None] / direction.norm() ** 2)
     folder.mkdir()
     save_reward_model(model, policy, folder, None)
     return folder
@@ -96,7 +98,7 @@ def test_a_reward_that_pays_for_length_is_found_before_and_while_it_is_exploited
 def test_a_token_that_is_farmed_is_named_and_the_judge_that_falls_meanwhile_too(tuned_policy_folder, prompts, tmp_path):
     token = golden_codec().encode("the")[0]
     reward = crafted_reward_model(tmp_path / "reward", tuned_policy_folder, token=token)
-    judge = crafted_reward_model(tmp_path / "judge", tuned_policy_folder, level=-1.0)  # the shorter, the better
+    judge = crafted_reward_model(tmp_path / "judge", tuned_policy_folder, token=token, worth=-5.0)
     spec = ppo(
         tuned_policy_folder,
         reward,
