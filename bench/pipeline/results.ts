@@ -90,8 +90,8 @@ and as many edits; with two rounds half of these are made on answers of the poli
 
 - Win rates are over **careful writers**, of whose responses ${flawless(draws)} have no defect: a policy without a single defect has
   ${ceiling(draws)}. They are on ${sizes.testPrompts} test prompts a draw (ties count one half). Runs and checkpoints are chosen on
-  ${sizes.validationPrompts} other prompts; settings on draw ${tuningDraw}, which is not reported, but for length
-  and β of the arms with 160 steps: those on draw 206.
+  ${sizes.validationPrompts} other prompts; settings on draw ${tuningDraw}, which is not reported, but for the
+  arms with 160 steps: more steps were tried because these draws' curves still rose, and β .02 after a look at draw 206.
 - [..] is a 95 % bootstrap over draws and prompts; t [..] is Student's interval over the draws' means.
 - KL is k1, nats a response, to the starting policy. Best-of-n spends log n − (n − 1) / n more than what it samples from.${notRun}`;
 }
