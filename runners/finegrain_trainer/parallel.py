@@ -136,8 +136,7 @@ def own_rows(rows: int) -> slice:
 
 def parts(rows: Sequence[int], micro_batch_size: int) -> list[Part]:
     """This process's share of `rows`, at most `micro_batch_size` at a time (0: all at once)."""
-    each = -(-len(rows) // process_count())
-    return cut(list(rows), list(rows[own_rows(len(rows))]), micro_batch_size or each)
+    return cut(list(rows), list(rows[own_rows(len(rows))]), micro_batch_size)
 
 
 def length_sorted_parts(
@@ -145,19 +144,17 @@ def length_sorted_parts(
 ) -> list[Part]:
     """The same with rows of like length together, so that there is little padding. On a CPU 0 is as many rows as have
     CPU_TOKENS_AT_A_TIME. `lengths`: tokens of each row."""
-    size = micro_batch_size or -(-len(rows) // process_count())
     if not micro_batch_size and device.type == "cpu":
-        size = max(1, CPU_TOKENS_AT_A_TIME // max(lengths[row] for row in rows))
+        micro_batch_size = max(1, CPU_TOKENS_AT_A_TIME // max(lengths[row] for row in rows))
     own = sorted(rows[own_rows(len(rows))], key=lambda row: -lengths[row])
-    return cut(list(rows), own, size)
+    return cut(list(rows), own, micro_batch_size)
 
 
 def cut(rows: list[int], own: list[int], size: int) -> list[Part]:
-    """`own`, this process's share of `rows`, in parts of `size`; every process has as many."""
+    """`own`, this process's share of `rows`, in parts of `size` (0: in one); every process has as many."""
     each = -(-len(rows) // process_count())
-    return [
-        Part(own[start : start + size] or rows[:1], 1.0 if start < len(own) else 0.0) for start in range(0, each, size)
-    ]
+    size = size or each
+    return [Part(own[start : start + size] or rows[:1], float(start < len(own))) for start in range(0, each, size)]
 
 
 @torch.no_grad()
